@@ -1,0 +1,83 @@
+"""Plaudit: the whole RLHF loop as one program.
+
+The stages are functions that take a workspace and return a run:
+
+    import plaudit
+    workspace = plaudit.init("my-workspace")
+    plaudit.import_file(workspace.store, "prompts.jsonl", kind="prompts")
+    run = plaudit.sft(workspace)
+
+Names are loaded on first use, so that `import plaudit` is quick and needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from plaudit.config import Config, resolve
+    from plaudit.errors import ConfigError, DataError, ModelError, PlauditError, WorkspaceError
+    from plaudit.evaluation.stage import evaluate
+    from plaudit.judges.stage import judge
+    from plaudit.report.page import report
+    from plaudit.rounds.quickstart import quickstart
+    from plaudit.sampling.stage import sample_responses as sample
+    from plaudit.store.importing import import_file
+    from plaudit.training.online import rl
+    from plaudit.training.reward import reward
+    from plaudit.training.sft import sft
+    from plaudit.workspace import Run, Workspace, init
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "Config": "plaudit.config",
+    "ConfigError": "plaudit.errors",
+    "DataError": "plaudit.errors",
+    "ModelError": "plaudit.errors",
+    "PlauditError": "plaudit.errors",
+    "Run": "plaudit.workspace",
+    "Workspace": "plaudit.workspace",
+    "WorkspaceError": "plaudit.errors",
+    "evaluate": "plaudit.evaluation.stage",
+    "import_file": "plaudit.store.importing",
+    "init": "plaudit.workspace",
+    "judge": "plaudit.judges.stage",
+    "quickstart": "plaudit.rounds.quickstart",
+    "report": "plaudit.report.page",
+    "resolve": "plaudit.config",
+    "reward": "plaudit.training.reward",
+    "rl": "plaudit.training.online",
+    "sample": "plaudit.sampling.stage:sample_responses",
+    "sft": "plaudit.training.sft",
+}
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "DataError",
+    "ModelError",
+    "PlauditError",
+    "Run",
+    "Workspace",
+    "WorkspaceError",
+    "evaluate",
+    "import_file",
+    "init",
+    "judge",
+    "quickstart",
+    "report",
+    "resolve",
+    "reward",
+    "rl",
+    "sample",
+    "sft",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'plaudit' has no attribute {name!r}")
+    module, _, attribute = _WHERE[name].partition(":")
+    return getattr(importlib.import_module(module), attribute or name)

@@ -1,0 +1,363 @@
+"""The command line: one command a stage. The only place that prints errors.
+
+Heavy modules are imported inside the commands, so that `plaudit --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from plaudit.errors import PlauditError
+
+if TYPE_CHECKING:
+    from plaudit.config import Config
+    from plaudit.workspace import Run, Workspace
+
+app = typer.Typer(
+    help="The whole RLHF loop: collect preferences, learn a reward model, optimise a policy, prove the result.\n\n"
+    "Try it: plaudit quickstart. On your own data: init, import, sft, sample, judge, reward, rl, evaluate, report.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+WorkspaceOption = Annotated[Path, typer.Option("--workspace", "-w", help="The workspace folder.")]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", help="YAML file on top of the workspace's plaudit.yaml.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Settings as SECTION.KEY=VALUE, for example rl.kl_coefficient=0.02.", metavar="[KEY=VALUE]..."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+Resume = Annotated[str | None, typer.Option("--resume", help="Go on with this interrupted run.", metavar="RUN")]
+
+DEFAULT_WORKSPACE = Path(".")
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder to make.")],
+    config: ConfigOption = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Make a workspace: plaudit.yaml, the feedback database, and runs/."""
+    from plaudit.config import resolve
+    from plaudit.workspace import Workspace
+
+    workspace = Workspace.create(folder, config=resolve(config, overrides=overrides))
+    _show(
+        {"workspace": str(workspace.path)},
+        as_json,
+        f"Made {folder}. Next: plaudit import FILE --kind prompts --workspace {folder}",
+    )
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A JSONL file, one object a line.")],
+    kind: Annotated[str, typer.Option("--kind", help="prompts, demonstrations or comparisons.")],
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    config: ConfigOption = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Read prompts, demonstrations or comparisons into the workspace, whole or not at all.
+
+    Columns follow TRL: `prompt`; `prompt` + `completion`, or `messages`; `prompt` + `chosen` + `rejected`.
+    Each is text or a list of {"role", "content"} messages. Prompts are split into training and held-out
+    by a hash of their text (data.held_out_share).
+    """
+    from typing import get_args
+
+    from plaudit.errors import DataError, nearest
+    from plaudit.store.importing import Kind, import_file
+
+    kinds: tuple[Kind, ...] = get_args(Kind)
+    known = next((k for k in kinds if k == kind), None)
+    if known is None:
+        raise DataError(f"--kind {kind}: unknown. Known: {', '.join(kinds)}.{nearest(kind, kinds)}")
+    opened = _workspace(workspace)
+    settings = opened.config(config, overrides)
+    imported = import_file(opened.store, file, kind=known, held_out_share=settings.data.held_out_share)
+    again = f" {imported.repeated} were there already." if imported.repeated else ""
+    _show(vars(imported), as_json, f"{imported.rows} lines read, {imported.added} {kind} added.{again}")
+
+
+@app.command()
+def sft(
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    config: ConfigOption = None,
+    resume: Resume = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    overrides: Overrides = None,
+) -> None:
+    """Fine-tune `model.name` on the demonstrations (supervised; loss on the answers alone)."""
+    _stage("plaudit.training.sft", "sft", workspace, config, overrides, dry_run, as_json, resume=resume)
+
+
+@app.command()
+def sample(
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    config: ConfigOption = None,
+    resume: Resume = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    overrides: Overrides = None,
+) -> None:
+    """Sample responses of `sample.policy` to the prompts, with token ids and log-probs kept."""
+    where = "plaudit.sampling.stage"
+    _stage(where, "sample_responses", workspace, config, overrides, dry_run, as_json, resume=resume)
+
+
+@app.command()
+def judge(
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    config: ConfigOption = None,
+    annotate: Annotated[int, typer.Option("--annotate", help="Pairs that you judge first, in the terminal.")] = 0,
+    resume: Resume = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    overrides: Overrides = None,
+) -> None:
+    """Compare the sampled responses: by simulated annotators of a stated taste, and by you with --annotate."""
+    from plaudit.collect.terminal import ask_person
+
+    extra = [*(overrides or []), *([f"judge.people={annotate}"] if annotate else [])]
+    _stage(
+        "plaudit.judges.stage", "judge", workspace, config, extra, dry_run, as_json, resume=resume, ask=ask_person
+    )
+
+
+@app.command()
+def reward(
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    config: ConfigOption = None,
+    resume: Resume = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    overrides: Overrides = None,
+) -> None:
+    """Train a Bradley-Terry reward model on the comparisons, and report its held-out quality."""
+    _stage("plaudit.training.reward", "reward", workspace, config, overrides, dry_run, as_json, resume=resume)
+
+
+@app.command()
+def rl(
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    config: ConfigOption = None,
+    algorithm: Annotated[str | None, typer.Option("--algorithm", help="Short for rl.algorithm=NAME.")] = None,
+    resume: Resume = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    overrides: Overrides = None,
+) -> None:
+    """Optimise the policy against the reward model, with a price on departing from where it started."""
+    extra = [*(overrides or []), *([f"rl.algorithm={algorithm}"] if algorithm else [])]
+    _stage("plaudit.training.online", "rl", workspace, config, extra, dry_run, as_json, resume=resume)
+
+
+@app.command()
+def evaluate(
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    config: ConfigOption = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    overrides: Overrides = None,
+) -> None:
+    """Compare a policy with a baseline on held-out prompts: win rate, KL, length, ROUGE-L, perplexity."""
+    _stage("plaudit.evaluation.stage", "evaluate", workspace, config, overrides, dry_run, as_json)
+
+
+@app.command()
+def report(
+    run: Annotated[str, typer.Argument(help="An evaluation run.", metavar="[RUN]")] = "latest:evaluate",
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    as_json: Json = False,
+) -> None:
+    """Write report.html (one self-contained page) and summary.json for an evaluation and all it came from."""
+    from plaudit.report.page import report as write_report
+
+    opened = _workspace(workspace)
+    page = write_report(opened, opened.run(run, kind="evaluate"))
+    summary = json.loads((opened.path / "summary.json").read_text(encoding="utf-8"))
+    _show(summary, as_json, f"Wrote {page} and {opened.path / 'summary.json'}.")
+
+
+@app.command()
+def chat(
+    run: Annotated[str, typer.Argument(help="A run with a policy, a Hugging Face folder, or a hub name.")],
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    message: Annotated[str | None, typer.Option("--message", "-m", help="Ask this one thing and stop.")] = None,
+    temperature: Annotated[float, typer.Option(min=0.01, help="Of sampling.")] = 0.7,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length limit of an answer.")] = 256,
+    seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
+) -> None:
+    """Talk with a policy. An empty line ends the conversation."""
+    from plaudit.collect.chat import converse
+
+    converse(workspace, run, message=message, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
+
+
+@app.command()
+def status(workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: Json = False) -> None:
+    """Show what the workspace holds and which runs it has."""
+    opened = _workspace(workspace)
+    counts = opened.store.counts()
+    runs = [{"run": r.name, **{k: r.info.get(k) for k in ("status", "seconds", "parents")}} for r in opened.runs()]
+    lines = ["  ".join(f"{name}: {number}" for name, number in counts.items()), ""]
+    for row in runs:
+        parents = ", ".join(f"{role}={name}" for role, name in row["parents"].items())
+        seconds = f"{row['seconds']:.0f} s" if row["seconds"] is not None else ""
+        lines.append(f"{row['run']:<14} {row['status']:<12} {seconds:>7}  {parents}")
+    _show({"data": counts, "runs": runs}, as_json, "\n".join(lines if runs else [*lines, "No runs yet."]))
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="A run with a model, or latest:KIND.")],
+    folder: Annotated[Path, typer.Argument(help="Where to put the Hugging Face folder; must not exist.")],
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    as_json: Json = False,
+) -> None:
+    """Copy a run's model to a folder that transformers loads with nothing of Plaudit installed."""
+    import shutil
+
+    from plaudit.errors import WorkspaceError
+    from plaudit.files import whole_folder
+
+    opened = _workspace(workspace)
+    found = opened.run(run)
+    if not found.model_folder.exists():
+        raise WorkspaceError(f"run `{found.name}` has no model to export; `sft`, `reward` and `rl` runs have one.")
+    if folder.exists():
+        raise WorkspaceError(f"{folder} exists already; name a folder that does not.")
+    with whole_folder(folder) as partial:
+        shutil.copytree(found.model_folder, partial, dirs_exist_ok=True)
+    _show({"run": found.name, "folder": str(folder)}, as_json, f"Wrote the model of {found.name} to {folder}.")
+
+
+@app.command()
+def config(overrides: Overrides = None, config: ConfigOption = None) -> None:
+    """Print every setting with its default and its meaning."""
+    from plaudit.config import describe, resolve
+
+    typer.echo(describe(resolve(config, overrides=overrides)))
+
+
+@app.command()
+def quickstart(
+    workspace: WorkspaceOption = Path("quickstart"),
+    seed: Annotated[int | None, typer.Option(help="Of every random choice; the recipe's is 0.")] = None,
+    annotate: Annotated[bool, typer.Option("--annotate", help="Judge the first pairs yourself.")] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    overrides: Overrides = None,
+) -> None:
+    """The whole loop once, on SmolLM2-135M-Instruct, in about ten minutes on two CPU cores."""
+    from plaudit.config import resolve
+    from plaudit.rounds.recipes import recipe_file
+
+    changes = [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])]
+    settings = resolve(recipe_file(), overrides=changes)
+    if dry_run:
+        typer.echo(settings.to_yaml(), nl=False)
+        return
+    from plaudit.collect.terminal import ask_person
+    from plaudit.rounds.quickstart import closing_words
+    from plaudit.rounds.quickstart import quickstart as run_quickstart
+
+    opened, _ = run_quickstart(workspace, overrides=changes, ask=ask_person if annotate else None)
+    summary = json.loads((opened.path / "summary.json").read_text(encoding="utf-8"))
+    _show(summary, as_json, closing_words(opened, summary))
+
+
+def _stage(
+    module: str,
+    function: str,
+    folder: Path,
+    file: Path | None,
+    overrides: list[str] | None,
+    dry_run: bool,
+    as_json: bool,
+    **more: Any,
+) -> None:
+    """Run a stage function and show its result. The settings are checked before anything heavy is imported."""
+    import importlib
+
+    opened = _workspace(folder)
+    settings: Config = opened.config(file, overrides)
+    if dry_run:
+        typer.echo(settings.to_yaml(), nl=False)
+        return
+    run_stage: Callable[..., Run] = getattr(importlib.import_module(module), function)
+    run = run_stage(opened, settings, **{key: value for key, value in more.items() if value is not None})
+    from plaudit.report.text import result_lines
+
+    _show({"run": run.name, **run.info}, as_json, "\n".join([f"{run.name}: {run.path}", *result_lines(run.result)]))
+
+
+def _workspace(folder: Path) -> Workspace:
+    from plaudit.workspace import Workspace
+
+    return Workspace(folder)
+
+
+def _show(content: dict[str, Any], as_json: bool, text: str) -> None:
+    typer.echo(json.dumps(content, indent=2, ensure_ascii=False) if as_json else text)
+
+
+def main() -> None:
+    """Entry point: prints errors without a traceback; exit code 2 for a mistake, 130 for Ctrl-C."""
+    import click
+
+    try:
+        app(standalone_mode=False)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        _fail("Stopped. What was complete is kept; see `plaudit status` and go on with --resume RUN.", code=130)
+    except click.exceptions.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except PlauditError as error:
+        _fail(str(error), code=2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if not _disk_is_full(error):
+            raise
+        _fail(
+            "The disk is full. Whatever was complete is kept, and nothing half-written was left in its place.\n"
+            "Make room, then go on with --resume RUN (see `plaudit status`).",
+            code=2,
+        )
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Each library says it in its own words."""
+    signs = ("No space left", "disk is full", "PytorchStreamWriter failed writing", "Disk quota exceeded")
+    while error is not None:
+        if any(sign in str(error) for sign in signs):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _fail(message: str, *, code: int) -> None:
+    typer.echo(f"plaudit: {message}", err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

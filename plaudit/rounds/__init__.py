@@ -1,0 +1,1 @@
+"""The recipe of stages, from prompts to a proven policy."""

@@ -1,0 +1,94 @@
+"""The `sample` stage: a policy's responses to the workspace's prompts, into the store."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from plaudit.config import Config
+from plaudit.errors import DataError
+from plaudit.models.loading import load_causal
+from plaudit.models.sources import lineage_name, model_source
+from plaudit.progress import progress, say
+from plaudit.records import Response
+from plaudit.sampling.in_process import Completion, sample
+from plaudit.store.database import snapshot
+from plaudit.workspace import Run, Workspace
+
+
+def sample_responses(workspace: Workspace, config: Config | None = None, *, resume: str | None = None) -> Run:
+    """Sample `sample.samples_per_prompt` responses of `sample.policy` to each prompt of `sample.split`.
+
+    Each batch is in the store, ids and log-probs included, before the next begins: an interrupted run goes
+    on where it stopped. The run's result has the number of responses, their mean length (tokens) and the
+    finished rate.
+
+    Raises DataError without prompts or for a prompt over the limit, ModelError when the policy cannot be loaded.
+    """
+    if resume is not None:
+        with workspace.resume_run(resume, "sample") as run:
+            return _run(workspace, run, run.config())
+    config = config or workspace.config()
+    split = None if config.sample.split == "all" else config.sample.split
+    prompts = workspace.store.prompts(split)
+    if not prompts:
+        raise DataError(f"{workspace.path} has no prompts. Add some with `plaudit import FILE --kind prompts`.")
+    parents = {"policy": lineage_name(workspace, config.sample.policy)}
+    with workspace.new_run("sample", config, parents=parents, data=snapshot("prompts", (p.id for p in prompts))) as run:
+        return _run(workspace, run, config)
+
+
+def _run(workspace: Workspace, run: Run, config: Config) -> Run:
+    settings = config.sample
+    model = load_causal(model_source(workspace, run.parents["policy"]), config.model)
+    run.update(vocabulary=model.format.vocabulary_id)
+    answered = Counter(response.prompt_id for response in workspace.store.responses(run.name))
+    split = None if settings.split == "all" else settings.split
+    prompts = [p for p in workspace.store.prompts(split) if answered[p.id] < settings.samples_per_prompt]
+    limit = model.prompt_limit(config.data.max_prompt_tokens, settings.max_new_tokens)
+    encoded = [model.format.encode_prompt(prompt.messages, limit=limit) for prompt in prompts]
+
+    def keep(batch: list[tuple[int, list[Completion]]]) -> None:
+        workspace.store.add_responses(
+            [
+                Response(
+                    id=f"{run.name}:{prompts[index].id}:{number}",
+                    prompt_id=prompts[index].id,
+                    text=model.format.decode_response(completion.token_ids),
+                    run=run.name,
+                    token_ids=completion.token_ids,
+                    log_probs=[round(value, 6) for value in completion.log_probs],
+                    finished=completion.finished,
+                    temperature=settings.temperature,
+                )
+                for index, completions in batch
+                for number, completion in enumerate(completions)
+            ]
+        )
+
+    with progress("sampling", len(prompts) * settings.samples_per_prompt) as advance:
+        sample(
+            model.network,
+            encoded,
+            stop_ids=model.format.stop_ids,
+            max_new_tokens=settings.max_new_tokens,
+            seed=config.seed,
+            samples_per_prompt=settings.samples_per_prompt,
+            temperature=settings.temperature,
+            sequences_per_batch=settings.sequences_per_batch,
+            progress=advance,
+            on_batch=keep,
+        )
+    responses = workspace.store.responses(run.name)
+    empty = sum(not response.text for response in responses)
+    if empty:
+        say(f"{empty} of {len(responses)} responses are empty.")
+    run.update(
+        result={
+            "responses": len(responses),
+            "prompts": len({response.prompt_id for response in responses}),
+            "mean_length": sum(len(r.token_ids or []) for r in responses) / len(responses),
+            "finished_rate": sum(r.finished for r in responses) / len(responses),
+            "empty": empty,
+        }
+    )
+    return run

@@ -1,0 +1,99 @@
+"""One template for every stage: supervised fine-tuning, scoring, rollouts, evaluation and chat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from plaudit.errors import DataError, ModelError
+from plaudit.records import Message, content_id
+
+PLAIN_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% if not loop.last %}{{ '\n' }}{% endif %}{% endfor %}"
+"""For tokenizers that come without a chat template: the turns' texts, a line each, nothing added."""
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """A prompt and a response to it, as the ids that the model saw and gave."""
+
+    prompt_ids: list[int]
+    response_ids: list[int]
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.response_ids)
+
+
+class ChatFormat:
+    """A tokenizer with the decisions that every stage must share.
+
+    end_id      the token that ends an answer: appended to every training answer and learnt
+    stop_ids    all tokens at which sampling stops; a response is *finished* when it ended by one of them
+    """
+
+    def __init__(self, tokenizer: Any, *, generation_eos: list[int] | None = None, system_prompt: str | None = None):
+        if tokenizer.eos_token_id is None:
+            raise ModelError("the tokenizer has no end-of-sequence token, so answers could never end. Set eos_token.")
+        if tokenizer.chat_template is None:
+            tokenizer.chat_template = PLAIN_TEMPLATE
+        self.tokenizer = tokenizer
+        self.system_prompt = system_prompt
+        self._vocabulary_id: str | None = None
+        self.end_id = self._end_of_turn()
+        self.stop_ids = frozenset({self.end_id, tokenizer.eos_token_id, *(generation_eos or [])})
+
+    def encode_prompt(self, messages: list[Message], *, limit: int | None = None) -> list[int]:
+        """The ids up to where the assistant's answer begins.
+
+        Raises DataError when they are more than `limit`: a prompt is never cut, since its end is the question.
+        """
+        if self.system_prompt is not None and messages[0]["role"] != "system":
+            messages = [{"role": "system", "content": self.system_prompt}, *messages]
+        text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])  # the template adds its own BOS
+        if not ids:
+            ids = [self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else self.end_id]
+        if limit is not None and len(ids) > limit:
+            raise DataError(
+                f"a prompt has {len(ids)} tokens, the limit is {limit}: {messages[-1]['content'][:60]!r}...\n"
+                "Shorten or remove it, or raise `data.max_prompt_tokens` if the model's context allows."
+            )
+        return ids
+
+    def encode_response(self, text: str) -> list[int]:
+        """The answer's ids with the end token: what supervised training and scoring see."""
+        return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.end_id]
+
+    def decode_response(self, ids: list[int]) -> str:
+        """The text of a response, without its stop token."""
+        kept = ids[:-1] if ids and ids[-1] in self.stop_ids else ids
+        return str(self.tokenizer.decode(kept, skip_special_tokens=True)).strip()
+
+    @property
+    def vocabulary_id(self) -> str:
+        """Equal for two tokenizers exactly when the same ids stand for the same tokens."""
+        if self._vocabulary_id is None:
+            self._vocabulary_id = content_id(self.tokenizer.get_vocab())
+        return self._vocabulary_id
+
+    def _end_of_turn(self) -> int:
+        """The special token that the template writes after an assistant's turn, else the end-of-sequence token."""
+        mark = "\u2402mark\u2402"
+        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": mark}]
+        text = self.tokenizer.apply_chat_template(turns, tokenize=False)
+        rest = text[text.rfind(mark) + len(mark) :]
+        ids = self.tokenizer(rest, add_special_tokens=False)["input_ids"] if rest else []
+        return int(ids[0] if ids and ids[0] in self.tokenizer.all_special_ids else self.tokenizer.eos_token_id)
+
+
+def ensure_pad_token(tokenizer: Any) -> bool:
+    """Give the tokenizer a pad token other than its end token; True when the vocabulary grew by it.
+
+    With pad equal to end, other tools mask the end token away, or read scores one token too early.
+    """
+    ends = {tokenizer.eos_token_id}
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in ends:
+        return False
+    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id not in ends | {tokenizer.bos_token_id}:
+        tokenizer.pad_token = tokenizer.unk_token
+        return False
+    return bool(tokenizer.add_special_tokens({"pad_token": "<|plaudit_pad|>"}))

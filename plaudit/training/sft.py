@@ -1,0 +1,128 @@
+"""Supervised fine-tuning: maximise the likelihood of people's answers.
+
+    loss = - sum over answer tokens of log pi(token) / number of answer tokens in the batch
+
+The prompt carries no loss; the token that ends the answer does, or the model would never learn to stop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from plaudit.config import Config
+from plaudit.errors import DataError
+from plaudit.models.loading import LoadedModel, load_causal, save_causal
+from plaudit.models.network import Network, make_trainable
+from plaudit.models.sources import model_source
+from plaudit.progress import progress, say
+from plaudit.records import Demonstration
+from plaudit.store.database import snapshot
+from plaudit.text.batches import shuffled_batches
+from plaudit.text.chat import TokenSequence
+from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, micro_batches, save_checkpoint
+from plaudit.workspace import Run, Workspace
+
+
+def sft(workspace: Workspace, config: Config | None = None, *, resume: str | None = None) -> Run:
+    """Fine-tune `model.name` on the workspace's training demonstrations.
+
+    Returns the run; its `model/` is the new policy, its result has `train_loss`, `held_out_loss_before` and
+    `held_out_loss_after` in nats a token.
+
+    Raises DataError when there is nothing to learn from, ModelError when the model cannot be loaded.
+    """
+    if resume is not None:
+        with workspace.resume_run(resume, "sft") as run:
+            return _run(workspace, run, run.config())
+    config = config or workspace.config()
+    demonstrations = workspace.store.demonstrations()
+    if not any(d.prompt.split == "train" for d in demonstrations):
+        raise DataError(
+            f"{workspace.path} has no demonstrations on training prompts to learn from.\n"
+            "Add some with `plaudit import FILE --kind demonstrations`."
+        )
+    data = snapshot("demonstrations", (d.id for d in demonstrations))
+    with workspace.new_run("sft", config, parents={"model": config.model.name}, data=data) as run:
+        return _run(workspace, run, config)
+
+
+def _run(workspace: Workspace, run: Run, config: Config) -> Run:
+    settings = config.sft
+    model = load_causal(model_source(workspace, config.model.name), config.model)
+    train = _encode(model, workspace.store.demonstrations("train"), config)
+    held_out = _encode(model, workspace.store.demonstrations("held_out"), config)
+    if not train:
+        raise DataError("every training demonstration is over `sft.max_response_tokens`; raise it.")
+    policy = make_trainable(model.network, config.model.lora, role="policy", seed=config.seed)
+    steps_per_epoch = math.ceil(len(train) / settings.batch_size)
+    optimiser = Optimiser(policy, settings.optimiser, steps_per_epoch * settings.epochs)
+    parts = {"policy": (policy, optimiser)}
+    checkpoint = load_checkpoint(run, parts)
+    first = checkpoint["step"]
+    before = checkpoint.get("held_out_before", mean_loss(policy, held_out, config) if first == 0 else None)
+
+    total = steps_per_epoch * settings.epochs
+    losses = [row["loss"] for row in run.metrics()]
+    with progress("fine-tuning", total) as advance:
+        advance(first)
+        for step in range(first, total):
+            epoch, place = divmod(step, steps_per_epoch)
+            rows = shuffled_batches(len(train), settings.batch_size, seed=f"{config.seed}:sft:{epoch}")[place]
+            batch = [train[i] for i in rows]
+            tokens = sum(len(sequence.response_ids) for sequence in batch)  # the one denominator of this step
+            rate, loss = optimiser.learning_rate, 0.0
+            for _, micro in micro_batches(batch, config.model.tokens_per_micro_batch, policy.device):
+                log_probs, _ = policy.log_probs(micro)
+                part = -log_probs.sum() / tokens
+                part.backward()
+                loss += part.item()
+            norm = optimiser.step()
+            losses.append(loss)
+            run.log(step + 1, loss=loss, learning_rate=rate, gradient_norm=norm, tokens=tokens)
+            if (step + 1) % settings.save_every == 0:
+                save_checkpoint(run, step + 1, parts, held_out_before=before)
+            advance(1)
+
+    after = mean_loss(policy, held_out, config)
+    save_causal(policy, model, run.model_folder)
+    last_epoch = losses[-steps_per_epoch:]
+    run.update(
+        result={
+            "demonstrations": len(train),
+            "held_out_demonstrations": len(held_out),
+            "train_loss": sum(last_epoch) / len(last_epoch),
+            "held_out_loss_before": before,
+            "held_out_loss_after": after,
+        }
+    )
+    drop_checkpoint(run)
+    return run
+
+
+@torch.no_grad()
+def mean_loss(policy: Network, sequences: Sequence[TokenSequence], config: Config) -> float | None:
+    """Mean negative log-likelihood, nats a response token; None without any sequence."""
+    if not sequences:
+        return None
+    total, tokens = 0.0, 0
+    for _, batch in micro_batches(sequences, config.model.tokens_per_micro_batch, policy.device):
+        log_probs, _ = policy.log_probs(batch)
+        total -= float(log_probs.sum())
+        tokens += int(batch.response_lengths.sum())
+    return total / tokens
+
+
+def _encode(model: LoadedModel, demonstrations: Sequence[Demonstration], config: Config) -> list[TokenSequence]:
+    limit = model.prompt_limit(config.data.max_prompt_tokens, 1)
+    sequences = [
+        TokenSequence(model.format.encode_prompt(d.prompt.messages, limit=limit), model.format.encode_response(d.text))
+        for d in demonstrations
+    ]
+    most = config.sft.max_response_tokens
+    kept = [s for s in sequences if len(s.response_ids) <= most and len(s) <= model.context_length]
+    if len(kept) < len(sequences):
+        say(f"{len(sequences) - len(kept)} of {len(sequences)} demonstrations are over {most} tokens: left out.")
+    return kept

@@ -1,0 +1,116 @@
+"""What every loop shares: the optimiser step with its schedule, micro-batches, and checkpoints."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from plaudit.config import OptimiserSettings
+from plaudit.errors import WorkspaceError
+from plaudit.models.network import Network, load_trainable_state, trainable_state
+from plaudit.text.batches import TokenBatch, by_token_budget, collate
+from plaudit.text.chat import TokenSequence
+from plaudit.workspace import Run
+
+
+class Optimiser:
+    """AdamW on a role's trained weights, with a learning rate that depends on the step alone."""
+
+    def __init__(self, network: Network, settings: OptimiserSettings, total_steps: int):
+        self.parameters: list[nn.Parameter] = network.trainable_parameters()
+        self.settings = settings
+        self.total_steps = total_steps
+        self.steps_taken = 0
+        self._adam = torch.optim.AdamW(
+            self.parameters,
+            lr=settings.learning_rate,
+            eps=settings.epsilon,
+            weight_decay=settings.weight_decay,
+            foreach=True,
+        )
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step."""
+        settings = self.settings
+        warmup = math.ceil(settings.warmup_share * self.total_steps)
+        if self.steps_taken < warmup:
+            return settings.learning_rate * (self.steps_taken + 1) / warmup
+        done = (self.steps_taken - warmup) / max(1, self.total_steps - warmup)
+        decay = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}
+        return settings.learning_rate * max(0.0, decay[settings.schedule])
+
+    def step(self) -> float:
+        """Apply the gradients that have been summed up, clear them, and return their norm before clipping."""
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_gradient_norm)
+        for group in self._adam.param_groups:
+            group["lr"] = self.learning_rate
+        self._adam.step()
+        self._adam.zero_grad(set_to_none=True)
+        self.steps_taken += 1
+        return float(norm)
+
+    def discard(self) -> None:
+        """Clear the gradients without applying them; the schedule goes on."""
+        self._adam.zero_grad(set_to_none=True)
+        self.steps_taken += 1
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"adam": self._adam.state_dict(), "steps_taken": self.steps_taken}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """From a checkpoint."""
+        self._adam.load_state_dict(state["adam"])
+        self.steps_taken = state["steps_taken"]
+
+
+def micro_batches(
+    sequences: Sequence[TokenSequence], budget: int, device: torch.device
+) -> Iterator[tuple[list[int], TokenBatch]]:
+    """(indices, batch) groups of like length within a token budget. Every sequence exactly once."""
+    for group in by_token_budget([len(sequence) for sequence in sequences], budget):
+        yield group, collate([sequences[i] for i in group], device=device)
+
+
+def save_checkpoint(run: Run, step: int, parts: dict[str, tuple[Network, Optimiser]], **more: Any) -> None:
+    """Keep everything that `load_checkpoint` needs to go on after `step` steps; the last one is replaced whole."""
+    content = {
+        "step": step,
+        "parts": {name: (trainable_state(network), optimiser.state()) for name, (network, optimiser) in parts.items()},
+        **more,
+    }
+    path = run.path / "checkpoint.pt"
+    partial = path.with_suffix(".partial")
+    try:
+        torch.save(content, partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_checkpoint(run: Run, parts: dict[str, tuple[Network, Optimiser]]) -> dict[str, Any]:
+    """Restore weights and optimisers; returns the checkpoint. Without one, {"step": 0}: the run starts afresh."""
+    path = run.path / "checkpoint.pt"
+    if not path.exists():
+        run.drop_metrics_from(0)
+        return {"step": 0}
+    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    if content["parts"].keys() != parts.keys():
+        raise WorkspaceError(f"{path} is a checkpoint of another kind of run.")
+    for name, (network, optimiser) in parts.items():
+        weights, optimiser_state = content["parts"][name]
+        load_trainable_state(network, weights)
+        optimiser.load_state(optimiser_state)
+    run.drop_metrics_from(content["step"] + 1)
+    return content
+
+
+def drop_checkpoint(run: Run) -> None:
+    """Once the run's model is saved, its checkpoint is of no more use."""
+    (run.path / "checkpoint.pt").unlink(missing_ok=True)

@@ -1,0 +1,126 @@
+"""A tiny model and a small workspace, made afresh: no test needs a download or a particular machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|start|>{{ message['role'] }}\n{{ message['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+)
+WORDS = (
+    "a good kind happy answer is that the garden grows well and water helps it bad sad awful rain fell on stone "
+    "why does how can what should I do today about my friend dog tea bread river moon music book lamp"
+).split()
+
+TINY = [
+    "model.dtype=float32",
+    "model.lora={rank: 4, alpha: 8}",
+    "sample.max_new_tokens=12",
+    "rl.max_new_tokens=12",
+    "rl.prompts_per_step=6",
+    "rl.steps=3",
+    "rl.save_every=1",
+    "evaluate.max_new_tokens=12",
+    "sft.batch_size=4",
+    "sft.save_every=1",
+    "reward.batch_size=4",
+    "reward.save_every=1",
+]
+"""Overrides that make every stage take a second."""
+
+
+def make_tokenizer():
+    """Byte-level BPE with chat tokens; pad differs from end."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=420,
+        special_tokens=["<|pad|>", "<|start|>", "<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([" ".join(WORDS)] * 4, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<|pad|>",
+        eos_token="<|end|>",
+        bos_token="<|start|>",
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def make_model(folder: Path, *, seed: int = 0, **changes) -> Path:
+    """A two-layer Llama with grouped heads, random weights, as a Hugging Face folder."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = make_tokenizer()
+    torch.manual_seed(seed)
+    settings = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.2,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    LlamaForCausalLM(LlamaConfig(**{**settings, **changes})).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_lines(path: Path, rows: list) -> Path:
+    """A JSONL file."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    return make_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def prompts_file(tmp_path) -> Path:
+    words = WORDS[10:]
+    rows = [{"prompt": f"What should I do about my {a} and {b} today?"} for a in words[:6] for b in words[6:11]]
+    return write_lines(tmp_path / "prompts.jsonl", rows)
+
+
+@pytest.fixture
+def demonstrations_file(tmp_path) -> Path:
+    words = WORDS[10:]
+    rows = [
+        {"prompt": f"What should I do about my {a} and {b} today?", "completion": f"a good answer is that {a} helps {b}"}
+        for a in words[:6]
+        for b in words[6:10]
+    ]
+    return write_lines(tmp_path / "demonstrations.jsonl", rows)
+
+
+@pytest.fixture
+def workspace(tmp_path, tiny_model, prompts_file, demonstrations_file):
+    """Thirty prompts, twenty-four demonstrations, settings for a tiny model."""
+    import plaudit
+    from plaudit.config import resolve
+
+    prose = write_lines(tmp_path / "prose.jsonl", [{"text": "the garden grows well and water helps it"}] * 3)
+    settings = resolve(overrides=[*TINY, f"model.name={tiny_model}", f"evaluate.perplexity_text={prose}"])
+    made = plaudit.init(tmp_path / "workspace", config=settings)
+    plaudit.import_file(made.store, prompts_file, kind="prompts")
+    plaudit.import_file(made.store, demonstrations_file, kind="demonstrations")
+    return made
