@@ -205,7 +205,7 @@ def chat(
     seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
 ) -> None:
     """Talk with a policy. An empty line ends the conversation."""
-    from plaudit.collect.chat import converse
+    from plaudit.sampling.chat import converse
 
     converse(workspace, run, message=message, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
 

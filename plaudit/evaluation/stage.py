@@ -25,8 +25,8 @@ from plaudit.progress import progress
 from plaudit.records import Prompt
 from plaudit.sampling.in_process import Completion, sample
 from plaudit.store.database import snapshot
+from plaudit.text.batches import micro_batches
 from plaudit.text.chat import TokenSequence
-from plaudit.training.step import micro_batches
 from plaudit.workspace import Run, Workspace
 
 

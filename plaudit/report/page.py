@@ -2,19 +2,408 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
-from plaudit.files import write_json
-from plaudit.report.summary import summarise
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from plaudit.files import write_json, write_text
+from plaudit.report.plots import (
+    Plot,
+    agreement_plot,
+    duration,
+    percent,
+    reward_plots,
+    rl_plots,
+    sft_plots,
+    time_plot,
+    win_rate_plot,
+)
+from plaudit.report.summary import lineage, summarise
 from plaudit.workspace import Run, Workspace
+
+SAMPLES = 16
+"""Held-out answers shown, evenly spaced in the file."""
+EXTREMES = 3
+"""Largest gains shown, and largest losses."""
+
+STAGES = {"sft": "Supervised fine-tuning", "reward": "Reward model", "rl": "Policy optimisation"}
+FACTS = {
+    "utility": "the taste's verdict, the weighted sum of the facts below",
+    "finished_rate": "share of answers that ended by themselves",
+    "answers": "share of the question's content words taken up, full at two",
+    "tone": "VADER compound score, −1 to 1",
+    "repetition": "share of three-word runs that occurred before in the answer",
+    "words": "words an answer; the taste charges those beyond {comfortable_words}, per as many again, at most 1",
+    "length": "tokens an answer",
+    "reward_score": "score of the reward model, in standard deviations of its training responses",
+}
+WEIGHTED = {
+    "finished_rate": "finished",
+    "answers": "answers",
+    "tone": "tone",
+    "repetition": "repetition",
+    "words": "length",
+}
+"""Fact in the result -> its weight in the taste's settings."""
+
+Interval = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A headline figure.
+
+    value   None when it was not measured
+    notes   its interval, and what else is needed to read it
+    """
+
+    label: str
+    value: str | None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The plots of one run, or of a stage that no run of the lineage belongs to."""
+
+    stage: str
+    run: str | None
+    facts: list[tuple[str, str]] = field(default_factory=list)
+    plots: list[Plot] = field(default_factory=list)
 
 
 def report(workspace: Workspace, evaluation: Run | None = None) -> Path:
     """Write the page and the summary of an evaluation's whole lineage into the workspace.
 
     evaluation   None for the newest complete one
+
+    Returns the page's path. What no run of the lineage measured is said to be so on the page.
     """
     evaluation = evaluation or workspace.run("latest:evaluate")
     summary = summarise(workspace, evaluation)
     write_json(workspace.path / "summary.json", summary)
-    return workspace.path / "report.html"
+    path = workspace.path / "report.html"
+    write_text(path, render(workspace, evaluation, summary))
+    return path
+
+
+def render(workspace: Workspace, evaluation: Run, summary: Mapping[str, Any]) -> str:
+    """The page's HTML."""
+    environment = Environment(
+        loader=PackageLoader("plaudit.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"visible": visible, "percent": percent, "number": _number}
+    runs = lineage(workspace, evaluation)
+    rows = read_samples(evaluation)
+    return environment.get_template("report.html.j2").render(
+        policy=short_name(evaluation.parents["policy"]),
+        baseline=short_name(evaluation.parents["baseline"]),
+        evaluation=evaluation,
+        verdict=verdict(summary["win_rate"]),
+        figures=list(headline_figures(summary)),
+        curves=[curves for kind in STAGES for curves in stage_curves(kind, runs)],
+        win_rates=_win_rates(summary),
+        agreements=[agreement_plot(run.name, run.result["agreement"]) for run in runs if run.result.get("agreement")],
+        facts=fact_rows(evaluation),
+        answers=len(rows),
+        samples=evenly_spaced(rows, SAMPLES),
+        gains=extremes(rows, EXTREMES, sign=1),
+        losses=extremes(rows, EXTREMES, sign=-1),
+        time=time_plot({run.name: run.info.get("seconds", 0.0) for run in runs}),
+        total_time=duration(sum(run.info.get("seconds", 0.0) for run in runs)),
+        peak_memory=_number(summary["peak_memory_gb"], 2),
+        lineage=[lineage_row(run) for run in runs],
+        versions=summary["versions"],
+        config=yaml.safe_dump(_without_folders(_settings(evaluation)), sort_keys=False, allow_unicode=True),
+    )
+
+
+def verdict(rate: Interval) -> tuple[str, str]:
+    """(better, worse or undecided; what the win rate's interval allows to say)."""
+    if rate["low"] > 0.5:
+        return "better", "the lower end is above 1/2, so the policy is better by this measure"
+    if rate["high"] < 0.5:
+        return "worse", "even the upper end is below 1/2, so the policy is worse by this measure"
+    return "undecided", "the lower end is not above 1/2, so no improvement is shown"
+
+
+def headline_figures(summary: Mapping[str, Any]) -> Iterator[Figure]:
+    """The row of figures under the verdict; those that were not measured have no value."""
+    yield _share_figure("Win rate, by the taste", summary["win_rate"])
+    yield _share_figure("Win rate, by the reward model", summary["win_rate_by_reward"])
+    yield _figure("KL from the baseline", summary["kl"], unit=" nats a response")
+    yield _change_figure("Length", summary["mean_length"], unit=" tokens")
+    yield _change_figure("Finished answers", summary["finished_rate"], share=True)
+    yield _perplexity_figure(summary)
+    yield _change_figure("ROUGE-L against demonstrations", summary["rouge_l"], digits=3)
+    yield _reward_figure(summary)
+    yield _agreement_figure(summary["agreement"])
+    if people := summary["judgments_by_people"]:
+        yield Figure("Judgments by people", f"{people}", ["in the reward model's training data"])
+
+
+def stage_curves(kind: str, runs: Sequence[Run]) -> list[Curves]:
+    """The plots of every run of a kind; one without plots when there is no such run."""
+    own = [run for run in runs if run.kind == kind]
+    return [_run_curves(run) for run in own] or [Curves(STAGES[kind], None)]
+
+
+def fact_rows(evaluation: Run) -> list[dict[str, str]]:
+    """The taste's facts of baseline and policy, and the other means of an answer."""
+    before, after = evaluation.result["baseline"], evaluation.result["policy"]
+    taste = _settings(evaluation).get("evaluate", {}).get("taste", {})
+    names = [*(name for name in FACTS if name in after), *(name for name in after if name not in FACTS)]
+    rows = []
+    for name in names:
+        digits = 1 if name in ("length", "words") else 3
+        weight = taste.get(WEIGHTED.get(name))
+        sign = "−" if name in ("repetition", "words") else ""
+        rows.append(
+            {
+                "name": name.replace("_", " "),
+                "meaning": FACTS.get(name, "").format(
+                    comfortable_words=taste.get("comfortable_words", "a comfortable length")
+                ),
+                "weight": "" if weight is None else f"{sign}{weight:g}",
+                "before": _number(before[name]["value"], digits),
+                "before_interval": _range(before[name], digits),
+                "after": _number(after[name]["value"], digits),
+                "after_interval": _range(after[name], digits),
+                "change": _signed(after[name]["value"] - before[name]["value"], digits),
+            }
+        )
+    return rows
+
+
+def read_samples(evaluation: Run) -> list[dict[str, Any]]:
+    """The answers side by side, with their place in the file from 1; none when the file is gone."""
+    path = evaluation.path / "samples.jsonl"
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: answers may hold U+2028
+    rows = [json.loads(line) for line in lines if line.strip()]
+    return [{**row, "place": place} for place, row in enumerate(rows, start=1)]
+
+
+def evenly_spaced(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """`count` of the rows, or all of fewer: the (i n / count)-th ones, whatever they hold."""
+    wanted = min(count, len(rows))
+    return [rows[i * len(rows) // wanted] for i in range(wanted)]
+
+
+def extremes(rows: Sequence[dict[str, Any]], count: int, *, sign: int) -> list[dict[str, Any]]:
+    """Up to `count` rows of largest gain in utility (sign 1) or loss (-1); the first in the file among equals."""
+
+    def gain(row: dict[str, Any]) -> float:
+        return sign * float(row["policy"]["utility"] - row["baseline"]["utility"])
+
+    return sorted((row for row in rows if gain(row) > 0), key=gain, reverse=True)[:count]
+
+
+def lineage_row(run: Run) -> dict[str, Any]:
+    """What the table of runs says of one."""
+    data = [f"{facts['count']} {name}, {facts['sha256'][:8]}" for name, facts in run.info.get("data", {}).items()]
+    return {
+        "name": run.name,
+        "kind": run.kind,
+        "parents": [f"{role}: {short_name(reference)}" for role, reference in run.parents.items()],
+        "data": data,
+        "seed": run.info["seed"],
+        "created": run.info["created"][:16].replace("T", " "),
+        "time": duration(run.info["seconds"]) if "seconds" in run.info else "not recorded",
+        "memory": f"{run.info['peak_memory_gb']:.2f} GB" if "peak_memory_gb" in run.info else "not recorded",
+    }
+
+
+def short_name(reference: str) -> str:
+    """A run or hub name as it is; of a folder on this machine the last part."""
+    for path in (PurePosixPath(reference), PureWindowsPath(reference)):
+        if path.is_absolute() and path.name:
+            return path.name
+    return reference
+
+
+def visible(text: str) -> str:
+    """Text with its control characters, which HTML forbids, as their symbols."""
+    return "".join(_symbol(character) for character in text)
+
+
+def _symbol(character: str) -> str:
+    code = ord(character)
+    if character in "\n\t" or code >= 0xA0 or 0x20 <= code < 0x7F:
+        return "\ufffd" if 0xD800 <= code < 0xE000 else character
+    return chr(0x2400 + code) if code < 0x20 else "\u2421" if code == 0x7F else "\ufffd"
+
+
+def _run_curves(run: Run) -> Curves:
+    rows, result = run.metrics(), run.result
+    if run.kind == "sft":
+        return Curves(STAGES[run.kind], run.name, _sft_facts(result), sft_plots(run.name, rows, result))
+    if run.kind == "reward":
+        return Curves(STAGES[run.kind], run.name, _reward_facts(result), reward_plots(run.name, rows, result))
+    settings = _settings(run).get("rl", {})
+    return Curves(STAGES[run.kind], run.name, _rl_facts(rows, result, settings), rl_plots(run.name, rows, settings))
+
+
+def _sft_facts(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        ("Demonstrations", _number(result.get("demonstrations"), 0)),
+        ("Held out", _number(result.get("held_out_demonstrations"), 0)),
+        ("Training loss, last pass", _number(result.get("train_loss"), 3, " nats a token")),
+        ("Held-out loss before", _number(result.get("held_out_loss_before"), 3, " nats a token")),
+        ("Held-out loss after", _number(result.get("held_out_loss_after"), 3, " nats a token")),
+    ]
+
+
+def _reward_facts(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    by_annotator = result.get("accuracy_by_annotator") or {}
+    return [
+        ("Training prompts", _number(result.get("train_prompts"), 0)),
+        ("Training judgments", _number(result.get("train_judgments"), 0)),
+        ("of them by people", _number(result.get("train_judgments_by_people"), 0)),
+        ("Held-out prompts", _number(result.get("held_out_prompts"), 0)),
+        ("Held-out judgments", _number(result.get("judgments"), 0)),
+        ("Ties left out", _number(result.get("ties"), 0)),
+        ("Held-out log loss", _number(result.get("log_loss"), 3, " nats")),
+        ("Expected calibration error", _number(result.get("calibration_error"), 3)),
+        ("Temperature that would calibrate it", _number(result.get("temperature"), 2)),
+        *((f"Accuracy, judged by {name}", percent(accuracy)) for name, accuracy in by_annotator.items()),
+    ]
+
+
+def _rl_facts(
+    rows: Sequence[Mapping[str, float]], result: Mapping[str, Any], settings: Mapping[str, Any]
+) -> list[tuple[str, str]]:
+    gaps = [row["first_ratio_gap"] for row in rows if "first_ratio_gap" in row]
+    ratios = [row["largest_log_ratio"] for row in rows if "largest_log_ratio" in row]
+    first, last = result.get("first", {}), result.get("last", {})
+    return [
+        ("Steps", _number(result.get("steps"), 0)),
+        ("Responses a step", _responses(settings)),
+        ("Price of KL", _number(settings.get("kl_coefficient"), 3, " a nat")),
+        ("Score, first to last tenth", f"{_number(first.get('score'), 3)} → {_number(last.get('score'), 3)}"),
+        ("KL, first to last tenth", f"{_number(first.get('kl'), 2)} → {_number(last.get('kl'), 2)} nats"),
+        ("Largest |log ratio| before an update", f"{max(gaps):.2g} (should be 0)" if gaps else "not measured"),
+        ("Largest |log ratio| of a token", f"{max(ratios):.2g}" if ratios else "not measured"),
+    ]
+
+
+def _responses(settings: Mapping[str, Any]) -> str:
+    prompts, each = settings.get("prompts_per_step"), settings.get("samples_per_prompt")
+    return "not recorded" if prompts is None or each is None else f"{prompts} × {each}"
+
+
+def _win_rates(summary: Mapping[str, Any]) -> Plot:
+    rates = {"by the taste": summary["win_rate"], "by the reward model": summary["win_rate_by_reward"]}
+    return win_rate_plot({name: rate for name, rate in rates.items() if rate})
+
+
+def _figure(label: str, interval: Interval | None, *, unit: str = "", digits: int = 2) -> Figure:
+    if not interval:
+        return Figure(label, None)
+    return Figure(
+        label, _number(interval["value"], digits, unit), [f"95 %: {_range(interval, digits)}", _count(interval)]
+    )
+
+
+def _share_figure(label: str, interval: Interval | None) -> Figure:
+    if not interval:
+        return Figure(label, None)
+    return Figure(label, percent(interval["value"]), [f"95 %: {_share_range(interval)}", _count(interval)])
+
+
+def _change_figure(
+    label: str, change: Mapping[str, Interval] | None, *, unit: str = "", digits: int = 1, share: bool = False
+) -> Figure:
+    if not change:
+        return Figure(label, None)
+    values = [
+        percent(i["value"]) if share else _number(i["value"], digits) for i in (change["before"], change["after"])
+    ]
+    ranges = [_share_range(i) if share else _range(i, digits) for i in (change["before"], change["after"])]
+    notes = [f"before, 95 %: {ranges[0]}", f"after, 95 %: {ranges[1]}"]
+    return Figure(label, " → ".join(values) + unit, notes)
+
+
+def _perplexity_figure(summary: Mapping[str, Any]) -> Figure:
+    label = "Perplexity on plain text (alignment tax)"
+    values = f"{_number(summary['perplexity']['before'], 2)} → {_number(summary['perplexity']['after'], 2)}"
+    ratio = summary["perplexity_ratio"]
+    if not ratio:
+        return Figure(label, values, ["ratio not measured: the two models split the text into different tokens"])
+    return Figure(label, f"× {ratio['value']:.3f}", [f"95 %: {_range(ratio, 3)}", values])
+
+
+def _reward_figure(summary: Mapping[str, Any]) -> Figure:
+    accuracy, longer = summary["reward_accuracy"], summary["reward_accuracy_longer_wins"]
+    label = "Reward model's held-out accuracy"
+    if not accuracy:
+        return Figure(label, None)
+    ceiling = summary["reward_accuracy_ceiling"]
+    notes = [
+        f"95 %: {_share_range(accuracy)}",
+        f"ceiling, given the judges' noise: {percent(ceiling)}" if ceiling else "ceiling: not measured",
+    ]
+    if longer:
+        notes.append(f"“longer wins”: {percent(longer['value'])} ({_share_range(longer)})")
+    return Figure(label, percent(accuracy["value"]), notes)
+
+
+def _agreement_figure(agreement: Mapping[str, Any] | None) -> Figure:
+    label = "Annotators' agreement"
+    if not agreement:
+        return Figure(label, None)
+    notes = [
+        f"95 %: {_share_range(agreement['raw'])}",
+        f"Krippendorff's α {_number(agreement['alpha'], 2)} (0 is chance)",
+        f"on {agreement['pairs']} pairs",
+    ]
+    return Figure(label, percent(agreement["raw"]["value"]), notes)
+
+
+def _count(interval: Interval) -> str:
+    return f"{interval['n']:.0f} prompts"
+
+
+def _number(value: float | None, digits: int, unit: str = "") -> str:
+    if value is None:
+        return "not measured"
+    shown = f"{value:.{digits}f}"
+    return ("−" + shown[1:] if float(shown) < 0 else shown.removeprefix("-")) + unit
+
+
+def _signed(value: float, digits: int) -> str:
+    shown = _number(value, digits)
+    return f"+{shown}" if float(f"{value:.{digits}f}") > 0 else shown
+
+
+def _range(interval: Interval, digits: int) -> str:
+    return f"{_number(interval['low'], digits)} to {_number(interval['high'], digits)}"
+
+
+def _share_range(interval: Interval) -> str:
+    return f"{percent(interval['low'])} to {percent(interval['high'])}"
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """The run's settings as they were written: also those of another version of Plaudit."""
+    path = run.path / "config.yaml"
+    return dict(yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
+
+
+def _without_folders(settings: Any, key: str = "") -> Any:
+    """Settings with the last part of every path on this machine in its place."""
+    if isinstance(settings, dict):
+        return {name: _without_folders(value, name) for name, value in settings.items()}
+    if isinstance(settings, list):
+        return [_without_folders(value) for value in settings]
+    return short_name(settings) if isinstance(settings, str) and key != "system_prompt" else settings

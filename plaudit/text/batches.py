@@ -86,6 +86,14 @@ def by_token_budget(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return groups
 
 
+def micro_batches(
+    sequences: Sequence[TokenSequence], budget: int, device: torch.device | str
+) -> Iterator[tuple[list[int], TokenBatch]]:
+    """(indices, batch) groups of like length within a token budget. Every sequence exactly once."""
+    for group in by_token_budget([len(sequence) for sequence in sequences], budget):
+        yield group, collate([sequences[i] for i in group], device=device)
+
+
 def shuffled_batches(count: int, size: int, *, seed: str) -> list[list[int]]:
     """Indices 0..count-1 in an order drawn from the seed, cut into batches; the last may be smaller."""
     order = list(range(count))

@@ -27,9 +27,9 @@ from plaudit.objectives import kl_penalised_rewards, masked_mean, masked_varianc
 from plaudit.progress import progress, say
 from plaudit.sampling.in_process import Completion, sample
 from plaudit.store.database import snapshot
-from plaudit.text.batches import TokenBatch, draw_without_replacement, shuffled_batches
+from plaudit.text.batches import TokenBatch, draw_without_replacement, micro_batches, shuffled_batches
 from plaudit.text.chat import TokenSequence
-from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, micro_batches, save_checkpoint
+from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
 from plaudit.workspace import Run, Workspace
 
 

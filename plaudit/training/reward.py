@@ -26,9 +26,9 @@ from plaudit.objectives import bradley_terry
 from plaudit.progress import progress, say
 from plaudit.records import Comparison, Prompt, Response, unit_interval
 from plaudit.store.database import snapshot
-from plaudit.text.batches import by_token_budget, collate, shuffled_batches
+from plaudit.text.batches import by_token_budget, collate, micro_batches, shuffled_batches
 from plaudit.text.chat import TokenSequence
-from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, micro_batches, save_checkpoint
+from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
 from plaudit.workspace import Run, Workspace
 
 NORMALISING_RESPONSES = 256

@@ -20,9 +20,9 @@ from plaudit.models.sources import model_source
 from plaudit.progress import progress, say
 from plaudit.records import Demonstration
 from plaudit.store.database import snapshot
-from plaudit.text.batches import shuffled_batches
+from plaudit.text.batches import micro_batches, shuffled_batches
 from plaudit.text.chat import TokenSequence
-from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, micro_batches, save_checkpoint
+from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
 from plaudit.workspace import Run, Workspace
 
 

@@ -1,10 +1,9 @@
-"""What every loop shares: the optimiser step with its schedule, micro-batches, and checkpoints."""
+"""What every loop shares: the optimiser step with its schedule, and checkpoints."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +12,6 @@ from torch import nn
 from plaudit.config import OptimiserSettings
 from plaudit.errors import WorkspaceError
 from plaudit.models.network import Network, load_trainable_state, trainable_state
-from plaudit.text.batches import TokenBatch, by_token_budget, collate
-from plaudit.text.chat import TokenSequence
 from plaudit.workspace import Run
 
 
@@ -68,14 +65,6 @@ class Optimiser:
         """From a checkpoint."""
         self._adam.load_state_dict(state["adam"])
         self.steps_taken = state["steps_taken"]
-
-
-def micro_batches(
-    sequences: Sequence[TokenSequence], budget: int, device: torch.device
-) -> Iterator[tuple[list[int], TokenBatch]]:
-    """(indices, batch) groups of like length within a token budget. Every sequence exactly once."""
-    for group in by_token_budget([len(sequence) for sequence in sequences], budget):
-        yield group, collate([sequences[i] for i in group], device=device)
 
 
 def save_checkpoint(run: Run, step: int, parts: dict[str, tuple[Network, Optimiser]], **more: Any) -> None:

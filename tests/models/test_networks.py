@@ -1,0 +1,131 @@
+"""Log-probs, values and scores: equal to the plain way of computing them, whatever stands beside or behind."""
+
+import pytest
+import torch
+from conftest import make_model
+
+from plaudit.config import LoraSettings, ModelSettings
+from plaudit.models.loading import load_causal, reward_from_causal
+from plaudit.models.log_probs import chunked_log_probs
+from plaudit.models.network import make_trainable
+from plaudit.text.batches import collate
+from plaudit.text.chat import TokenSequence
+
+SETTINGS = ModelSettings(dtype="float32")
+SEQUENCES = [TokenSequence([1, 50, 60, 70], [80, 90, 2]), TokenSequence([1, 33], [44, 55, 66, 77, 2]), TokenSequence([9], [2])]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model):
+    return load_causal(str(tiny_model), SETTINGS)
+
+
+def perturbed(network, seed=1):
+    """The same role after some training: its trained weights moved."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.trainable_parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return network
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probs_equal_those_from_the_full_logits(model, temperature):
+    batch = collate(SEQUENCES)
+    found, entropy = model.network.log_probs(batch, temperature=temperature, with_entropy=True)
+    for row, sequence in enumerate(SEQUENCES):
+        ids = torch.tensor([sequence.prompt_ids + sequence.response_ids])
+        logits = model.network.head(model.network.body(ids).last_hidden_state)[0] / temperature
+        all_log_probs = logits.log_softmax(-1)
+        start = len(sequence.prompt_ids)
+        for t, token in enumerate(sequence.response_ids):
+            expected = all_log_probs[start - 1 + t]
+            assert found[row, t].item() == pytest.approx(expected[token].item(), abs=1e-5)
+            assert entropy[row, t].item() == pytest.approx(-(expected.exp() * expected).sum().item(), abs=1e-4)
+        assert found[row, len(sequence.response_ids) :].eq(0).all()
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_chunks_change_neither_log_probs_nor_gradients(chunk):
+    torch.manual_seed(0)
+    head = torch.nn.Linear(8, 30, bias=False)
+    hidden, ids = torch.randn(10, 8, requires_grad=True), torch.randint(30, (10,))
+    weights = torch.randn(10)
+    whole = head(hidden).log_softmax(-1).gather(1, ids[:, None]).squeeze(1)
+    expected = torch.autograd.grad((whole * weights).sum(), (hidden, head.weight))
+    found, _ = chunked_log_probs(hidden, ids, head, chunk=chunk)
+    gradients = torch.autograd.grad((found * weights).sum(), (hidden, head.weight))
+    torch.testing.assert_close(found, whole)
+    torch.testing.assert_close(gradients, expected)
+
+
+def test_nothing_changes_with_batch_mates_padding_or_its_content(model):
+    scorer = reward_from_causal(model, seed=0).network
+    together, padded = collate(SEQUENCES), collate(SEQUENCES, pad_id=376)
+    for read in (lambda b: model.network.log_probs(b)[0], scorer.values, lambda b: scorer.scores(b)[:, None]):
+        with torch.no_grad():
+            whole = read(together)
+            assert whole.equal(read(padded))
+            for row, sequence in enumerate(SEQUENCES):
+                alone = read(collate([sequence]))
+                torch.testing.assert_close(whole[row, : alone.shape[1]], alone[0], atol=1e-5, rtol=1e-5)
+
+
+def test_value_at_the_last_state_before_the_end_is_read_where_the_token_is_predicted(model):
+    scorer = reward_from_causal(model, seed=0).network
+    sequence = SEQUENCES[0]
+    values = scorer.values(collate([sequence]))[0]
+    for t in range(len(sequence.response_ids)):
+        before = TokenSequence(sequence.prompt_ids[:1], (sequence.prompt_ids[1:] + sequence.response_ids)[: 3 + t])
+        assert values[t].item() == pytest.approx(scorer.scores(collate([before])).item(), abs=1e-5)
+
+
+def test_score_is_read_at_the_last_token(model):
+    scorer = reward_from_causal(model, seed=0).network
+    sequence = SEQUENCES[1]
+    changed = TokenSequence(sequence.prompt_ids, [*sequence.response_ids[:-1], 3])
+    assert scorer.scores(collate([sequence])).item() != scorer.scores(collate([changed])).item()
+
+
+@pytest.mark.parametrize("lora", [LoraSettings(rank=4), LoraSettings(rank=4, targets="attention"), None])
+def test_a_trained_role_starts_equal_and_leaves_the_frozen_role_alone(tiny_model, lora):
+    model = load_causal(str(tiny_model), SETTINGS)
+    batch = collate(SEQUENCES)
+    with torch.no_grad():
+        before = model.network.log_probs(batch)[0]
+        policy = make_trainable(model.network, lora, role="policy", seed=0)
+        assert policy.log_probs(batch)[0].equal(before)
+        perturbed(policy)
+        assert not torch.allclose(policy.log_probs(batch)[0], before, atol=1e-2)
+        assert model.network.log_probs(batch)[0].equal(before)
+
+
+def test_gradients_reach_all_adapter_weights_and_nothing_else(tiny_model):
+    model = load_causal(str(tiny_model), SETTINGS)
+    policy = perturbed(make_trainable(model.network, LoraSettings(rank=4), role="policy", seed=0))
+    policy.log_probs(collate(SEQUENCES))[0].sum().backward()
+    trained = policy.trainable_parameters()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trained)
+    others = [p for n, p in policy.body.named_parameters() if ".lora_" not in n]
+    assert all(p.grad is None for p in others)
+    assert len(trained) == 2 * 7 * 2  # A and B of seven layers in each of two blocks
+
+
+def test_tied_weights_stay_tied_in_a_full_copy(tiny_model):
+    model = load_causal(str(tiny_model), SETTINGS)
+    policy = make_trainable(model.network, None, role="policy", seed=0)
+    assert policy.head.weight is policy.body.get_input_embeddings().weight
+
+
+def test_bfloat16_body_trains_float32_adapters(tiny_model):
+    model = load_causal(str(tiny_model), ModelSettings(dtype="bfloat16"))
+    policy = make_trainable(model.network, LoraSettings(rank=4), role="policy", seed=0)
+    assert {p.dtype for p in policy.trainable_parameters()} == {torch.float32}
+    assert policy.log_probs(collate(SEQUENCES))[0].dtype == torch.float32
+    full = make_trainable(model.network, None, role="policy", seed=0)
+    assert {p.dtype for p in full.trainable_parameters()} == {torch.float32}
+
+
+def test_untied_models_get_their_own_output_layer(tmp_path):
+    model = load_causal(str(make_model(tmp_path / "untied", tie_word_embeddings=False)), SETTINGS)
+    assert model.network.head.weight is not model.network.body.get_input_embeddings().weight

@@ -1,0 +1,109 @@
+import pytest
+import torch
+from conftest import make_model
+
+from plaudit.config import LoraSettings, ModelSettings
+from plaudit.models.loading import load_causal
+from plaudit.models.network import make_trainable
+from plaudit.sampling.in_process import sample
+from plaudit.text.batches import collate
+from plaudit.text.chat import TokenSequence
+
+PROMPTS = [[1, 50, 60], [1, 33, 44, 55, 66, 77], [9], [1, 2, 3, 4], [7, 7]]
+SETTINGS = ModelSettings(dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model):
+    return load_causal(str(tiny_model), SETTINGS)
+
+
+def draw(network, **changes):
+    options = {"stop_ids": frozenset(range(100, 150)), "max_new_tokens": 10, "seed": 3, "samples_per_prompt": 3}
+    return sample(network, PROMPTS, **{**options, **changes})
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("adapted", [False, True])
+def test_sampled_log_probs_equal_the_trainers(tiny_model, temperature, adapted):
+    """With uneven prompts, shared prefill, rows that leave early, and an adapter: 1e-4 nats a token in float32."""
+    network = load_causal(str(tiny_model), SETTINGS).network
+    if adapted:
+        network = make_trainable(network, LoraSettings(rank=4), role="policy", seed=0)
+        with torch.no_grad():
+            for parameter in network.trainable_parameters():
+                parameter += 0.1 * torch.randn_like(parameter)
+    groups = draw(network, temperature=temperature)
+    pairs = [(p, c) for p, group in zip(PROMPTS, groups, strict=True) for c in group]
+    with torch.no_grad():
+        trained, _ = network.log_probs(
+            collate([TokenSequence(p, c.token_ids) for p, c in pairs]), temperature=temperature
+        )
+    assert len({len(c.token_ids) for _, c in pairs}) > 2
+    for row, (_, completion) in enumerate(pairs):
+        length = len(completion.token_ids)
+        torch.testing.assert_close(torch.tensor(completion.log_probs), trained[row, :length], atol=1e-4, rtol=0)
+
+
+def test_finished_means_ended_by_a_stop_token_and_nothing_follows_it(model):
+    stops = frozenset(range(100, 150))
+    completions = [c for group in draw(model.network) for c in group]
+    assert {c.finished for c in completions} == {True, False}
+    for completion in completions:
+        assert completion.finished == (completion.token_ids[-1] in stops)
+        assert not stops & set(completion.token_ids[:-1])
+        assert completion.finished or len(completion.token_ids) == 10
+
+
+def test_the_seed_decides(model):
+    assert draw(model.network) == draw(model.network) != draw(model.network, seed=4)
+
+
+def test_samples_of_one_prompt_differ(model):
+    assert all(len({tuple(c.token_ids) for c in group}) == 3 for group in draw(model.network))
+
+
+@pytest.mark.parametrize("size", [1, 4, 100])
+def test_results_come_in_the_order_of_the_prompts_for_every_batch_size(model, size):
+    """Near temperature 0 the draw is the argmax, so batches cannot change it."""
+    cold = {"temperature": 1e-4, "samples_per_prompt": 1, "stop_ids": frozenset({2})}
+    whole = draw(model.network, **cold)
+    assert [c[0].token_ids for c in draw(model.network, **cold, sequences_per_batch=size)] == [
+        c[0].token_ids for c in whole
+    ]
+
+
+def test_a_cold_sample_is_transformers_greedy_decoding(tiny_model, model):
+    from transformers import AutoModelForCausalLM
+
+    theirs = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    ours = draw(model.network, temperature=1e-4, samples_per_prompt=1, stop_ids=frozenset({2}))
+    for prompt, group in zip(PROMPTS, ours, strict=True):
+        ids = torch.tensor([prompt])
+        out = theirs.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=10, do_sample=False, eos_token_id=2)
+        assert out[0, len(prompt) :].tolist() == group[0].token_ids
+
+
+def test_tokens_follow_the_models_distribution(tmp_path):
+    """First tokens of 6,000 samples against the softmax: chi-squared over the 20 likeliest, with the rest."""
+    from scipy import stats
+
+    network = load_causal(str(make_model(tmp_path / "flat", initializer_range=0.5)), SETTINGS).network
+    drawn = sample(
+        network, [[5, 6]], stop_ids=frozenset(), max_new_tokens=1, seed=0, samples_per_prompt=6000,
+        sequences_per_batch=6000,
+    )[0]  # fmt: skip
+    with torch.no_grad():
+        logits = network.head(network.body(torch.tensor([[5, 6]])).last_hidden_state[0, -1])
+    probabilities = logits.softmax(-1)
+    top = probabilities.topk(20).indices.tolist()
+    counts = [sum(c.token_ids[0] == token for c in drawn) for token in top]
+    expected = [6000 * float(probabilities[token]) for token in top]
+    result = stats.chisquare([*counts, 6000 - sum(counts)], [*expected, 6000 - sum(expected)])
+    assert result.pvalue > 1e-4
+
+
+def test_batches_are_handed_over_as_they_end(model):
+    seen = []
+    draw(model.network, sequences_per_batch=3, on_batch=lambda batch: seen.extend(index for index, _ in batch))
+    assert sorted(seen) == list(range(len(PROMPTS)))

@@ -1,0 +1,71 @@
+import pytest
+import yaml
+
+from plaudit.config import Config, describe, resolve
+from plaudit.errors import ConfigError
+from plaudit.rounds.recipes import recipe_file
+
+
+def test_later_sources_win(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("seed: 3\nrl: {clip: 0.3, steps: 7}\n")
+    config = resolve(file, overrides=["rl.clip=0.1", "rl.optimiser.learning_rate=3e-6"])
+    assert (config.seed, config.rl.clip, config.rl.steps) == (3, 0.1, 7)
+    assert config.rl.optimiser.learning_rate == 3e-6  # YAML reads 3e-6 as text
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("rl.kl_coeficient=0.1", "unknown setting `rl.kl_coeficient`. Did you mean `rl.kl_coefficient`?"),
+        ("rll.clip=0.1", "unknown setting `rll`. Did you mean `rl`?"),
+        ("model.lora.rnk=3", "Did you mean `model.lora.rank`?"),
+        ("rl.clip=2", "`rl.clip` = 2: input should be less than 1"),
+        ("rl.steps=many", "`rl.steps` = 'many': input should be a valid integer"),
+        ("rl.clip", "is not an override"),
+        ("rl.algorithm=pppo", "`rl.algorithm`"),
+    ],
+)
+def test_a_mistake_is_named_with_the_way_out(override, message):
+    with pytest.raises(ConfigError) as caught:
+        resolve(overrides=[override])
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["a: [", "- 1\n- 2\n", "seed: {a: 1}\n"])
+def test_a_broken_file_is_refused(tmp_path, content):
+    file = tmp_path / "bad.yaml"
+    file.write_text(content)
+    with pytest.raises(ConfigError):
+        resolve(file)
+    with pytest.raises(ConfigError, match="no such"):
+        resolve(tmp_path / "none.yaml")
+
+
+def test_the_resolved_configuration_reads_back_equal(tmp_path):
+    config = resolve(recipe_file(), overrides=["seed=5"])
+    (tmp_path / "c.yaml").write_text(config.to_yaml())
+    assert resolve(tmp_path / "c.yaml") == config
+    (tmp_path / "d.yaml").write_text(describe(config))
+    assert resolve(tmp_path / "d.yaml") == config
+
+
+def test_every_setting_has_a_meaning():
+    def undescribed(section, where=""):
+        for name, field in type(section).model_fields.items():
+            value = getattr(section, name)
+            if hasattr(type(value), "model_fields"):
+                yield from undescribed(value, f"{where}{name}.")
+            elif not field.description:
+                yield where + name
+
+    assert list(undescribed(Config())) == []
+
+
+def test_settings_are_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        Config().rl.clip = 0.3
+
+
+def test_the_recipe_only_names_known_settings():
+    assert set(yaml.safe_load(recipe_file().read_text())) <= set(Config.model_fields)

@@ -1,0 +1,89 @@
+"""The shape of the program: imports go downwards, and light commands stay light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import plaudit
+
+ROOT = Path(plaudit.__file__).parent
+
+LAYERS = [
+    ["errors", "records", "objectives"],
+    ["config", "files", "progress"],
+    ["text", "store"],
+    ["workspace"],
+    ["models", "algorithms"],
+    ["evaluation", "judges", "sampling", "training", "collect", "report"],
+    ["rounds"],
+    ["cli", "__init__", "__main__"],
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+STAGES = {"training.sft", "training.reward", "training.online", "sampling.stage", "judges.stage", "evaluation.stage"}
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported(path: Path) -> set[str]:
+    """Plaudit modules that a file imports, without the leading `plaudit.`."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        found |= {name.removeprefix("plaudit.") for name in names if name.startswith("plaudit.")}
+    return found
+
+
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def test_every_part_of_the_program_has_a_layer():
+    assert {module_name(path).split(".")[0] for path in FILES} - {""} <= LEVEL.keys() | {"data", "recipes"}
+
+
+def test_imports_go_downwards():
+    upward = [
+        f"{module_name(path)} imports {name}"
+        for path in FILES
+        if module_name(path) not in ("__init__", "")
+        for name in imported(path)
+        if LEVEL[name.split(".")[0]] > LEVEL[module_name(path).split(".")[0]]
+    ]
+    assert not upward
+
+
+def test_stages_never_import_each_other():
+    for path in FILES:
+        name = module_name(path)
+        if name in STAGES:
+            assert not (imported(path) & STAGES) - {name}
+
+
+def test_the_mathematics_imports_torch_alone():
+    for path in (ROOT / "objectives").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                assert node.module.split(".")[0] in ("torch", "__future__") or node.module.startswith("plaudit.objectives")
+
+
+def loads_torch(code: str) -> bool:
+    script = f"import sys; sys.argv = ['plaudit', '--help']\ntry:\n    {code}\nexcept SystemExit: pass\nprint('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return done.stdout.strip().endswith("True")
+
+
+def test_help_collection_and_the_package_itself_start_without_torch():
+    assert not loads_torch("import plaudit.cli; plaudit.cli.main()")
+    assert not loads_torch("import plaudit, plaudit.collect.terminal, plaudit.workspace, plaudit.store.importing")
+    assert loads_torch("import plaudit.models.network")
+
+
+def test_every_public_name_can_be_had():
+    for name in plaudit.__all__:
+        assert getattr(plaudit, name) is not None
