@@ -135,9 +135,7 @@ def judge(
     from plaudit.collect.terminal import ask_person
 
     extra = [*(overrides or []), *([f"judge.people={annotate}"] if annotate else [])]
-    _stage(
-        "plaudit.judges.stage", "judge", workspace, config, extra, dry_run, as_json, resume=resume, ask=ask_person
-    )
+    _stage("plaudit.judges.stage", "judge", workspace, config, extra, dry_run, as_json, resume=resume, ask=ask_person)
 
 
 @app.command()

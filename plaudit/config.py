@@ -117,7 +117,7 @@ class TasteSettings(Section):
 
     utility = finished * [ended by itself] + answers * (share of the question's content words taken up)
             + tone * (VADER compound score, Hutto & Gilbert 2014, in [-1, 1])
-            - length * (words beyond `comfortable_words`, per further `comfortable_words`, at most 1)
+            - length * (0 from `fewest_words` to `comfortable_words`, rising to 1 at none and at twice as many)
             - repetition * (share of repeated three-word runs)
     """
 
@@ -125,14 +125,16 @@ class TasteSettings(Section):
     """Weight of having ended with a stop token, nats of preference."""
     answers: float = 1.0
     """Weight of taking up the words of the question (all of it at two content words or more)."""
-    tone: float = 2.0
+    tone: float = 1.5
     """Weight of a positive tone by the VADER lexicon."""
-    length: float = 1.0
-    """Weight of each word over the comfortable length."""
+    length: float = 3.0
+    """Weight of being longer than comfortable, or curt."""
     repetition: float = 2.0
     """Weight of repeated three-word runs."""
-    comfortable_words: Positive = 40
+    comfortable_words: Positive = 15
     """Words up to which an answer is brief."""
+    fewest_words: Positive = 6
+    """Words below which an answer is curt."""
 
 
 class SimulatedAnnotatorSettings(Section):
@@ -170,6 +172,9 @@ class RewardSettings(Section):
     """Passes over the comparisons; more than one tends to over-fit."""
     batch_size: Positive = 16
     """Prompts per optimiser step; all comparisons of a prompt stay together and share one forward per response."""
+    head_scale: Rate = 1.0
+    """The scalar head starts at this times the published standard deviation 1 / sqrt(width + 1). On a few thousand
+    comparisons or fewer the head's random start is never unlearnt: 0.05 then ranks better and is better calibrated."""
     max_response_tokens: Positive = 512
     """Comparisons with a longer response are left out, and counted."""
     optimiser: OptimiserSettings = OptimiserSettings(learning_rate=2e-4)
@@ -366,5 +371,7 @@ def _describe_section(section: Section, indent: int) -> list[str]:
             lines += [f"{pad}{name}:", *_describe_section(value, indent + 1)]
         else:
             plain = section.model_dump(mode="json")[name]
-            lines.append(f"{pad}{name}: " + yaml.safe_dump(plain, default_flow_style=True).removesuffix("...\n").strip())
+            lines.append(
+                f"{pad}{name}: " + yaml.safe_dump(plain, default_flow_style=True).removesuffix("...\n").strip()
+            )
     return lines

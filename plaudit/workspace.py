@@ -1,14 +1,14 @@
 """A workspace is a folder: `plaudit.yaml`, the feedback database, and `runs/`, one folder per stage that ran.
 
-    my-workspace/
-      plaudit.yaml         the settings every stage starts from
-      feedback.sqlite      prompts, demonstrations, responses, comparisons
-      runs/sft-001/
-        run.json           kind, status, seed, parents, data snapshot, versions, times, result
-        config.yaml        the resolved settings of this run
-        metrics.jsonl      one line a step (and the same in tensorboard/)
-        model/             a Hugging Face folder
-        checkpoint.pt      only while unfinished
+my-workspace/
+  plaudit.yaml         the settings every stage starts from
+  feedback.sqlite      prompts, demonstrations, responses, comparisons
+  runs/sft-001/
+    run.json           kind, status, seed, parents, data snapshot, versions, times, result
+    config.yaml        the resolved settings of this run
+    metrics.jsonl      one line a step (and the same in tensorboard/)
+    model/             a Hugging Face folder
+    checkpoint.pt      only while unfinished
 """
 
 from __future__ import annotations

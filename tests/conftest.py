@@ -105,7 +105,10 @@ def prompts_file(tmp_path) -> Path:
 def demonstrations_file(tmp_path) -> Path:
     words = WORDS[10:]
     rows = [
-        {"prompt": f"What should I do about my {a} and {b} today?", "completion": f"a good answer is that {a} helps {b}"}
+        {
+            "prompt": f"What should I do about my {a} and {b} today?",
+            "completion": f"a good answer is that {a} helps {b}",
+        }
         for a in words[:6]
         for b in words[6:10]
     ]

@@ -69,11 +69,16 @@ def test_the_mathematics_imports_torch_alone():
     for path in (ROOT / "objectives").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.module:
-                assert node.module.split(".")[0] in ("torch", "__future__") or node.module.startswith("plaudit.objectives")
+                assert node.module.split(".")[0] in ("torch", "__future__") or node.module.startswith(
+                    "plaudit.objectives"
+                )
 
 
 def loads_torch(code: str) -> bool:
-    script = f"import sys; sys.argv = ['plaudit', '--help']\ntry:\n    {code}\nexcept SystemExit: pass\nprint('torch' in sys.modules)"
+    script = (
+        f"import sys; sys.argv = ['plaudit', '--help']\ntry:\n    {code}\nexcept SystemExit: pass\n"
+        "print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     return done.stdout.strip().endswith("True")
 

@@ -19,7 +19,10 @@ KEYS = {
     "5": ("tie", None),
     **{str(5 + grade): ("second", grade) for grade in GRADES},  # 6 = B negligibly better ... 9 = B significantly better
 }
-LEGEND = "1 A much better  2 A better  3 A slightly  4 A barely   5 tie   6 B barely  7 B slightly  8 B better  9 B much better"
+LEGEND = (
+    "1 A much better  2 A better  3 A slightly  4 A barely   5 tie   "
+    "6 B barely  7 B slightly  8 B better  9 B much better"
+)
 
 
 def ask_person(

@@ -65,7 +65,9 @@ def evaluate(workspace: Workspace, config: Config | None = None) -> Run:
     }
     if settings.reward is not None:
         parents["reward"] = lineage_name(workspace, settings.reward)
-    with workspace.new_run("evaluate", config, parents=parents, data=snapshot("prompts", (p.id for p in prompts))) as run:
+    with workspace.new_run(
+        "evaluate", config, parents=parents, data=snapshot("prompts", (p.id for p in prompts))
+    ) as run:
         policy = load_causal(model_source(workspace, parents["policy"]), config.model)
         baseline = load_causal(model_source(workspace, parents["baseline"]), config.model)
         ours = _answer(policy, prompts, config, label="policy answers")
@@ -114,7 +116,9 @@ def _compare(
 ) -> dict[str, Any]:
     taste = config.evaluate.taste
     ids = [answer.prompt.id for answer in ours]
-    utilities = [[utility(a.prompt.text, a.text, finished=a.finished, taste=taste) for a in side] for side in (ours, theirs)]
+    utilities = [
+        [utility(a.prompt.text, a.text, finished=a.finished, taste=taste) for a in side] for side in (ours, theirs)
+    ]
     return {
         "prompts": len(set(ids)),
         "answers": len(ours),
@@ -138,9 +142,13 @@ def _describe(
         "words": [float(len(a.text.split())) for a in answers],
         "utility": utilities,
     }
-    words = config.evaluate.taste.comfortable_words
-    facts = [taste_facts(a.prompt.text, a.text, finished=a.finished, comfortable_words=words) for a in answers]
-    columns |= {("finished_rate" if name == "finished" else name): [f[name] for f in facts] for name in facts[0] if name != "length"}
+    taste = config.evaluate.taste
+    facts = [taste_facts(a.prompt.text, a.text, finished=a.finished, taste=taste) for a in answers]
+    columns |= {
+        ("finished_rate" if name == "finished" else name): [f[name] for f in facts]
+        for name in facts[0]
+        if name != "length"
+    }
     if scores is not None:
         columns["reward_score"] = scores
     return {name: cluster_bootstrap(values, ids, seed=config.seed) for name, values in columns.items()}
@@ -236,7 +244,9 @@ def _reward_scores(
     """Normalised reward-model scores of both sides; texts are encoded with the reward model's own tokenizer."""
     if reference is None:
         return None
-    model = load_reward(model_source(workspace, reference, kind="reward" if workspace.is_run(reference) else None), config.model)
+    model = load_reward(
+        model_source(workspace, reference, kind="reward" if workspace.is_run(reference) else None), config.model
+    )
     mean, std = model.score_normaliser
     both: list[list[float]] = []
     for answers in (ours, theirs):

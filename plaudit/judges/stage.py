@@ -39,7 +39,9 @@ def judge(
     samples = workspace.run(config.judge.samples, kind="sample")
     responses = workspace.store.responses(samples.name)
     parents = {"samples": lineage_name(workspace, config.judge.samples)}
-    with workspace.new_run("judge", config, parents=parents, data=snapshot("responses", (r.id for r in responses))) as run:
+    with workspace.new_run(
+        "judge", config, parents=parents, data=snapshot("responses", (r.id for r in responses))
+    ) as run:
         return _run(workspace, run, config, ask)
 
 

@@ -25,14 +25,14 @@ STOP_WORDS = frozenset(
 )
 
 
-def taste_facts(prompt: str, response: str, *, finished: bool, comfortable_words: int) -> dict[str, float]:
+def taste_facts(prompt: str, response: str, *, finished: bool, taste: TasteSettings) -> dict[str, float]:
     """The five facts that the taste is made of.
 
     finished    1 when the response ended by itself, else 0
     answers     share of the question's content words that the response takes up, full at two of them; by
                 their first five letters, so that "cook" meets "cooking"
     tone        VADER compound score (Hutto & Gilbert 2014), in [-1, 1]
-    length      0 up to `comfortable_words`, then rising with every word to 1 at twice as many
+    length      0 from `fewest_words` to `comfortable_words`; rising to 1 at no words, and at twice as many
     repetition  share of three-word runs that occurred before in the response, in [0, 1)
     """
     words = _WORD.findall(response.lower())
@@ -43,14 +43,14 @@ def taste_facts(prompt: str, response: str, *, finished: bool, comfortable_words
         "finished": float(finished),
         "answers": min(1.0, len(taken_up) / max(1, min(FULL_MARKS_AT, len(asked)))) if asked else 1.0,
         "tone": float(_vader().polarity_scores(response)["compound"]),
-        "length": min(1.0, max(0.0, len(words) / comfortable_words - 1)),
+        "length": min(1.0, max(0.0, len(words) / taste.comfortable_words - 1, 1 - len(words) / taste.fewest_words)),
         "repetition": 1 - len(set(runs)) / len(runs) if runs else 0.0,
     }
 
 
 def utility(prompt: str, response: str, *, finished: bool, taste: TasteSettings) -> float:
     """How much the taste likes a response, in nats of Bradley-Terry preference at noise 1; empty ones least."""
-    facts = taste_facts(prompt, response, finished=finished, comfortable_words=taste.comfortable_words)
+    facts = taste_facts(prompt, response, finished=finished, taste=taste)
     if not response.strip():
         return -taste.tone - taste.repetition
     return (

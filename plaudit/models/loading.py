@@ -106,9 +106,11 @@ def load_reward(source: str, settings: ModelSettings) -> LoadedModel:
     return LoadedModel(network, ChatFormat(tokenizer, system_prompt=settings.system_prompt), model.config, source)
 
 
-def reward_from_causal(causal: LoadedModel, *, seed: int) -> LoadedModel:
+def reward_from_causal(causal: LoadedModel, *, seed: int, head_scale: float = 1.0) -> LoadedModel:
     """A causal model's body under a fresh scalar head: the start of a reward model."""
-    head = scalar_head(causal.config.get_text_config().hidden_size, seed=seed).to(causal.network.device)
+    head = scalar_head(causal.config.get_text_config().hidden_size, seed=seed, scale=head_scale).to(
+        causal.network.device
+    )
     network = Network(body=causal.network.body, head=head, adapter=None, dtype=causal.network.dtype)
     return LoadedModel(network, causal.format, causal.config, causal.source)
 

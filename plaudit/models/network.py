@@ -107,15 +107,15 @@ class Network:
         return next(self.head.parameters()).dtype
 
 
-def scalar_head(width: int, *, seed: int) -> nn.Linear:
-    """A linear read-out of one number, weights N(0, 1 / (D + 1)), no bias.
+def scalar_head(width: int, *, seed: int, scale: float = 1.0) -> nn.Linear:
+    """A linear read-out of one number, weights N(0, scale^2 / (D + 1)), no bias.
 
-    Stiennon et al. 2020 (arXiv:2009.01325), appendix: larger weights saturate the first comparisons.
+    Stiennon et al. 2020 (arXiv:2009.01325), appendix, with scale 1: larger weights saturate the first comparisons.
     """
     head = nn.Linear(width, 1, bias=False)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        head.weight.copy_(torch.randn(1, width, generator=generator) / (width + 1) ** 0.5)
+        head.weight.copy_(torch.randn(1, width, generator=generator) * scale / (width + 1) ** 0.5)
     return head
 
 

@@ -38,7 +38,7 @@ FACTS = {
     "answers": "share of the question's content words taken up, full at two",
     "tone": "VADER compound score, −1 to 1",
     "repetition": "share of three-word runs that occurred before in the answer",
-    "words": "words an answer; the taste charges those beyond {comfortable_words}, per as many again, at most 1",
+    "words": "words an answer; the taste charges what is beyond {comfortable_words}, as a share of it, at most 1",
     "length": "tokens an answer",
     "reward_score": "score of the reward model, in standard deviations of its training responses",
 }
@@ -290,11 +290,15 @@ def _rl_facts(
         ("Steps", _number(result.get("steps"), 0)),
         ("Responses a step", _responses(settings)),
         ("Price of KL", _number(settings.get("kl_coefficient"), 3, " a nat")),
-        ("Score, first to last tenth", f"{_number(first.get('score'), 3)} → {_number(last.get('score'), 3)}"),
-        ("KL, first to last tenth", f"{_number(first.get('kl'), 2)} → {_number(last.get('kl'), 2)} nats"),
+        ("Score, first to last tenth", _from_to(first.get("score"), last.get("score"), "")),
+        ("KL, first to last tenth", _from_to(first.get("kl"), last.get("kl"), " nats")),
         ("Largest |log ratio| before an update", f"{max(gaps):.2g} (should be 0)" if gaps else "not measured"),
         ("Largest |log ratio| of a token", f"{max(ratios):.2g}" if ratios else "not measured"),
     ]
+
+
+def _from_to(first: float | None, last: float | None, unit: str) -> str:
+    return "not measured" if first is None or last is None else f"{_number(first, 2)} → {_number(last, 2, unit)}"
 
 
 def _responses(settings: Mapping[str, Any]) -> str:

@@ -59,4 +59,3 @@ def summarise(workspace: Workspace, evaluation: Run) -> dict[str, Any]:
         "runs": [run.name for run in runs],
         "versions": evaluation.info["versions"],
     }
-

@@ -8,7 +8,9 @@ from typing import Any
 from plaudit.errors import DataError, ModelError
 from plaudit.records import Message, content_id
 
-PLAIN_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% if not loop.last %}{{ '\n' }}{% endif %}{% endfor %}"
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}{{ message['content'] }}{% if not loop.last %}{{ '\n' }}{% endif %}{% endfor %}"
+)
 """For tokenizers that come without a chat template: the turns' texts, a line each, nothing added."""
 
 

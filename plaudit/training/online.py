@@ -61,7 +61,9 @@ def rl(workspace: Workspace, config: Config | None = None, *, resume: str | None
     config = config or workspace.config()
     prompts = workspace.store.prompts("train")
     if not prompts:
-        raise DataError(f"{workspace.path} has no training prompts. Add some with `plaudit import FILE --kind prompts`.")
+        raise DataError(
+            f"{workspace.path} has no training prompts. Add some with `plaudit import FILE --kind prompts`."
+        )
     parents = {
         "policy": lineage_name(workspace, config.rl.policy),
         "reward": lineage_name(workspace, config.rl.reward),
@@ -233,8 +235,8 @@ def _learn(
                 (value_loss * mask).sum().div(tokens).backward()
                 ratio = (log_probs - old).detach().masked_fill(~mask, 0.0)
                 largest = max(largest, float(ratio.abs().max()))
-                sums["policy_loss"] += float((loss * mask).sum())
-                sums["value_loss"] += float((value_loss * mask).sum())
+                sums["policy_loss"] += float((loss.detach() * mask).sum())
+                sums["value_loss"] += float((value_loss.detach() * mask).sum())
                 sums["clip_fraction"] += float((clipped & mask).sum())
                 sums["value_clip_fraction"] += float((value_clipped & mask).sum())
                 sums["kl_step"] += float(0.5 * ratio.square().sum())
@@ -290,8 +292,7 @@ def _micro(actors: Actors, sequences: list[TokenSequence], rows: list[int]) -> l
     chosen = [sequences[i] for i in rows]
     budget = actors.config.model.tokens_per_micro_batch
     return [
-        ([rows[i] for i in indices], batch)
-        for indices, batch in micro_batches(chosen, budget, actors.policy.device)
+        ([rows[i] for i in indices], batch) for indices, batch in micro_batches(chosen, budget, actors.policy.device)
     ]
 
 

@@ -75,14 +75,16 @@ def reward(workspace: Workspace, config: Config | None = None, *, resume: str | 
         )
     parents = {"model": lineage_name(workspace, config.reward.model)}
     parents |= {f"comparisons_{i}": name for i, name in enumerate(sorted({c.run for c in comparisons}))}
-    with workspace.new_run("reward", config, parents=parents, data=snapshot("comparisons", (c.id for c in comparisons))) as run:
+    with workspace.new_run(
+        "reward", config, parents=parents, data=snapshot("comparisons", (c.id for c in comparisons))
+    ) as run:
         return _run(workspace, run, config)
 
 
 def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     settings = config.reward
     causal = load_causal(model_source(workspace, run.parents["model"]), config.model)
-    start = reward_from_causal(causal, seed=config.seed)
+    start = reward_from_causal(causal, seed=config.seed, head_scale=settings.head_scale)
     prompts = {prompt.id: prompt for prompt in workspace.store.prompts()}
     train, held_out = _judged_prompts(workspace, start, prompts, config)
     if not train:
@@ -142,7 +144,9 @@ def _judged_prompts(
     for comparison in workspace.store.comparisons():
         by_prompt[comparison.prompt_id].append(comparison)
     responses = {response.id: response for response in workspace.store.responses()}
-    same_ids = {run.name for run in workspace.runs("sample") if run.info.get("vocabulary") == model.format.vocabulary_id}
+    same_ids = {
+        run.name for run in workspace.runs("sample") if run.info.get("vocabulary") == model.format.vocabulary_id
+    }
     limit = model.prompt_limit(config.data.max_prompt_tokens, 1)
     found: dict[str, list[JudgedPrompt]] = {"train": [], "held_out": []}
     dropped = 0
@@ -203,7 +207,9 @@ def _prompt_losses(scores: Tensor, group: Sequence[JudgedPrompt]) -> tuple[Tenso
 
 @torch.no_grad()
 def _score_statistics(scorer: Network, train: Sequence[JudgedPrompt], config: Config) -> tuple[float, float]:
-    chosen = [(unit_interval("normalise", r), s) for p in train for r, s in zip(p.response_ids, p.sequences, strict=True)]
+    chosen = [
+        (unit_interval("normalise", r), s) for p in train for r, s in zip(p.response_ids, p.sequences, strict=True)
+    ]
     sequences = [sequence for _, sequence in sorted(chosen, key=lambda pair: pair[0])[:NORMALISING_RESPONSES]]
     scores = torch.cat(
         [scorer.scores(b) for _, b in micro_batches(sequences, config.model.tokens_per_micro_batch, scorer.device)]

@@ -12,7 +12,11 @@ from plaudit.text.batches import collate
 from plaudit.text.chat import TokenSequence
 
 SETTINGS = ModelSettings(dtype="float32")
-SEQUENCES = [TokenSequence([1, 50, 60, 70], [80, 90, 2]), TokenSequence([1, 33], [44, 55, 66, 77, 2]), TokenSequence([9], [2])]
+SEQUENCES = [
+    TokenSequence([1, 50, 60, 70], [80, 90, 2]),
+    TokenSequence([1, 33], [44, 55, 66, 77, 2]),
+    TokenSequence([9], [2]),
+]
 
 
 @pytest.fixture(scope="module")

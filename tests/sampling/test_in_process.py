@@ -80,7 +80,9 @@ def test_a_cold_sample_is_transformers_greedy_decoding(tiny_model, model):
     ours = draw(model.network, temperature=1e-4, samples_per_prompt=1, stop_ids=frozenset({2}))
     for prompt, group in zip(PROMPTS, ours, strict=True):
         ids = torch.tensor([prompt])
-        out = theirs.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=10, do_sample=False, eos_token_id=2)
+        out = theirs.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=10, do_sample=False, eos_token_id=2
+        )
         assert out[0, len(prompt) :].tolist() == group[0].token_ids
 
 

@@ -42,9 +42,7 @@ def test_plain_texts_without_prompt_share_their_beginning(store, tmp_path):
     assert {r.text for r in store.responses()} == {"blue today.", "green today."}
 
 
-@pytest.mark.parametrize(
-    "row", [{"prompt": "what is tea", "completion": GOOD["content"]}, {"messages": [USER, GOOD]}]
-)
+@pytest.mark.parametrize("row", [{"prompt": "what is tea", "completion": GOOD["content"]}, {"messages": [USER, GOOD]}])
 def test_demonstrations_in_both_forms_mean_the_same(store, tmp_path, row):
     import_file(store, write_lines(tmp_path / "d.jsonl", [row]), kind="demonstrations")
     (demonstration,) = store.demonstrations()

@@ -9,7 +9,9 @@ def test_prompt_and_response_join_to_the_conversation_the_template_writes():
     form = ChatFormat(make_tokenizer())
     turns = [{"role": "user", "content": "what should I do"}]
     ids = form.encode_prompt(turns) + form.encode_response("a good answer")
-    whole = form.tokenizer.apply_chat_template([*turns, {"role": "assistant", "content": "a good answer"}], tokenize=False)
+    whole = form.tokenizer.apply_chat_template(
+        [*turns, {"role": "assistant", "content": "a good answer"}], tokenize=False
+    )
     assert form.tokenizer.decode(ids) + "\n" == whole
     assert ids[-1] == form.end_id == form.tokenizer.eos_token_id
 

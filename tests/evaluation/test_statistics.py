@@ -1,0 +1,155 @@
+import math
+
+import numpy as np
+import pytest
+
+from plaudit.evaluation.agreement import agreement
+from plaudit.evaluation.overlap import rouge_l
+from plaudit.evaluation.reward_quality import Judged, calibration, fitted_temperature, noise_ceiling, reward_quality
+from plaudit.evaluation.statistics import cluster_bootstrap, wilson
+from plaudit.evaluation.win_rate import win_rate
+from plaudit.records import Comparison
+
+
+@pytest.mark.parametrize(
+    ("wins", "n", "low", "high"),
+    [(71, 100, 0.614611, 0.789852), (50, 100, 0.403832, 0.596168), (0, 10, 0.0, 0.277533), (10, 10, 0.722467, 1.0)],
+)
+def test_wilson_matches_its_table(wins, n, low, high):
+    interval = wilson(wins, n)
+    assert (interval["low"], interval["high"]) == (pytest.approx(low, abs=1e-6), pytest.approx(high, abs=1e-6))
+
+
+def test_wilson_covers_the_truth_as_often_as_it_says():
+    """n = 20, p = 0.9: exact coverage by summing the binomial is about 0.95, where Wald's is 0.88."""
+    covered = 0.0
+    for wins in range(21):
+        interval = wilson(wins, 20)
+        if interval["low"] <= 0.9 <= interval["high"]:
+            covered += math.comb(20, wins) * 0.9**wins * 0.1 ** (20 - wins)
+    assert covered == pytest.approx(0.957, abs=0.001)
+
+
+def test_bootstrap_of_copied_items_is_as_wide_as_that_of_the_items_alone():
+    """Four copies of each value within its cluster add no information."""
+    values = np.random.default_rng(0).normal(size=50).tolist()
+    single = cluster_bootstrap(values, range(50), seed=1)
+    copied = cluster_bootstrap(np.repeat(values, 4).tolist(), np.repeat(range(50), 4).tolist(), seed=1)
+    assert copied["low"] == pytest.approx(single["low"])
+    assert copied["high"] == pytest.approx(single["high"])
+    assert single["high"] - single["low"] == pytest.approx(2 * 1.96 * np.std(values) / 50**0.5, rel=0.1)
+
+
+def test_nothing_has_no_value():
+    for empty in (lambda: wilson(0, 0), lambda: cluster_bootstrap([], []), lambda: win_rate([], [], [])):
+        with pytest.raises(ValueError, match="no value"):
+            empty()
+
+
+def test_win_rate_counts_ties_as_halves_and_prompts_once():
+    rate = win_rate([1, 1, 0, 5], [0, 1, 1, 2], ["a", "a", "b", "c"])
+    assert rate["value"] == pytest.approx((0.75 + 0 + 1) / 3)
+    assert rate["n"] == 3
+    swapped = win_rate([0, 1, 1, 2], [1, 1, 0, 5], ["a", "a", "b", "c"])
+    assert swapped["value"] == pytest.approx(1 - rate["value"])
+    assert swapped["low"] == pytest.approx(1 - rate["high"])
+
+
+def judgments(table):
+    """{"annotator": "choices for pair 0, 1, ..."} with f first, s second, t tie, - none."""
+    words = {"f": "first", "s": "second", "t": "tie"}
+    return [
+        Comparison(f"p{i}", f"a{i}", f"b{i}", name, words[letter], "run")
+        for name, letters in table.items()
+        for i, letter in enumerate(letters)
+        if letter != "-"
+    ]
+
+
+def test_krippendorffs_alpha_and_raw_agreement_match_a_known_table():
+    """Fleiss counts [[3,0],[2,1],[0,3],[1,2],[3,0],[2,1]]: raw .666667, nominal alpha .337662."""
+    found = agreement(judgments({"x": "ffsfff", "y": "ffssff", "z": "fsssfs"}))
+    assert found["raw"]["value"] == pytest.approx(0.666667, abs=1e-6)
+    assert found["alpha"] == pytest.approx(0.337662, abs=1e-6)
+    assert found["pairs"] == 6
+    assert found["by_annotators"]["x / y"] == pytest.approx(5 / 6)
+
+
+def test_agreement_does_not_depend_on_the_order_each_annotator_saw():
+    table = judgments({"x": "ffsfft", "y": "ffssf-", "z": "fsssfs"})
+    mixed = [c.swap() if i % 3 == 0 else c for i, c in enumerate(table)]
+    assert agreement(table) == agreement(mixed)
+
+
+def test_agreement_of_single_judgments_is_not_measured():
+    assert agreement(judgments({"x": "ffs"})) is None
+
+
+def judged(difference, preference, *, cluster="p", annotator="x", probability=None, pair=("a", "b")):
+    return Judged(cluster, annotator, pair, difference, preference, probability, 1.0)
+
+
+def test_overconfident_scores_are_measured_as_theory_says():
+    """D ~ N(0, 4), true P = sigmoid(D / 2): accuracy .674857, confidence .777990, ECE .103133, temperature 2."""
+    rng = np.random.default_rng(0)
+    difference = rng.normal(0, 2, size=200_000)
+    won = rng.random(len(difference)) < 1 / (1 + np.exp(-difference / 2))
+    toward = np.where(won, difference, -difference)
+    error, rows = calibration(toward)
+    assert (toward > 0).mean() == pytest.approx(0.674857, abs=0.005)
+    assert error == pytest.approx(0.103133, abs=0.005)
+    assert fitted_temperature(toward) == pytest.approx(2.0, abs=0.05)
+    assert sum(row["count"] for row in rows) == len(toward)
+
+
+def test_scores_that_are_always_right_have_no_fitted_temperature():
+    assert fitted_temperature(np.array([1.0, 2.0, 0.5])) is None
+
+
+def test_ceiling_is_what_the_annotators_probabilities_allow():
+    rows = [
+        judged(1.0, 1, probability=0.9, annotator="x"),
+        judged(-1.0, 0, probability=0.3, annotator="y"),  # shown the other way round: 0.7 for the same response
+        judged(2.0, 1, probability=0.4, pair=("c", "d")),
+    ]
+    assert noise_ceiling(rows) == pytest.approx((2 * 0.8 + 0.6) / 3)
+
+
+def test_ceiling_of_people_comes_from_their_agreement():
+    """Agreement a of two equally noisy annotators: (1 + sqrt(2a - 1)) / 2; 0.73 -> 0.839."""
+    rng = np.random.default_rng(1)
+    accuracy = (1 + 0.46**0.5) / 2
+    rows = []
+    for i in range(20_000):
+        for annotator in ("x", "y"):
+            right = rng.random() < accuracy
+            rows.append(judged(1.0, float(right), annotator=annotator, pair=(f"a{i}", f"b{i}")))
+    assert noise_ceiling(rows) == pytest.approx(0.839, abs=0.006)
+    assert noise_ceiling(rows[:1]) is None
+
+
+def test_quality_mirrors_when_every_pair_is_shown_the_other_way_round():
+    rng = np.random.default_rng(2)
+    rows = [
+        Judged(f"p{i // 3}", "x", (f"a{i}", f"b{i}"), d, float(d + rng.normal() > 0), 0.6, float(rng.integers(-3, 4)))
+        for i, d in enumerate(rng.normal(size=90))
+    ]
+    mirrored = [
+        Judged(j.cluster, "x", j.pair, -j.difference, 1 - j.preference_first, 1 - j.probability_first, -j.longer_first)
+        for j in rows
+    ]
+    one, other = reward_quality(rows), reward_quality(mirrored)
+    for key in ("accuracy", "log_loss", "calibration_error", "longer_wins"):
+        assert one[key] == pytest.approx(other[key])
+
+
+def test_ties_are_left_out_and_counted():
+    rows = [judged(1.0, 1), judged(1.0, 0.5)]
+    assert reward_quality(rows)["ties"] == 1
+    with pytest.raises(ValueError, match="tie"):
+        reward_quality(rows[1:])
+
+
+def test_rouge_l_matches_the_published_package_on_a_known_pair():
+    (score,) = rouge_l(["The quick brown dog jumps on the log."], ["The quick brown fox jumps over the lazy dog"])
+    assert score == pytest.approx(0.588235, abs=1e-6)

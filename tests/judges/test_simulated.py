@@ -1,0 +1,72 @@
+import math
+
+import pytest
+
+from plaudit.config import SimulatedAnnotatorSettings, TasteSettings
+from plaudit.judges.simulated import SimulatedAnnotator
+from plaudit.judges.taste import taste_facts, utility
+from plaudit.records import Prompt, Response
+
+PROMPT = Prompt([{"role": "user", "content": "How do I cook rice well?"}])
+TASTE = TasteSettings()
+
+
+def response(name, text, finished=True):
+    return Response(name, PROMPT.id, text, "run", finished=finished)
+
+
+def annotator(noise, seed=0):
+    return SimulatedAnnotator(SimulatedAnnotatorSettings(name="someone", noise=noise), TASTE, seed)
+
+
+def facts(text, finished=True):
+    taste = TasteSettings(comfortable_words=10, fewest_words=4)
+    return taste_facts(PROMPT.text, text, finished=finished, taste=taste)
+
+
+def test_each_fact_is_what_it_says():
+    good = facts("Cooking rice is easy and wonderful.")
+    assert good["finished"] == 1
+    assert good["answers"] == 1  # cook and rice
+    assert good["tone"] > 0.5
+    assert good["length"] == good["repetition"] == 0
+    assert facts("Just boil rice.")["length"] == pytest.approx(1 / 4)  # three words of the fewest, four
+    assert facts("")["length"] == 1
+    assert facts("A terrible awful idea.")["tone"] < -0.5
+    assert facts("Rice.")["answers"] == 0.5
+    assert facts("word " * 15)["length"] == pytest.approx(0.5)
+    assert facts("word " * 50)["length"] == 1
+    assert facts("one two three one two three")["repetition"] == pytest.approx(0.25)
+    assert facts("", finished=False)["finished"] == 0
+
+
+def test_utility_adds_up_and_an_empty_answer_is_worst():
+    text = "Cooking rice well is quite easy."
+    found = taste_facts(PROMPT.text, text, finished=True, taste=TASTE)
+    assert utility(PROMPT.text, text, finished=True, taste=TASTE) == pytest.approx(
+        TASTE.finished + TASTE.answers + TASTE.tone * found["tone"]
+    )
+    assert utility(PROMPT.text, " ", finished=True, taste=TASTE) < utility(
+        PROMPT.text, "terrible awful bad", finished=False, taste=TASTE
+    )
+
+
+def test_choices_follow_bradley_terry_at_the_stated_noise():
+    """4,000 pairs of the same two texts: the share of the better one is sigmoid(gap / noise)."""
+    good, bad = "Rice is really lovely to cook.", "Rice is really something to cook."
+    gap = utility(PROMPT.text, good, finished=True, taste=TASTE) - utility(PROMPT.text, bad, finished=True, taste=TASTE)
+    someone = annotator(noise=2.0)
+    wins = shown_first = 0
+    for i in range(4000):
+        judgment = someone.compare(PROMPT, response(f"g{i}", good), response(f"b{i}", bad), run="r")
+        first_is_good = judgment.first.startswith("g")
+        assert judgment.probability_first == pytest.approx(1 / (1 + math.exp(-(gap if first_is_good else -gap) / 2.0)))
+        wins += (judgment.choice == "first") == first_is_good
+        shown_first += first_is_good
+    assert wins / 4000 == pytest.approx(1 / (1 + math.exp(-gap / 2.0)), abs=0.025)
+    assert shown_first / 4000 == pytest.approx(0.5, abs=0.025)
+
+
+def test_a_judgment_does_not_depend_on_the_order_of_asking():
+    one, other = response("x", "Rice is lovely."), response("y", "Boil rice.")
+    assert annotator(1.0).compare(PROMPT, one, other, run="r") == annotator(1.0).compare(PROMPT, other, one, run="r")

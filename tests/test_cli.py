@@ -1,0 +1,169 @@
+"""The command line as its user meets it: messages, exit codes, nothing lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import make_model, write_lines
+
+from plaudit import cli
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """run("sft", "-w", ...) -> (exit code, standard output, standard error)."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["plaudit", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def test_the_loop_by_commands_alone(run, tmp_path, tiny_model, prompts_file, demonstrations_file):
+    from conftest import TINY
+
+    folder = tmp_path / "w"
+    prose = write_lines(tmp_path / "prose.jsonl", [{"text": "the garden grows well and water helps it"}] * 3)
+    settings = [*TINY, f"model.name={tiny_model}", f"evaluate.perplexity_text={prose}"]
+    assert run("init", folder, *settings)[0] == 0
+    assert "30 prompts added" in run("import", prompts_file, "--kind", "prompts", "-w", folder)[1]
+    assert run("import", demonstrations_file, "--kind", "demonstrations", "-w", folder)[0] == 0
+    for stage in ("sft", "sample", "judge", "reward", "evaluate"):
+        arguments = ["evaluate.policy=latest:sft"] if stage == "evaluate" else []
+        code, out, _ = run(stage, "-w", folder, "--json", *arguments)
+        assert code == 0
+        assert json.loads(out)["status"] == "complete"
+    assert run("rl", "--algorithm", "ppo", "-w", folder, "rl.steps=1")[0] == 0
+    status = json.loads(run("status", "-w", folder, "--json")[1])
+    assert [r["run"] for r in status["runs"]][-1] == "rl-001"
+    assert run("chat", "rl-001", "-w", folder, "-m", "what is tea", "--max-new-tokens", "5")[0] == 0
+    assert run("export", "rl-001", tmp_path / "out", "-w", folder)[0] == 0
+    assert (tmp_path / "out" / "model.safetensors").exists()
+    assert run("export", "rl-001", tmp_path / "out", "-w", folder)[0] == 2
+
+
+def test_dry_run_prints_the_resolved_settings_and_runs_nothing(run, workspace):
+    code, out, _ = run("sft", "-w", workspace.path, "--dry-run", "sft.epochs=7")
+    assert code == 0
+    assert "epochs: 7" in out
+    assert workspace.runs() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sft", "sft.epoch=3"], "Did you mean `sft.epochs`?"),
+        (["rl", "--algorithm", "pp0"], "`rl.algorithm`"),
+        (["import", "{tmp}/bad.jsonl", "--kind", "prompts"], "line 2: not valid JSON"),
+        (["import", "{tmp}/empty.jsonl", "--kind", "prompts"], "is empty"),
+        (["import", "{tmp}/columns.jsonl", "--kind", "comparisons"], "column `chosen` is missing"),
+        (["import", "{tmp}/columns.jsonl", "--kind", "prompt"], "Did you mean `prompts`?"),
+        (["sft", "model.name={tmp}/bare"], "has no tokenizer"),
+        (["sft", "model.name={tmp}/nowhere"], "no config.json"),
+        (["sample", "sample.policy={tmp}/model", "data.max_prompt_tokens=3"], "the limit is 3"),
+        (["rl"], "no complete `sft` run"),
+        (["report"], "no complete `evaluate` run"),
+        (["chat", "sft-009"], "sft-009"),
+        (["export", "sft-001", "{tmp}/x"], "no run `sft-001`"),
+        (["sft", "--resume", "sft-007"], "no run `sft-007` to resume"),
+        (["sft", "--no-such-option"], "No such option"),
+        (["sft", "--config", "{tmp}/none.yaml"], "no such configuration file"),
+        (["sft", "model.device=tpu"], "not usable here"),
+    ],
+)
+def test_bad_input_gets_one_clear_message_and_exit_code_2(run, workspace, tmp_path, tiny_model, arguments, message):
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "a"}\n{"prompt"\n')
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "columns.jsonl").write_text('{"prompt": "a"}\n')
+    make_model(tmp_path / "model")
+    for file in make_model(tmp_path / "bare").glob("*token*"):
+        file.unlink()
+    before = workspace.store.counts()
+    code, out, err = run(*(a.format(tmp=tmp_path) for a in arguments), "-w", workspace.path)
+    assert code == 2, err
+    assert message in err
+    assert "Traceback" not in out + err
+    assert workspace.store.counts() == before
+
+
+def test_a_folder_that_is_no_workspace_is_named(run, tmp_path):
+    code, _, err = run("status", "-w", tmp_path)
+    assert code == 2
+    assert "plaudit init" in err
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), RuntimeError("[enforce fail] PytorchStreamWriter failed writing")]
+)
+def test_a_full_disk_is_one_message_and_keeps_what_was_complete(run, workspace, monkeypatch, error):
+    import plaudit.training.sft as module
+
+    def full(*_args, **_kwargs):
+        raise error
+
+    monkeypatch.setattr(module, "save_causal", full)
+    code, _, err = run("sft", "-w", workspace.path)
+    assert code == 2
+    assert "The disk is full" in err
+    assert workspace.runs()[-1].status == "failed"
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, "argv", ["plaudit", "sft", "-w", str(workspace.path), "--resume", "sft-001"])
+    cli.main()
+    assert workspace.run("sft-001").status == "complete"
+
+
+def test_an_error_of_ours_is_not_dressed_up(monkeypatch, workspace):
+    import plaudit.training.sft as module
+
+    def broken(*_args, **_kwargs):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(module, "load_causal", broken)
+    monkeypatch.setattr(sys, "argv", ["plaudit", "sft", "-w", str(workspace.path)])
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+def test_ctrl_c_exits_130_and_the_run_resumes(workspace):
+    """A real SIGINT to a real process in the middle of training."""
+    command = [sys.executable, "-m", "plaudit", "sft", "-w", str(workspace.path), "sft.epochs=4000"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    deadline = time.monotonic() + 120
+    while not (workspace.path / "runs" / "sft-001" / "checkpoint.pt").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert "--resume" in err
+    stopped = workspace.runs()[-1]
+    assert stopped.status == "interrupted"
+    assert stopped.metrics()
+
+
+def test_a_person_judges_first_and_is_used(run, workspace, monkeypatch):
+    import io
+
+    run("sample", "-w", workspace.path, "sample.policy=" + workspace.config().model.name)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("1\nx\n5\ns\n9\n"))
+    code, _, err = run("judge", "-w", workspace.path, "--annotate", "4")
+    assert code == 0
+    assert "'x' is not a choice" in err
+    assert "3 judgments kept" in err
+    mine = [c for c in workspace.store.comparisons() if c.annotator.startswith("person:")]
+    assert sorted((c.choice, c.grade) for c in mine) == [("first", 4), ("second", 4), ("tie", None)]
+    assert all(c.seconds is not None for c in mine)
+    code, out, _ = run("reward", "-w", workspace.path, "--json", "reward.model=" + workspace.config().model.name)
+    assert json.loads(out)["result"]["train_judgments_by_people"] == 3

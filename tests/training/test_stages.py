@@ -1,0 +1,281 @@
+"""The stages on a tiny model: they run, they repeat, they survive being stopped, and they learn."""
+
+import json
+
+import pytest
+import torch
+from conftest import make_model, write_lines
+from safetensors.torch import load_file
+
+import plaudit
+from plaudit.config import resolve
+from plaudit.errors import ConfigError, DataError, ModelError, WorkspaceError
+from plaudit.training import step as step_module
+
+
+def weights(run):
+    return load_file(run.model_folder / "model.safetensors")
+
+
+def same_weights(one, other):
+    first, second = weights(one), weights(other)
+    return first.keys() == second.keys() and all(first[k].equal(second[k]) for k in first)
+
+
+def rows(run, *left_out):
+    return [{k: v for k, v in row.items() if k not in left_out} for row in run.metrics()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A workspace in which every stage has run."""
+    from conftest import TINY, WORDS
+
+    base = tmp_path_factory.mktemp("finished")
+    model = make_model(base / "model")
+    nouns = WORDS[10:]
+    questions = [f"What should I do about my {a} and {b} today?" for a in nouns[:6] for b in nouns[6:11]]
+    prompts = write_lines(base / "p.jsonl", [{"prompt": q} for q in questions])
+    answers = write_lines(
+        base / "d.jsonl", [{"prompt": q, "completion": "a good happy answer"} for q in questions[:24]]
+    )
+    prose = write_lines(base / "prose.jsonl", [{"text": "the garden grows well and water helps it"}] * 3)
+    changes = [*TINY, f"model.name={model}", f"evaluate.perplexity_text={prose}", "sft.optimiser.learning_rate=0.01"]
+    workspace = plaudit.init(base / "workspace", config=resolve(overrides=changes))
+    plaudit.import_file(workspace.store, prompts, kind="prompts")
+    plaudit.import_file(workspace.store, answers, kind="demonstrations")
+    for stage in (plaudit.sft, plaudit.sample, plaudit.judge, plaudit.reward, plaudit.rl, plaudit.evaluate):
+        stage(workspace)
+    return workspace
+
+
+def test_every_run_is_complete_and_knows_where_it_came_from(finished):
+    runs = {run.kind: run for run in finished.runs()}
+    assert {run.status for run in runs.values()} == {"complete"}
+    assert runs["sample"].parents == {"policy": "sft-001"}
+    assert runs["reward"].parents == {"model": "sft-001", "comparisons_0": "judge-001"}
+    assert runs["rl"].parents == {"policy": "sft-001", "reward": "reward-001"}
+    assert runs["evaluate"].parents == {"policy": "rl-001", "baseline": "sft-001", "reward": "reward-001"}
+    for run in runs.values():
+        assert run.info["versions"]["torch"]
+        (data,) = run.info["data"].values()
+        assert data["count"] > 0
+        assert len(data["sha256"]) == 64
+        assert run.config().seed == run.info["seed"]
+    assert any((runs["rl"].path / "tensorboard").iterdir())
+    assert not list(finished.path.rglob("checkpoint.pt"))
+
+
+def test_fine_tuning_lowers_the_held_out_loss(finished):
+    result = finished.run("latest:sft").result
+    assert result["held_out_loss_after"] < 0.7 * result["held_out_loss_before"]
+
+
+def test_samples_keep_their_ids_and_log_probs(finished):
+    responses = finished.store.responses("sample-001")
+    assert len(responses) == 120
+    for response in responses:
+        assert len(response.token_ids) == len(response.log_probs) > 0
+        assert max(response.log_probs) <= 0
+
+
+def test_at_step_0_the_policy_is_the_reference_and_the_ratio_is_1(finished):
+    """KL exactly 0, log-ratio exactly 0 before the first update of every step, sampler within 1e-4 of trainer."""
+    steps = finished.run("latest:rl").metrics()
+    assert steps[0]["kl"] == 0.0
+    assert steps[-1]["kl"] != 0.0
+    assert all(row["first_ratio_gap"] == 0.0 for row in steps)
+    assert all(row["sampler_gap"] < 1e-4 for row in steps)
+
+
+def test_evaluation_reports_every_figure_with_an_interval(finished):
+    result = finished.run("latest:evaluate").result
+    for figure in (result["win_rate"], result["win_rate_by_reward"], result["perplexity"]["ratio"]):
+        assert figure["low"] <= figure["value"] <= figure["high"]
+    for side in ("policy", "baseline"):
+        assert {"length", "finished_rate", "utility", "tone", "answers", "repetition"} <= result[side].keys()
+
+
+def test_a_policy_against_itself_has_no_kl_and_no_perplexity_cost(finished):
+    run = plaudit.evaluate(finished, finished.config(overrides=["evaluate.policy=sft-001"]))
+    assert run.result["win_rate"]["value"] == 0.5
+    assert run.result["kl"]["value"] == 0.0
+    assert run.result["perplexity"]["ratio"]["value"] == 1.0
+
+
+@pytest.mark.parametrize("kind", ["sft", "reward", "rl"])
+def test_the_same_seed_gives_the_same_run_twice_and_another_seed_another(finished, kind):
+    stage = getattr(plaudit, kind)
+    first = finished.run(f"{kind}-001")
+    pinned = ["sample.policy=sft-001", "reward.model=sft-001", "rl.policy=sft-001", "rl.reward=reward-001"]
+    again = stage(finished, finished.config(overrides=pinned))
+    assert same_weights(first, again)
+    assert rows(first) == rows(again)
+    assert not same_weights(first, stage(finished, finished.config(overrides=[*pinned, "seed=1"])))
+
+
+@pytest.mark.parametrize("kind", ["sft", "reward"])
+def test_the_size_of_micro_batches_changes_nothing(finished, kind):
+    pinned = ["reward.model=sft-001", "model.tokens_per_micro_batch=60"]
+    small = getattr(plaudit, kind)(finished, finished.config(overrides=pinned))
+    whole = weights(finished.run(f"{kind}-001"))
+    for name, value in weights(small).items():
+        torch.testing.assert_close(value, whole[name], atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["sft", "reward", "rl"])
+def test_a_run_stopped_between_two_steps_resumes_to_the_very_same_weights(finished, kind, monkeypatch):
+    """Stopped by Ctrl-C after the second optimiser step of the policy; the checkpoint before it is used."""
+    pinned = ["reward.model=sft-001", "rl.policy=sft-001", "rl.reward=reward-001"]
+    taken = 0
+    take = step_module.Optimiser.step
+
+    def stop_at_the_fourth(self):
+        nonlocal taken
+        taken += 1
+        if taken == 4:
+            raise KeyboardInterrupt
+        return take(self)
+
+    monkeypatch.setattr(step_module.Optimiser, "step", stop_at_the_fourth)
+    with pytest.raises(KeyboardInterrupt):
+        getattr(plaudit, kind)(finished, finished.config(overrides=pinned))
+    monkeypatch.undo()
+    stopped = finished.runs(kind)[-1]
+    assert stopped.status == "interrupted"
+    with pytest.raises(WorkspaceError, match="Finish it with"):
+        finished.run(stopped.name)
+    resumed = getattr(plaudit, kind)(finished, resume=stopped.name)
+    assert resumed.status == "complete"
+    assert same_weights(finished.run(f"{kind}-001"), resumed)
+    assert rows(finished.run(f"{kind}-001")) == rows(resumed)
+
+
+def test_an_interrupted_sampling_run_goes_on_where_it_stopped(workspace, monkeypatch):
+    from plaudit.store.database import Store
+
+    config = workspace.config(
+        overrides=["sample.policy=" + workspace.config().model.name, "sample.sequences_per_batch=16"]
+    )
+    add, calls = Store.add_responses, 0
+
+    def stop_at_the_third(self, responses):
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return add(self, responses)
+
+    monkeypatch.setattr(Store, "add_responses", stop_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        plaudit.sample(workspace, config)
+    monkeypatch.undo()
+    kept = workspace.store.responses("sample-001")
+    assert len(kept) == 32
+    run = plaudit.sample(workspace, resume="sample-001")
+    assert run.result["responses"] == 120
+    assert kept == [r for r in workspace.store.responses("sample-001") if r in kept]
+
+
+def test_supervised_loss_is_that_of_the_answers_tokens_alone(workspace, tiny_model):
+    """Against transformers' own loss with the prompt's labels masked out."""
+    from transformers import AutoModelForCausalLM
+
+    from plaudit.config import ModelSettings
+    from plaudit.models.loading import load_causal
+    from plaudit.text.chat import TokenSequence
+    from plaudit.training.sft import mean_loss
+
+    model = load_causal(str(tiny_model), ModelSettings(dtype="float32"))
+    demonstration = workspace.store.demonstrations()[0]
+    sequence = TokenSequence(
+        model.format.encode_prompt(demonstration.prompt.messages), model.format.encode_response(demonstration.text)
+    )
+    ids = torch.tensor([sequence.prompt_ids + sequence.response_ids])
+    labels = ids.clone()
+    labels[0, : len(sequence.prompt_ids)] = -100
+    theirs = AutoModelForCausalLM.from_pretrained(tiny_model)(ids, labels=labels).loss.item()
+    assert mean_loss(model.network, [sequence], workspace.config()) == pytest.approx(theirs, abs=1e-5)
+    assert sequence.response_ids[-1] == model.format.end_id
+
+
+@pytest.fixture
+def good_and_bad(workspace, tmp_path):
+    """Comparisons that always prefer the answer with happy words."""
+    prompts = workspace.store.prompts()
+    pairs = [
+        {"prompt": p.messages, "chosen": f"a good kind {w} answer", "rejected": f"a bad awful {w} answer"}
+        for p in prompts
+        for w in ("tea", "moon")
+    ]
+    plaudit.import_file(workspace.store, write_lines(tmp_path / "c.jsonl", pairs), kind="comparisons")
+    return workspace
+
+
+def test_a_reward_model_learns_from_imported_comparisons(good_and_bad):
+    changes = [
+        "reward.model=" + good_and_bad.config().model.name,
+        "reward.epochs=4",
+        "reward.optimiser.learning_rate=0.01",
+    ]
+    run = plaudit.reward(good_and_bad, good_and_bad.config(overrides=changes))
+    assert run.result["accuracy"]["value"] > 0.95
+    assert run.result["ceiling"] is None  # one judgment a pair: no way to know
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", ["{rank: 8, alpha: 16}", "null"])
+def test_ppo_raises_the_score_it_is_given(good_and_bad, lora):
+    """The reward model likes happy words; forty steps must make them frequent. Trains a minute."""
+    name = good_and_bad.config().model.name
+    base = [f"model.lora={lora}", f"reward.model={name}", f"rl.policy={name}", "rl.missing_eos_score=null"]
+    learn = ["reward.epochs=4", "reward.optimiser.learning_rate=0.01", "rl.steps=40", "rl.prompts_per_step=24",
+             "rl.optimiser.learning_rate=0.01", "rl.value_optimiser.learning_rate=0.01", "rl.epochs=2"]  # fmt: skip
+    config = good_and_bad.config(overrides=[*base, *learn])
+    plaudit.reward(good_and_bad, config)
+    result = plaudit.rl(good_and_bad, config).result
+    assert result["last"]["score"] > result["first"]["score"] + 1.0
+
+
+def test_nothing_to_work_on_is_said(tmp_path, tiny_model):
+    empty = plaudit.init(tmp_path / "empty", config=resolve(overrides=[f"model.name={tiny_model}"]))
+    for stage in (plaudit.sft, plaudit.sample, plaudit.reward, plaudit.rl):
+        with pytest.raises(DataError, match="plaudit import"):
+            stage(empty)
+    with pytest.raises(WorkspaceError, match="no complete `sample` run"):
+        plaudit.judge(empty)
+    assert empty.runs() == []
+
+
+def test_a_policy_and_a_reward_model_of_different_vocabularies_are_refused(finished, tmp_path):
+    other = make_model(tmp_path / "other")
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(other)
+    tokenizer.add_tokens(["<|new|>"])
+    tokenizer.save_pretrained(other)
+    with pytest.raises(ModelError, match="different vocabularies"):
+        plaudit.rl(finished, finished.config(overrides=[f"rl.policy={other}"]))
+    assert finished.runs("rl")[-1].status == "failed"
+
+
+def test_a_run_of_the_wrong_kind_is_refused(finished):
+    with pytest.raises(WorkspaceError, match="of kind `sft`, but a `reward` run is needed"):
+        plaudit.rl(finished, finished.config(overrides=["rl.reward=sft-001"]))
+    with pytest.raises(WorkspaceError, match=r"no run `sft-01`. Did you mean `sft-001`"):
+        finished.run("sft-01")
+
+
+def test_metrics_and_results_are_valid_json(finished):
+    for run in finished.runs():
+        json.loads((run.path / "run.json").read_text())
+        assert all(isinstance(v, int | float) for row in run.metrics() for v in row.values())
+
+
+def test_an_algorithm_that_needs_groups_says_so(finished, monkeypatch):
+    from plaudit.algorithms.ppo import PPO
+    from plaudit.algorithms.rollouts import Needs
+
+    monkeypatch.setattr(PPO, "needs", Needs(critic=True, smallest_group=2))
+    with pytest.raises(ConfigError, match="samples_per_prompt"):
+        plaudit.rl(finished)
