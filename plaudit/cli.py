@@ -42,6 +42,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on 
 Resume = Annotated[str | None, typer.Option("--resume", help="Go on with this interrupted run.", metavar="RUN")]
 
 DEFAULT_WORKSPACE = Path(".")
+STOPPED = 130
+"""Exit code of a process that was interrupted from the keyboard."""
+_USAGE_ERROR: Any = typer.BadParameter.__bases__[0].__bases__[0]
+"""What a wrong option raises: click's base class, or that of the click which newer Typer carries within."""
 
 
 @app.command()
@@ -49,13 +53,18 @@ def init(
     folder: Annotated[Path, typer.Argument(help="Folder to make.")],
     config: ConfigOption = None,
     overrides: Overrides = None,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Make a workspace: plaudit.yaml, the feedback database, and runs/."""
     from plaudit.config import resolve
     from plaudit.workspace import Workspace
 
-    workspace = Workspace.create(folder, config=resolve(config, overrides=overrides))
+    settings = resolve(config, overrides=overrides)
+    if dry_run:
+        typer.echo(settings.to_yaml(), nl=False)
+        return
+    workspace = Workspace.create(folder, config=settings)
     _show(
         {"workspace": str(workspace.path)},
         as_json,
@@ -70,6 +79,7 @@ def import_(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     config: ConfigOption = None,
     overrides: Overrides = None,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Read prompts, demonstrations or comparisons into the workspace, whole or not at all.
@@ -89,6 +99,9 @@ def import_(
         raise DataError(f"--kind {kind}: unknown. Known: {', '.join(kinds)}.{nearest(kind, kinds)}")
     opened = _workspace(workspace)
     settings = opened.config(config, overrides)
+    if dry_run:
+        typer.echo(settings.to_yaml(), nl=False)
+        return
     imported = import_file(opened.store, file, kind=known, held_out_share=settings.data.held_out_share)
     again = f" {imported.repeated} were there already." if imported.repeated else ""
     _show(vars(imported), as_json, f"{imported.rows} lines read, {imported.added} {kind} added.{again}")
@@ -201,11 +214,28 @@ def chat(
     temperature: Annotated[float, typer.Option(min=0.01, help="Of sampling.")] = 0.7,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length limit of an answer.")] = 256,
     seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
+    config: ConfigOption = None,
+    dry_run: DryRun = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each turn as a line of JSON.")] = False,
+    overrides: Overrides = None,
 ) -> None:
-    """Talk with a policy. An empty line ends the conversation."""
+    """Talk with a policy. An empty line ends the conversation. The settings under `model` apply."""
+    from plaudit.config import resolve
+    from plaudit.workspace import CONFIG_NAME
+
+    opened = _workspace(workspace) if (workspace / CONFIG_NAME).exists() else None
+    settings = opened.config(config, overrides) if opened else resolve(config, overrides=overrides)
+    if dry_run:
+        typer.echo(settings.to_yaml(), nl=False)
+        return
     from plaudit.sampling.chat import converse
 
-    converse(workspace, run, message=message, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
+    source = opened.model_source(run) if opened else run
+    for question, answer in converse(
+        source, settings, message=message, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed
+    ):
+        turn = {"question": question, "answer": answer}
+        typer.echo(json.dumps(turn, ensure_ascii=False) if as_json else answer)
 
 
 @app.command()
@@ -213,12 +243,14 @@ def status(workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: Json = False
     """Show what the workspace holds and which runs it has."""
     opened = _workspace(workspace)
     counts = opened.store.counts()
-    runs = [{"run": r.name, **{k: r.info.get(k) for k in ("status", "seconds", "parents")}} for r in opened.runs()]
     lines = ["  ".join(f"{name}: {number}" for name, number in counts.items()), ""]
-    for row in runs:
-        parents = ", ".join(f"{role}={name}" for role, name in row["parents"].items())
-        seconds = f"{row['seconds']:.0f} s" if row["seconds"] is not None else ""
-        lines.append(f"{row['run']:<14} {row['status']:<12} {seconds:>7}  {parents}")
+    runs = []
+    for run in opened.runs():
+        seconds = run.info.get("seconds")
+        runs.append({"run": run.name, "status": run.status, "seconds": seconds, "parents": run.parents})
+        parents = ", ".join(f"{role}={name}" for role, name in run.parents.items())
+        took = f"{seconds:.0f} s" if seconds is not None else ""
+        lines.append(f"{run.name:<14} {run.status:<12} {took:>7}  {parents}")
     _show({"data": counts, "runs": runs}, as_json, "\n".join(lines if runs else [*lines, "No runs yet."]))
 
 
@@ -318,13 +350,12 @@ def _show(content: dict[str, Any], as_json: bool, text: str) -> None:
 
 def main() -> None:
     """Entry point: prints errors without a traceback; exit code 2 for a mistake, 130 for Ctrl-C."""
-    import click
-
     try:
-        app(standalone_mode=False)
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        _fail("Stopped. What was complete is kept; see `plaudit status` and go on with --resume RUN.", code=130)
-    except click.exceptions.ClickException as error:
+        if app(standalone_mode=False) == STOPPED:  # how newer Typer reports Ctrl-C; older ones raise
+            raise KeyboardInterrupt
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("Stopped. What was complete is kept; see `plaudit status` and go on with --resume RUN.", code=STOPPED)
+    except _USAGE_ERROR as error:
         error.show()
         sys.exit(2)
     except PlauditError as error:

@@ -123,7 +123,7 @@ class TasteSettings(Section):
 
     finished: float = 1.0
     """Weight of having ended with a stop token, nats of preference."""
-    answers: float = 1.0
+    answers: float = 0.5
     """Weight of taking up the words of the question (all of it at two content words or more)."""
     tone: float = 1.5
     """Weight of a positive tone by the VADER lexicon."""
@@ -133,7 +133,7 @@ class TasteSettings(Section):
     """Weight of repeated three-word runs."""
     comfortable_words: Positive = 15
     """Words up to which an answer is brief."""
-    fewest_words: Positive = 6
+    fewest_words: Positive = 4
     """Words below which an answer is curt."""
 
 

@@ -33,6 +33,7 @@ from plaudit.store import Store
 
 CONFIG_NAME = "plaudit.yaml"
 DATABASE_NAME = "feedback.sqlite"
+RUN_NAME = r"(sft|sample|judge|reward|rl|evaluate)-\d{3,}"
 RECORDED_PACKAGES = ("plaudit", "torch", "transformers", "peft", "tokenizers", "numpy", "sqlalchemy")
 
 
@@ -180,8 +181,27 @@ class Workspace:
         return found
 
     def is_run(self, reference: str) -> bool:
-        """Whether the text names a run of this workspace (or the newest of a kind)."""
-        return reference.startswith("latest:") or (self.path / "runs" / reference / "run.json").exists()
+        """Whether the text names a run, there or not: `latest:KIND`, or a stage's name with a number."""
+        return reference.startswith("latest:") or re.fullmatch(RUN_NAME, reference) is not None
+
+    def model_source(self, reference: str, *, kind: str | None = None) -> str:
+        """The model folder or hub name behind a reference.
+
+        reference   `latest:KIND`, a run's name, a Hugging Face folder, the built-in model, or a hub name
+        kind        the kind that a run must be of, when it is one
+
+        Raises WorkspaceError when it names a run that is missing, incomplete, of another kind or without a model.
+        """
+        if not self.is_run(reference):
+            return reference
+        run = self.run(reference, kind=kind)
+        if not run.model_folder.exists():
+            raise WorkspaceError(f"run `{run.name}` has no model; `sft`, `reward` and `rl` runs have one.")
+        return str(run.model_folder)
+
+    def lineage_name(self, reference: str) -> str:
+        """The run's own name for `latest:KIND`; any other reference as it is."""
+        return self.run(reference).name if self.is_run(reference) else reference
 
     @contextmanager
     def new_run(

@@ -74,7 +74,7 @@ def test_dry_run_prints_the_resolved_settings_and_runs_nothing(run, workspace):
         (["sample", "sample.policy={tmp}/model", "data.max_prompt_tokens=3"], "the limit is 3"),
         (["rl"], "no complete `sft` run"),
         (["report"], "no complete `evaluate` run"),
-        (["chat", "sft-009"], "sft-009"),
+        (["chat", "sft-009"], "has no run `sft-009`"),
         (["export", "sft-001", "{tmp}/x"], "no run `sft-001`"),
         (["sft", "--resume", "sft-007"], "no run `sft-007` to resume"),
         (["sft", "--no-such-option"], "No such option"),

@@ -20,7 +20,6 @@ from plaudit.files import write_text
 from plaudit.judges.taste import taste_facts, utility
 from plaudit.models.loading import LoadedModel, load_causal, load_reward
 from plaudit.models.network import Network
-from plaudit.models.sources import lineage_name, model_source
 from plaudit.progress import progress
 from plaudit.records import Prompt
 from plaudit.sampling.in_process import Completion, sample
@@ -60,16 +59,16 @@ def evaluate(workspace: Workspace, config: Config | None = None) -> Run:
             "`data.held_out_share` before importing."
         )
     parents = {
-        "policy": lineage_name(workspace, settings.policy),
-        "baseline": lineage_name(workspace, settings.baseline),
+        "policy": workspace.lineage_name(settings.policy),
+        "baseline": workspace.lineage_name(settings.baseline),
     }
     if settings.reward is not None:
-        parents["reward"] = lineage_name(workspace, settings.reward)
+        parents["reward"] = workspace.lineage_name(settings.reward)
     with workspace.new_run(
         "evaluate", config, parents=parents, data=snapshot("prompts", (p.id for p in prompts))
     ) as run:
-        policy = load_causal(model_source(workspace, parents["policy"]), config.model)
-        baseline = load_causal(model_source(workspace, parents["baseline"]), config.model)
+        policy = load_causal(workspace.model_source(parents["policy"]), config.model)
+        baseline = load_causal(workspace.model_source(parents["baseline"]), config.model)
         ours = _answer(policy, prompts, config, label="policy answers")
         theirs = _answer(baseline, prompts, config, label="baseline answers")
         scores = _reward_scores(workspace, parents.get("reward"), ours, theirs, config)
@@ -244,9 +243,7 @@ def _reward_scores(
     """Normalised reward-model scores of both sides; texts are encoded with the reward model's own tokenizer."""
     if reference is None:
         return None
-    model = load_reward(
-        model_source(workspace, reference, kind="reward" if workspace.is_run(reference) else None), config.model
-    )
+    model = load_reward(workspace.model_source(reference, kind="reward"), config.model)
     mean, std = model.score_normaliser
     both: list[list[float]] = []
     for answers in (ours, theirs):

@@ -21,13 +21,13 @@ class Interval(TypedDict):
     n: int
 
 
-def wilson(successes: float, n: int) -> Interval:
+def wilson(successes: float, n: float) -> Interval:
     """Wilson's score interval of a proportion, in [0, 1] even at 0 or n successes.
 
     Wilson 1927. Fractional successes (ties as halves, means over repeats) are allowed: a mean of values in
     [0, 1] varies no more than a coin of the same mean, so the interval is then conservative.
 
-    Raises ValueError for n = 0: an empty sample has no proportion.
+    n may be an effective sample size; the result's own is rounded. Raises ValueError for n < 1.
     """
     if n < 1:
         raise ValueError("a proportion of nothing has no value")
@@ -35,7 +35,7 @@ def wilson(successes: float, n: int) -> Interval:
     p = successes / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
-    return {"value": p, "low": max(0.0, centre - half), "high": min(1.0, centre + half), "n": n}
+    return {"value": p, "low": max(0.0, centre - half), "high": min(1.0, centre + half), "n": round(n)}
 
 
 def cluster_bootstrap(

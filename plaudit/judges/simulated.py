@@ -31,7 +31,8 @@ class SimulatedAnnotator:
 
     def compare(self, prompt: Prompt, first: Response, second: Response, *, run: str) -> Comparison:
         """Judge two responses, shown in a random order of this annotator's own."""
-        if unit_interval("order", self.seed, self.settings.name, *sorted((first.id, second.id))) < 0.5:
+        first, second = sorted((first, second), key=lambda response: response.id)
+        if unit_interval("order", self.seed, self.settings.name, first.id, second.id) < 0.5:
             first, second = second, first
         gap = self._utility(prompt, first) - self._utility(prompt, second)
         probability = 1 / (1 + math.exp(-max(-500.0, min(500.0, gap / self.settings.noise))))

@@ -10,7 +10,6 @@ from plaudit.config import Config
 from plaudit.errors import DataError
 from plaudit.evaluation.agreement import agreement
 from plaudit.judges.simulated import SimulatedAnnotator
-from plaudit.models.sources import lineage_name
 from plaudit.progress import progress
 from plaudit.records import Annotator, Comparison, Prompt, Response, unit_interval
 from plaudit.store.database import snapshot
@@ -38,7 +37,7 @@ def judge(
     config = config or workspace.config()
     samples = workspace.run(config.judge.samples, kind="sample")
     responses = workspace.store.responses(samples.name)
-    parents = {"samples": lineage_name(workspace, config.judge.samples)}
+    parents = {"samples": workspace.lineage_name(config.judge.samples)}
     with workspace.new_run(
         "judge", config, parents=parents, data=snapshot("responses", (r.id for r in responses))
     ) as run:
@@ -54,9 +53,12 @@ def _run(workspace: Workspace, run: Run, config: Config, ask: AskPerson | None) 
         )
     if config.judge.people and ask is not None:
         training = [pair for pair in pairs if pair[0].split == "train"]
-        chosen = sorted(training, key=lambda p: unit_interval("person", config.seed, p[1].id, p[2].id))
-        one_each = list({prompt.id: (prompt, *pair) for prompt, *pair in reversed(chosen)}.values())[::-1]
-        ask(one_each[: config.judge.people], run.name, lambda judgment: _keep_person(workspace, judgment))
+        shuffled = sorted(training, key=lambda pair: unit_interval("person", config.seed, pair[1].id, pair[2].id))
+        one_each: dict[str, Pair] = {}
+        for pair in shuffled:
+            one_each.setdefault(pair[0].id, pair)
+        chosen = list(one_each.values())[: config.judge.people]
+        ask(chosen, run.name, lambda judgment: _keep_person(workspace, judgment))
     annotators = [SimulatedAnnotator(a, config.judge.taste, config.seed) for a in config.judge.annotators]
     workspace.store.add_annotators([a.annotator for a in annotators])
     with progress("judging", len(pairs) * len(annotators)) as advance:

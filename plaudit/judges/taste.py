@@ -30,14 +30,14 @@ def taste_facts(prompt: str, response: str, *, finished: bool, taste: TasteSetti
 
     finished    1 when the response ended by itself, else 0
     answers     share of the question's content words that the response takes up, full at two of them; by
-                their first five letters, so that "cook" meets "cooking"
+                their first four letters, so that "cook" meets "cooking"
     tone        VADER compound score (Hutto & Gilbert 2014), in [-1, 1]
     length      0 from `fewest_words` to `comfortable_words`; rising to 1 at no words, and at twice as many
     repetition  share of three-word runs that occurred before in the response, in [0, 1)
     """
     words = _WORD.findall(response.lower())
-    asked = {word[:5] for word in _WORD.findall(prompt.lower()) if word not in STOP_WORDS}
-    taken_up = asked & {word[:5] for word in words}
+    asked = {word[:4] for word in _WORD.findall(prompt.lower()) if word not in STOP_WORDS}
+    taken_up = asked & {word[:4] for word in words}
     runs = list(zip(words, words[1:], words[2:], strict=False))
     return {
         "finished": float(finished),

@@ -38,7 +38,7 @@ FACTS = {
     "answers": "share of the question's content words taken up, full at two",
     "tone": "VADER compound score, −1 to 1",
     "repetition": "share of three-word runs that occurred before in the answer",
-    "words": "words an answer; the taste charges what is beyond {comfortable_words}, as a share of it, at most 1",
+    "words": "words an answer; the taste likes {fewest_words} to {comfortable_words}",
     "length": "tokens an answer",
     "reward_score": "score of the reward model, in standard deviations of its training responses",
 }
@@ -171,7 +171,8 @@ def fact_rows(evaluation: Run) -> list[dict[str, str]]:
             {
                 "name": name.replace("_", " "),
                 "meaning": FACTS.get(name, "").format(
-                    comfortable_words=taste.get("comfortable_words", "a comfortable length")
+                    comfortable_words=taste.get("comfortable_words", "a comfortable length"),
+                    fewest_words=taste.get("fewest_words", "few"),
                 ),
                 "weight": "" if weight is None else f"{sign}{weight:g}",
                 "before": _number(before[name]["value"], digits),

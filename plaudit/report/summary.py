@@ -35,6 +35,9 @@ def summarise(workspace: Workspace, evaluation: Run) -> dict[str, Any]:
     quality = by_kind["reward"].result if "reward" in by_kind else {}
     judged = by_kind["judge"].result if "judge" in by_kind else {}
     perplexity = result["perplexity"]
+    seconds: dict[str, float] = {}
+    for run in runs:
+        seconds[run.kind] = round(seconds.get(run.kind, 0.0) + run.info.get("seconds", 0.0), 2)
     return {
         "seed": evaluation.info["seed"],
         "reward_accuracy": quality.get("accuracy"),
@@ -54,8 +57,8 @@ def summarise(workspace: Workspace, evaluation: Run) -> dict[str, Any]:
         "perplexity_ratio": perplexity.get("ratio"),
         "agreement": judged.get("agreement"),
         "judgments_by_people": quality.get("train_judgments_by_people", 0),
-        "seconds": {run.kind: run.info["seconds"] for run in runs},
-        "peak_memory_gb": max(run.info["peak_memory_gb"] for run in runs),
+        "seconds": seconds,
+        "peak_memory_gb": max(run.info.get("peak_memory_gb", 0.0) for run in runs),
         "runs": [run.name for run in runs],
         "versions": evaluation.info["versions"],
     }

@@ -92,14 +92,19 @@ def closing_words(workspace: Workspace, summary: dict[str, Any]) -> str:
     def change(key: str) -> str:
         return f"{summary[key]['before']['value']:.2f} -> {summary[key]['after']['value']:.2f}"
 
-    policy = next((name for name in summary["runs"] if name.startswith("rl-")), "latest:rl")
-    agreement = summary["agreement"]
+    policy = next(name for name in reversed(summary["runs"]) if name.startswith("rl-"))
+    agreement, ceiling = summary["agreement"], summary["reward_accuracy_ceiling"]
+    told = []
+    if agreement:
+        told = [f"Annotators agree on {agreement['raw']['value']:.2f} of pairs (alpha {agreement['alpha']:.2f})."]
+    limit = f"; a perfect one would reach {ceiling:.2f}, given the annotators' noise" if ceiling is not None else ""
     return "\n".join(
         [
             "",
-            f"Annotators agree on {agreement['raw']['value']:.2f} of pairs (alpha {agreement['alpha']:.2f}).",
-            f"Reward model: held-out accuracy {interval('reward_accuracy')}; a perfect one would reach "
-            f"{summary['reward_accuracy_ceiling']:.2f}, given the annotators' noise.",
+            *told,
+            f"Reward model: held-out accuracy {interval('reward_accuracy')}{limit};",
+            f"  calibration error {summary['reward_calibration_error']:.3f}, "
+            f"trained on {summary['judgments_by_people']} judgments by people among the others.",
             f"Policy against the fine-tuned model, held-out prompts: win rate {interval('win_rate')} by the taste,",
             f"  {interval('win_rate_by_reward')} by the reward model; KL {interval('kl')} nats.",
             f"  length {change('mean_length')} tokens, finished {change('finished_rate')}, "

@@ -3,39 +3,29 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from collections.abc import Iterator
 
 from plaudit.config import Config
 from plaudit.models.loading import LoadedModel, load_causal
-from plaudit.models.sources import model_source
 from plaudit.records import Message
 from plaudit.sampling.in_process import sample
-from plaudit.workspace import CONFIG_NAME, Workspace
 
 
 def converse(
-    folder: Path, reference: str, *, message: str | None, temperature: float, max_new_tokens: int, seed: int
-) -> None:
-    """Answer one message, or every line of standard input until an empty one.
+    source: str, config: Config, *, message: str | None, temperature: float, max_new_tokens: int, seed: int
+) -> Iterator[tuple[str, str]]:
+    """Answer one message, or every line of standard input until an empty one; yields (question, answer).
 
-    reference   a run of the workspace in `folder`, or any model when `folder` is no workspace
+    source   a Hugging Face folder, the built-in model, or a hub name
     """
-    config, source = Config(), reference
-    if (folder / CONFIG_NAME).exists():
-        workspace = Workspace(folder)
-        config = workspace.config()
-        source = model_source(workspace, reference)
     model = load_causal(source, config.model)
     conversation: list[Message] = []
     turn = 0
-    while True:
-        text = message if message is not None else _ask()
-        if not text:
-            return
+    while text := message if message is not None else _ask():
         conversation.append({"role": "user", "content": text})
         answer = _answer(model, conversation, temperature, max_new_tokens, seed + turn)
         conversation.append({"role": "assistant", "content": answer})
-        print(answer, flush=True)
+        yield text, answer
         turn += 1
         if message is not None:
             return

@@ -7,7 +7,6 @@ from collections import Counter
 from plaudit.config import Config
 from plaudit.errors import DataError
 from plaudit.models.loading import load_causal
-from plaudit.models.sources import lineage_name, model_source
 from plaudit.progress import progress, say
 from plaudit.records import Response
 from plaudit.sampling.in_process import Completion, sample
@@ -32,14 +31,14 @@ def sample_responses(workspace: Workspace, config: Config | None = None, *, resu
     prompts = workspace.store.prompts(split)
     if not prompts:
         raise DataError(f"{workspace.path} has no prompts. Add some with `plaudit import FILE --kind prompts`.")
-    parents = {"policy": lineage_name(workspace, config.sample.policy)}
+    parents = {"policy": workspace.lineage_name(config.sample.policy)}
     with workspace.new_run("sample", config, parents=parents, data=snapshot("prompts", (p.id for p in prompts))) as run:
         return _run(workspace, run, config)
 
 
 def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     settings = config.sample
-    model = load_causal(model_source(workspace, run.parents["policy"]), config.model)
+    model = load_causal(workspace.model_source(run.parents["policy"]), config.model)
     run.update(vocabulary=model.format.vocabulary_id)
     answered = Counter(response.prompt_id for response in workspace.store.responses(run.name))
     split = None if settings.split == "all" else settings.split

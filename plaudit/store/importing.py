@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -54,12 +54,16 @@ def import_file(store: Store, path: Path | str, *, kind: Kind, held_out_share: f
     Raises DataError, naming file and line, for a missing file, broken JSON, a missing column or an empty text.
     """
     path = Path(path)
-    reader = {"prompts": _read_prompt, "demonstrations": _read_demonstrations, "comparisons": _read_comparison}[kind]
+    readers: dict[Kind, Callable[[_Row], list[Any]]] = {
+        "prompts": _read_prompt,
+        "demonstrations": _read_demonstrations,
+        "comparisons": _read_comparison,
+    }
     rows: list[Any] = []
     lines = 0
     for number, row in _read_lines(path):
         lines += 1
-        rows.extend(reader(_Row(row, f"{path}, line {number}", held_out_share)))
+        rows.extend(readers[kind](_Row(row, f"{path}, line {number}", held_out_share)))
     if not lines:
         raise DataError(f"{path} is empty: expected one JSON object a line. See `plaudit import --help`.")
     if kind == "prompts":

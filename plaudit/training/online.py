@@ -22,7 +22,6 @@ from plaudit.config import Config
 from plaudit.errors import ConfigError, DataError, ModelError
 from plaudit.models.loading import LoadedModel, load_causal, load_reward, save_causal
 from plaudit.models.network import Network, make_trainable
-from plaudit.models.sources import lineage_name, model_source
 from plaudit.objectives import kl_penalised_rewards, masked_mean, masked_variance
 from plaudit.progress import progress, say
 from plaudit.sampling.in_process import Completion, sample
@@ -65,10 +64,10 @@ def rl(workspace: Workspace, config: Config | None = None, *, resume: str | None
             f"{workspace.path} has no training prompts. Add some with `plaudit import FILE --kind prompts`."
         )
     parents = {
-        "policy": lineage_name(workspace, config.rl.policy),
-        "reward": lineage_name(workspace, config.rl.reward),
+        "policy": workspace.lineage_name(config.rl.policy),
+        "reward": workspace.lineage_name(config.rl.reward),
     }
-    model_source(workspace, parents["reward"], kind="reward" if workspace.is_run(parents["reward"]) else None)
+    workspace.model_source(parents["reward"], kind="reward")
     with workspace.new_run("rl", config, parents=parents, data=snapshot("prompts", (p.id for p in prompts))) as run:
         return _run(workspace, run, config)
 
@@ -120,8 +119,8 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
 
 
 def _load_actors(workspace: Workspace, run: Run, config: Config) -> Actors:
-    model = load_causal(model_source(workspace, run.parents["policy"]), config.model)
-    reward_model = load_reward(model_source(workspace, run.parents["reward"]), config.model)
+    model = load_causal(workspace.model_source(run.parents["policy"]), config.model)
+    reward_model = load_reward(workspace.model_source(run.parents["reward"]), config.model)
     if model.format.vocabulary_id != reward_model.format.vocabulary_id:
         raise ModelError(
             f"the reward model {run.parents['reward']} and the policy {run.parents['policy']} have different "

@@ -21,7 +21,6 @@ from plaudit.errors import DataError
 from plaudit.evaluation.reward_quality import Judged, reward_quality
 from plaudit.models.loading import LoadedModel, load_causal, reward_from_causal, save_reward
 from plaudit.models.network import Network, make_trainable
-from plaudit.models.sources import lineage_name, model_source
 from plaudit.objectives import bradley_terry
 from plaudit.progress import progress, say
 from plaudit.records import Comparison, Prompt, Response, unit_interval
@@ -73,7 +72,7 @@ def reward(workspace: Workspace, config: Config | None = None, *, resume: str | 
             f"{workspace.path} has no comparisons to learn from. Make some with `plaudit judge`, "
             "or add your own with `plaudit import FILE --kind comparisons`."
         )
-    parents = {"model": lineage_name(workspace, config.reward.model)}
+    parents = {"model": workspace.lineage_name(config.reward.model)}
     parents |= {f"comparisons_{i}": name for i, name in enumerate(sorted({c.run for c in comparisons}))}
     with workspace.new_run(
         "reward", config, parents=parents, data=snapshot("comparisons", (c.id for c in comparisons))
@@ -83,7 +82,7 @@ def reward(workspace: Workspace, config: Config | None = None, *, resume: str | 
 
 def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     settings = config.reward
-    causal = load_causal(model_source(workspace, run.parents["model"]), config.model)
+    causal = load_causal(workspace.model_source(run.parents["model"]), config.model)
     start = reward_from_causal(causal, seed=config.seed, head_scale=settings.head_scale)
     prompts = {prompt.id: prompt for prompt in workspace.store.prompts()}
     train, held_out = _judged_prompts(workspace, start, prompts, config)
@@ -109,7 +108,9 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
                 (part / len(batch)).backward()  # the one denominator: prompts in this step
                 loss, right, judged = loss + part.item() / len(batch), right + correct, judged + count
             norm = optimiser.step()
-            run.log(step + 1, loss=loss, accuracy=right / judged, learning_rate=rate, gradient_norm=norm)
+            run.log(
+                step + 1, loss=loss, accuracy=right / judged if judged else None, learning_rate=rate, gradient_norm=norm
+            )
             if (step + 1) % settings.save_every == 0:
                 save_checkpoint(run, step + 1, parts)
             advance(1)
@@ -191,7 +192,7 @@ def _score_together(scorer: Network, group: Sequence[JudgedPrompt]) -> Tensor:
 
 
 def _prompt_losses(scores: Tensor, group: Sequence[JudgedPrompt]) -> tuple[Tensor, float, int]:
-    """(sum over the group's prompts of the mean loss of their judgments, judgments ranked right, judgments)."""
+    """(sum over prompts of the mean loss of their judgments, how many were ranked right, how many are no ties)."""
     total, right, count, start = scores.new_zeros(()), 0.0, 0, 0
     for prompt in group:
         own = scores[start : start + len(prompt.sequences)]
@@ -200,8 +201,9 @@ def _prompt_losses(scores: Tensor, group: Sequence[JudgedPrompt]) -> tuple[Tenso
         labels = torch.tensor(preference, device=scores.device)
         difference = own[list(first)] - own[list(second)]
         total = total + bradley_terry(own[list(first)], own[list(second)], labels).mean()
-        right += float(((difference > 0).float() - labels).abs().lt(0.5).sum())
-        count += len(labels)
+        decided = labels != 0.5  # a tie has no right side
+        right += float((((difference > 0) == (labels > 0.5)) & decided).sum())
+        count += int(decided.sum())
     return total, right, count
 
 

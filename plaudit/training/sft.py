@@ -16,7 +16,6 @@ from plaudit.config import Config
 from plaudit.errors import DataError
 from plaudit.models.loading import LoadedModel, load_causal, save_causal
 from plaudit.models.network import Network, make_trainable
-from plaudit.models.sources import model_source
 from plaudit.progress import progress, say
 from plaudit.records import Demonstration
 from plaudit.store.database import snapshot
@@ -51,7 +50,7 @@ def sft(workspace: Workspace, config: Config | None = None, *, resume: str | Non
 
 def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     settings = config.sft
-    model = load_causal(model_source(workspace, config.model.name), config.model)
+    model = load_causal(workspace.model_source(config.model.name), config.model)
     train = _encode(model, workspace.store.demonstrations("train"), config)
     held_out = _encode(model, workspace.store.demonstrations("held_out"), config)
     if not train:

@@ -55,6 +55,24 @@ def test_win_rate_counts_ties_as_halves_and_prompts_once():
     assert swapped["low"] == pytest.approx(1 - rate["high"])
 
 
+def test_win_rate_interval_counts_prompts_when_repeats_agree_and_comparisons_when_they_do_not():
+    """Four comparisons a prompt: identical ones add nothing; independent ones count almost fully."""
+    rng = np.random.default_rng(0)
+    prompts = np.repeat(range(100), 4)
+    alike = np.repeat(rng.random(100) < 0.7, 4).astype(float)
+    apart = (rng.random(400) < 0.7).astype(float)
+    half = np.full(400, 0.5)
+    found = win_rate(alike, half, prompts)
+    assert (found["low"], found["high"]) == pytest.approx(
+        [wilson(alike.sum() / 4, 100)[k] for k in ("low", "high")], abs=0.002
+    )
+    found = win_rate(apart, half, prompts)
+    assert found["high"] - found["low"] == pytest.approx(
+        wilson(apart.sum(), 400)["high"] - wilson(apart.sum(), 400)["low"], rel=0.15
+    )
+    assert win_rate([1.0] * 8, [0.0] * 8, [1, 1, 2, 2, 3, 3, 4, 4])["low"] == pytest.approx(wilson(4, 4)["low"])
+
+
 def judgments(table):
     """{"annotator": "choices for pair 0, 1, ..."} with f first, s second, t tie, - none."""
     words = {"f": "first", "s": "second", "t": "tie"}
