@@ -168,6 +168,8 @@ class RewardSettings(Section):
 
     model: str = "latest:sft"
     """What the body starts from."""
+    comparisons: list[str] | None = None
+    """Judge runs (or `latest:judge`) and imports whose comparisons are used; null for all in the workspace."""
     epochs: Positive = 1
     """Passes over the comparisons; more than one tends to over-fit."""
     batch_size: Positive = 16

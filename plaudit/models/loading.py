@@ -168,8 +168,15 @@ def device_and_dtype(settings: ModelSettings) -> tuple[torch.device, torch.dtype
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported()
     else:
-        fast = device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+        fast = device.type == "cpu" and _cpu_multiplies_bfloat16()
     return device, torch.bfloat16 if fast else torch.float32
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    if hasattr(torch.cpu, "get_capabilities"):
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return bool(torch.cpu._is_avx512_bf16_supported())  # older torch
 
 
 def _resolve(source: str) -> str:

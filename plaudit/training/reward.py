@@ -30,6 +30,8 @@ from plaudit.text.chat import TokenSequence
 from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
 from plaudit.workspace import Run, Workspace
 
+SOURCE = "comparisons_"
+"""In a run's parents, the roles of the judge runs and imports that its comparisons come from."""
 NORMALISING_RESPONSES = 256
 """Training responses whose scores set the stored mean and standard deviation, as in Ziegler et al. 2019."""
 
@@ -54,7 +56,7 @@ class JudgedPrompt:
 
 
 def reward(workspace: Workspace, config: Config | None = None, *, resume: str | None = None) -> Run:
-    """Train a reward model on every comparison of the workspace whose prompt is in the training split.
+    """Train a reward model on the comparisons of `reward.comparisons` whose prompt is in the training split.
 
     Returns the run; its `model/` is a Hugging Face sequence classifier, its result the quality on held-out
     prompts: `accuracy` with interval, `log_loss`, `calibration_error`, `temperature`, `ceiling`, and the
@@ -67,16 +69,22 @@ def reward(workspace: Workspace, config: Config | None = None, *, resume: str | 
             return _run(workspace, run, run.config())
     config = config or workspace.config()
     comparisons = workspace.store.comparisons()
+    if config.reward.comparisons is not None:
+        wanted = {workspace.lineage_name(name) for name in config.reward.comparisons}
+        unknown = sorted(wanted - {c.run for c in comparisons})
+        if unknown:
+            known = ", ".join(sorted({c.run for c in comparisons})) or "none yet"
+            raise DataError(f"`reward.comparisons`: no comparisons of {', '.join(unknown)} in the store ({known}).")
+        comparisons = [c for c in comparisons if c.run in wanted]
     if not comparisons:
         raise DataError(
             f"{workspace.path} has no comparisons to learn from. Make some with `plaudit judge`, "
             "or add your own with `plaudit import FILE --kind comparisons`."
         )
     parents = {"model": workspace.lineage_name(config.reward.model)}
-    parents |= {f"comparisons_{i}": name for i, name in enumerate(sorted({c.run for c in comparisons}))}
-    with workspace.new_run(
-        "reward", config, parents=parents, data=snapshot("comparisons", (c.id for c in comparisons))
-    ) as run:
+    parents |= {f"{SOURCE}{i}": name for i, name in enumerate(sorted({c.run for c in comparisons}))}
+    data = snapshot("comparisons", (c.id for c in comparisons))
+    with workspace.new_run("reward", config, parents=parents, data=data) as run:
         return _run(workspace, run, config)
 
 
@@ -85,7 +93,9 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     causal = load_causal(workspace.model_source(run.parents["model"]), config.model)
     start = reward_from_causal(causal, seed=config.seed, head_scale=settings.head_scale)
     prompts = {prompt.id: prompt for prompt in workspace.store.prompts()}
-    train, held_out = _judged_prompts(workspace, start, prompts, config)
+    sources = {name for role, name in run.parents.items() if role.startswith(SOURCE)}
+    comparisons = [c for c in workspace.store.comparisons() if c.run in sources]
+    train, held_out = _judged_prompts(workspace, start, prompts, comparisons, config)
     if not train:
         raise DataError("there are no comparisons on training prompts; all prompts are in the held-out split.")
     scorer = make_trainable(start.network, config.model.lora, role="reward", seed=config.seed, train_head=True)
@@ -138,11 +148,15 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
 
 
 def _judged_prompts(
-    workspace: Workspace, model: LoadedModel, prompts: dict[str, Prompt], config: Config
+    workspace: Workspace,
+    model: LoadedModel,
+    prompts: dict[str, Prompt],
+    comparisons: Sequence[Comparison],
+    config: Config,
 ) -> tuple[list[JudgedPrompt], list[JudgedPrompt]]:
     """(training, held-out) prompts with their responses and judgments; too long ones are counted and said."""
     by_prompt: dict[str, list[Comparison]] = defaultdict(list)
-    for comparison in workspace.store.comparisons():
+    for comparison in comparisons:
         by_prompt[comparison.prompt_id].append(comparison)
     responses = {response.id: response for response in workspace.store.responses()}
     same_ids = {
@@ -151,13 +165,13 @@ def _judged_prompts(
     limit = model.prompt_limit(config.data.max_prompt_tokens, 1)
     found: dict[str, list[JudgedPrompt]] = {"train": [], "held_out": []}
     dropped = 0
-    for prompt_id, comparisons in sorted(by_prompt.items()):
+    for prompt_id, judged in sorted(by_prompt.items()):
         prompt_ids = model.format.encode_prompt(prompts[prompt_id].messages, limit=limit)
-        wanted = sorted({side for c in comparisons for side in (c.first, c.second)})
+        wanted = sorted({side for c in judged for side in (c.first, c.second)})
         encoded = {r: TokenSequence(prompt_ids, _response_ids(model, responses[r], same_ids)) for r in wanted}
         kept = [r for r in wanted if _fits(encoded[r], model, config)]
-        usable = [c for c in comparisons if c.first in kept and c.second in kept]
-        dropped += len(comparisons) - len(usable)
+        usable = [c for c in judged if c.first in kept and c.second in kept]
+        dropped += len(judged) - len(usable)
         if usable:
             place = {r: i for i, r in enumerate(kept)}
             judgments = [(place[c.first], place[c.second], c.preference_first) for c in usable]

@@ -199,6 +199,20 @@ def test_supervised_loss_is_that_of_the_answers_tokens_alone(workspace, tiny_mod
     assert sequence.response_ids[-1] == model.format.end_id
 
 
+def test_a_reward_model_uses_the_comparisons_it_is_told_to(finished):
+    judged = plaudit.judge(finished, finished.config(overrides=["seed=9"]))
+    one = plaudit.reward(
+        finished, finished.config(overrides=["reward.comparisons=[judge-001]", "reward.model=sft-001"])
+    )
+    assert same_weights(finished.run("reward-001"), one)
+    assert one.info["data"] == finished.run("reward-001").info["data"]
+    both = plaudit.reward(finished, finished.config(overrides=["reward.model=sft-001"]))
+    assert set(both.parents.values()) == {"sft-001", "judge-001", judged.name}
+    assert both.info["data"]["comparisons"]["count"] == 2 * one.info["data"]["comparisons"]["count"]
+    with pytest.raises(DataError, match="no comparisons of import-1"):
+        plaudit.reward(finished, finished.config(overrides=["reward.comparisons=[import-1]"]))
+
+
 @pytest.fixture
 def good_and_bad(workspace, tmp_path):
     """Comparisons that always prefer the answer with happy words."""
