@@ -33,7 +33,7 @@ def generalised_advantages(
     next_value = values.new_zeros(len(values))
     for t in reversed(range(values.shape[1])):
         delta = rewards[:, t] + discount * next_value - values[:, t]
-        following = (delta + discount * gae_lambda * following) * mask[:, t]
+        following = delta + discount * gae_lambda * following
         advantages[:, t] = following
         next_value = values[:, t]
     return advantages

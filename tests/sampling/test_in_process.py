@@ -45,6 +45,24 @@ def test_sampled_log_probs_equal_the_trainers(tiny_model, temperature, adapted):
         torch.testing.assert_close(torch.tensor(completion.log_probs), trained[row, :length], atol=1e-4, rtol=0)
 
 
+def test_left_padding_shifts_no_position_of_a_model_with_absolute_ones(tmp_path):
+    from conftest import make_tokenizer
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=377, n_embd=32, n_layer=2, n_head=4, n_positions=64, initializer_range=0.3)
+    config.eos_token_id = config.bos_token_id = 2
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    make_tokenizer().save_pretrained(tmp_path / "gpt2")
+    network = load_causal(str(tmp_path / "gpt2"), SETTINGS).network
+    pairs = [(p, c) for p, group in zip(PROMPTS, draw(network), strict=True) for c in group]
+    with torch.no_grad():
+        trained, _ = network.log_probs(collate([TokenSequence(p, c.token_ids) for p, c in pairs]))
+    for row, (_, completion) in enumerate(pairs):
+        sampled = torch.tensor(completion.log_probs)
+        torch.testing.assert_close(sampled, trained[row, : len(sampled)], atol=1e-4, rtol=0)
+
+
 def test_finished_means_ended_by_a_stop_token_and_nothing_follows_it(model):
     stops = frozenset(range(100, 150))
     completions = [c for group in draw(model.network) for c in group]
