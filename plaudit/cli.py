@@ -367,7 +367,8 @@ def main() -> None:
         if not _disk_is_full(error):
             raise
         _fail(
-            "The disk is full. Whatever was complete is kept, and nothing half-written was left in its place.\n"
+            "The disk is full, or cannot be written. Whatever was complete is kept, and nothing half-written "
+            "was left in its place.\n"
             "Make room, then go on with --resume RUN (see `plaudit status`).",
             code=2,
         )
@@ -375,7 +376,13 @@ def main() -> None:
 
 def _disk_is_full(error: BaseException | None) -> bool:
     """Each library says it in its own words."""
-    signs = ("No space left", "disk is full", "PytorchStreamWriter failed writing", "Disk quota exceeded")
+    signs = (
+        "No space left",
+        "disk is full",
+        "disk I/O error",  # SQLite, when its journal cannot grow
+        "PytorchStreamWriter failed writing",
+        "Disk quota exceeded",
+    )
     while error is not None:
         if any(sign in str(error) for sign in signs):
             return True

@@ -100,11 +100,12 @@ class Run:
             self._events.add_scalar(f"{self.kind}/{key}", value, step)
 
     def metrics(self) -> list[dict[str, float]]:
-        """The logged steps, in order."""
+        """The logged steps, in order; a last line that was cut off by a crash is not one."""
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = path.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines[:-1]]
 
     def drop_metrics_from(self, step: int) -> None:
         """Forget steps that a resumed run will log again."""

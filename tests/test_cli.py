@@ -104,7 +104,12 @@ def test_a_folder_that_is_no_workspace_is_named(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "error", [OSError(28, "No space left on device"), RuntimeError("[enforce fail] PytorchStreamWriter failed writing")]
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        RuntimeError("[enforce fail] PytorchStreamWriter failed writing"),
+        RuntimeError("(sqlite3.OperationalError) disk I/O error"),
+    ],
 )
 def test_a_full_disk_is_one_message_and_keeps_what_was_complete(run, workspace, monkeypatch, error):
     import plaudit.training.sft as module
