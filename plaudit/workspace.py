@@ -84,8 +84,9 @@ class Run:
 
     def update(self, **facts: Any) -> None:
         """Add facts to run.json."""
-        self.info.update(facts)
-        write_json(self.path / "run.json", self.info)
+        updated = {**self.info, **facts}
+        write_json(self.path / "run.json", updated)
+        self.info = updated
 
     def log(self, step: int, **numbers: float | None) -> None:
         """Append one step's metrics to metrics.jsonl and to TensorBoard. A metric without a value is left out."""

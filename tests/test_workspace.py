@@ -52,3 +52,4 @@ def test_a_complete_run_is_not_resumed(empty):
 def test_not_a_number_is_refused_rather_than_written(empty):
     with pytest.raises(ValueError, match="not JSON compliant"), empty.new_run("sft", Config(), parents={}) as run:
         run.update(result={"loss": float("nan")})
+    assert run.status == "failed"
