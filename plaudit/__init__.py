@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from plaudit.sampling.stage import sample_responses as sample
     from plaudit.store.importing import import_file
     from plaudit.training.online import rl
+    from plaudit.training.preference import prefer
     from plaudit.training.reward import reward
     from plaudit.training.sft import sft
     from plaudit.workspace import Run, Workspace, init
@@ -44,6 +45,7 @@ _WHERE = {
     "import_file": "plaudit.store.importing",
     "init": "plaudit.workspace",
     "judge": "plaudit.judges.stage",
+    "prefer": "plaudit.training.preference",
     "quickstart": "plaudit.rounds.quickstart",
     "report": "plaudit.report.page",
     "resolve": "plaudit.config",
@@ -66,6 +68,7 @@ __all__ = [
     "import_file",
     "init",
     "judge",
+    "prefer",
     "quickstart",
     "report",
     "resolve",

@@ -75,16 +75,17 @@ def init(
 @app.command("import")
 def import_(
     file: Annotated[Path, typer.Argument(help="A JSONL file, one object a line.")],
-    kind: Annotated[str, typer.Option("--kind", help="prompts, demonstrations or comparisons.")],
+    kind: Annotated[str, typer.Option("--kind", help="prompts, demonstrations, comparisons or labels.")],
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     config: ConfigOption = None,
     overrides: Overrides = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Read prompts, demonstrations or comparisons into the workspace, whole or not at all.
+    """Read prompts, demonstrations, comparisons or labels into the workspace, whole or not at all.
 
-    Columns follow TRL: `prompt`; `prompt` + `completion`, or `messages`; `prompt` + `chosen` + `rejected`.
+    Columns follow TRL: `prompt`; `prompt` + `completion`, or `messages`; `prompt` + `chosen` + `rejected`;
+    `prompt` + `completion` + `label` (true for liked).
     Each is text or a list of {"role", "content"} messages. Prompts are split into training and held-out
     by a hash of their text (data.held_out_share).
     """
@@ -174,9 +175,28 @@ def rl(
     as_json: Json = False,
     overrides: Overrides = None,
 ) -> None:
-    """Optimise the policy against the reward model, with a price on departing from where it started."""
+    """Optimise the policy for a reward, with a price on departing from where it started.
+
+    Algorithms: reinforce, rloo, grpo, ppo, p3o, ppo-lagrangian, online-dpo, rejection, rejection-then-ppo. The reward
+    (rl.reward) is a reward run, function:FILE.py:NAME, judge:MODEL, or a list of several.
+    """
     extra = [*(overrides or []), *([f"rl.algorithm={algorithm}"] if algorithm else [])]
     _stage("plaudit.training.online", "rl", workspace, config, extra, dry_run, as_json, resume=resume)
+
+
+@app.command()
+def prefer(
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    config: ConfigOption = None,
+    loss: Annotated[str | None, typer.Option("--loss", help="Short for prefer.loss=NAME.")] = None,
+    resume: Resume = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    overrides: Overrides = None,
+) -> None:
+    """Optimise a policy straight from the comparisons, without a reward model: DPO and its family."""
+    extra = [*(overrides or []), *([f"prefer.loss={loss}"] if loss else [])]
+    _stage("plaudit.training.preference", "prefer", workspace, config, extra, dry_run, as_json, resume=resume)
 
 
 @app.command()
@@ -270,7 +290,9 @@ def export(
     opened = _workspace(workspace)
     found = opened.run(run)
     if not found.model_folder.exists():
-        raise WorkspaceError(f"run `{found.name}` has no model to export; `sft`, `reward` and `rl` runs have one.")
+        raise WorkspaceError(
+            f"run `{found.name}` has no model to export; `sft`, `reward`, `rl` and `prefer` runs have one."
+        )
     if folder.exists():
         raise WorkspaceError(f"{folder} exists already; name a folder that does not.")
     with whole_folder(folder) as partial:

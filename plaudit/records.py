@@ -127,3 +127,21 @@ class Comparison:
             self.prompt_id, self.second, self.first, self.annotator, choice, self.run,
             self.grade, probability, self.seconds, self.created,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Label:
+    """One judgment of one response: liked, or not."""
+
+    prompt_id: str
+    response: str
+    annotator: str
+    desirable: bool
+    run: str
+    created: str = ""
+    """ISO 8601 time in UTC; the store fills it in."""
+
+    @property
+    def id(self) -> str:
+        """One label per run, annotator and response."""
+        return content_id(self.run, self.annotator, self.response)

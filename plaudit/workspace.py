@@ -33,7 +33,7 @@ from plaudit.store import Store
 
 CONFIG_NAME = "plaudit.yaml"
 DATABASE_NAME = "feedback.sqlite"
-RUN_NAME = r"(sft|sample|judge|reward|rl|evaluate)-\d{3,}"
+RUN_NAME = r"(sft|sample|judge|reward|rl|prefer|evaluate)-\d{3,}"
 RECORDED_PACKAGES = ("plaudit", "torch", "transformers", "peft", "tokenizers", "numpy", "sqlalchemy")
 
 
@@ -198,7 +198,7 @@ class Workspace:
             return reference
         run = self.run(reference, kind=kind)
         if not run.model_folder.exists():
-            raise WorkspaceError(f"run `{run.name}` has no model; `sft`, `reward` and `rl` runs have one.")
+            raise WorkspaceError(f"run `{run.name}` has no model; `sft`, `reward`, `rl` and `prefer` runs have one.")
         return str(run.model_folder)
 
     def lineage_name(self, reference: str) -> str:

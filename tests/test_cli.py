@@ -143,7 +143,14 @@ def test_an_error_of_ours_is_not_dressed_up(monkeypatch, workspace):
 def test_ctrl_c_exits_130_and_the_run_resumes(workspace):
     """A real SIGINT to a real process in the middle of training."""
     command = [sys.executable, "-m", "plaudit", "sft", "-w", str(workspace.path), "sft.epochs=4000"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        # a shell's background job ignores Ctrl-C, and so would its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 120
     while not (workspace.path / "runs" / "sft-001" / "checkpoint.pt").exists():
         assert time.monotonic() < deadline

@@ -11,16 +11,25 @@ ROOT = Path(plaudit.__file__).parent
 
 LAYERS = [
     ["errors", "records", "objectives"],
-    ["config", "files", "progress"],
+    ["config", "files", "functions", "progress"],
     ["text", "store"],
     ["workspace"],
     ["models", "algorithms"],
+    ["scoring"],
     ["evaluation", "judges", "sampling", "training", "collect", "report"],
     ["rounds"],
     ["cli", "__init__", "__main__"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-STAGES = {"training.sft", "training.reward", "training.online", "sampling.stage", "judges.stage", "evaluation.stage"}
+STAGES = {
+    "training.sft",
+    "training.reward",
+    "training.preference",
+    "training.online",
+    "sampling.stage",
+    "judges.stage",
+    "evaluation.stage",
+}
 
 
 def module_name(path: Path) -> str:
@@ -69,9 +78,8 @@ def test_the_mathematics_imports_torch_alone():
     for path in (ROOT / "objectives").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.module:
-                assert node.module.split(".")[0] in ("torch", "__future__") or node.module.startswith(
-                    "plaudit.objectives"
-                )
+                package = node.module.split(".")[0]
+                assert package in {"torch", *sys.stdlib_module_names} or node.module.startswith("plaudit.objectives")
 
 
 def loads_torch(code: str) -> bool:

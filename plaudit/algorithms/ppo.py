@@ -8,39 +8,35 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from plaudit.algorithms.rollouts import Needs, Rollouts
-from plaudit.config import RlSettings
-from plaudit.objectives import clipped_surrogate, clipped_value_error, generalised_advantages, whiten
+from plaudit.algorithms.rollouts import Advantages, Algorithm, Needs, Piece, Rollouts
+from plaudit.objectives import clipped_surrogate, generalised_advantages, rescale, whiten
 
 
-class PPO:
+class PPO(Algorithm):
     """Clipped surrogate on generalised advantages."""
 
-    needs = Needs(critic=True)
+    needs = Needs(critics=("reward",))
 
-    def __init__(self, settings: RlSettings):
-        self.settings = settings
-
-    def advantages(self, rollouts: Rollouts) -> tuple[Tensor, Tensor]:
-        """([B, T] advantages for the policy, [B, T] return targets for the value model).
-
-        The targets come from the advantages before whitening; whitening is over the whole rollout batch.
-        """
+    def advantages(self, rollouts: Rollouts) -> Advantages:
+        """Targets come from the advantages before whitening; whitening is over the whole rollout batch."""
         settings = self.settings
+        rewards = rescale(rollouts.rewards, rollouts.mask) if settings.whiten_rewards else rollouts.rewards
         advantages = generalised_advantages(
-            rollouts.rewards,
-            rollouts.values,
+            rewards,
+            rollouts.values["reward"],
             rollouts.mask,
             discount=settings.discount,
             gae_lambda=settings.gae_lambda,
         )
-        returns = advantages + rollouts.values
-        return whiten(advantages, rollouts.mask) if settings.whiten_advantages else advantages, returns
+        targets = {"reward": advantages + rollouts.values["reward"]}
+        return Advantages(whiten(advantages, rollouts.mask) if settings.whiten_advantages else advantages, targets)
 
-    def loss(self, log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor) -> tuple[Tensor, Tensor]:
-        """([B, T] loss per token, [B, T] bool: where it is clipped)."""
-        return clipped_surrogate(log_probs, old_log_probs, advantages, clip=self.settings.clip)
-
-    def value_loss(self, values: Tensor, old_values: Tensor, returns: Tensor) -> tuple[Tensor, Tensor]:
-        """([B, T] loss per token, [B, T] bool: where it is clipped)."""
-        return clipped_value_error(values, old_values, returns, clip=self.settings.value_clip)
+    def loss(self, log_probs: Tensor, piece: Piece) -> tuple[Tensor, Tensor]:
+        """Per token."""
+        return clipped_surrogate(
+            log_probs,
+            piece.old_log_probs,
+            piece.advantages,
+            clip=self.settings.clip,
+            dual_clip=self.settings.dual_clip,
+        )

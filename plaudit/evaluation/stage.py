@@ -23,9 +23,11 @@ from plaudit.models.network import Network
 from plaudit.progress import progress
 from plaudit.records import Prompt
 from plaudit.sampling.in_process import Completion, sample
+from plaudit.scoring.scorers import Answered, RewardModelScorer
 from plaudit.store.database import snapshot
 from plaudit.text.batches import micro_batches
 from plaudit.text.chat import TokenSequence
+from plaudit.text.plain import as_sequences, read_texts
 from plaudit.workspace import Run, Workspace
 
 
@@ -85,7 +87,7 @@ def _answer(model: LoadedModel, prompts: Sequence[Prompt], config: Config, *, la
         completions = sample(
             model.network,
             encoded,
-            stop_ids=model.format.stop_ids,
+            stops=model.format.stops,
             max_new_tokens=settings.max_new_tokens,
             seed=config.seed + 1,  # other draws than the training samples'
             samples_per_prompt=settings.samples_per_prompt,
@@ -179,11 +181,11 @@ def _log_probs(network: Network, sequences: list[TokenSequence], config: Config)
 @torch.no_grad()
 def _perplexities(policy: LoadedModel, baseline: LoadedModel, config: Config) -> dict[str, Any]:
     """exp of the mean negative log-likelihood a token of plain text, for both, and their ratio with interval."""
-    texts = _plain_texts(config.evaluate.perplexity_text)
+    path = config.evaluate.perplexity_text or str(resources.files("plaudit") / "data" / "prose.jsonl")
+    texts = read_texts(path, setting="evaluate.perplexity_text")
     losses, counts = [], []
     for model in (policy, baseline):
-        ids = [model.format.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-        sequences = [TokenSequence(i[:1], i[1 : model.context_length]) for i in ids if len(i) > 1]
+        sequences = as_sequences(model.format, texts, limit=model.context_length)
         rows: list[float] = [0.0] * len(sequences)
         for indices, batch in micro_batches(sequences, config.model.tokens_per_micro_batch, model.network.device):
             for index, total in zip(indices, model.network.log_probs(batch)[0].sum(dim=1).tolist(), strict=True):
@@ -204,23 +206,6 @@ def _perplexities(policy: LoadedModel, baseline: LoadedModel, config: Config) ->
         result["ratio"] = {key: float(torch.tensor(interval[key]).exp()) for key in ("value", "low", "high")}
         result["ratio"]["n"] = interval["n"]
     return result
-
-
-def _plain_texts(path: str | None) -> list[str]:
-    if path is None:
-        content = (resources.files("plaudit") / "data" / "prose.jsonl").read_text(encoding="utf-8")
-    else:
-        try:
-            content = Path(path).read_text(encoding="utf-8")
-        except OSError as error:
-            raise DataError(f"`evaluate.perplexity_text`: cannot read {path} ({error.strerror}).") from None
-    try:
-        texts = [str(json.loads(line)["text"]) for line in content.splitlines() if line.strip()]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise DataError(f'{path}: every line must be {{"text": ...}} ({error}).') from None
-    if not texts:
-        raise DataError(f"{path} has no texts to measure perplexity on.")
-    return texts
 
 
 def _rouge(workspace: Workspace, ours: list[Answer], theirs: list[Answer]) -> dict[str, Interval] | None:
@@ -244,20 +229,19 @@ def _reward_scores(
     if reference is None:
         return None
     model = load_reward(workspace.model_source(reference, kind="reward"), config.model)
-    mean, std = model.score_normaliser
-    both: list[list[float]] = []
-    for answers in (ours, theirs):
-        sequences = []
-        for answer in answers:
-            ids = model.format.encode_response(answer.text)
-            prompt_ids = model.format.encode_prompt(answer.prompt.messages)
-            sequences.append(TokenSequence(prompt_ids, ids if answer.finished else ids[:-1] or ids))
-        rows = [0.0] * len(sequences)
-        for indices, batch in micro_batches(sequences, config.model.tokens_per_micro_batch, model.network.device):
-            for index, score in zip(indices, model.network.scores(batch).tolist(), strict=True):
-                rows[index] = (score - mean) / std
-        both.append(rows)
-    return both[0], both[1]
+    scorer = RewardModelScorer(model, True, config.model.tokens_per_micro_batch)
+    ours_scored, theirs_scored = (
+        scorer([_for_scoring(model, answer) for answer in answers]).tolist() for answers in (ours, theirs)
+    )
+    return ours_scored, theirs_scored
+
+
+def _for_scoring(model: LoadedModel, answer: Answer) -> Answered:
+    """The answer's text in the reward model's own tokens: the policy may have other ones."""
+    ids = model.format.encode_response(answer.text)
+    prompt_ids = model.format.encode_prompt(answer.prompt.messages)
+    sequence = TokenSequence(prompt_ids, ids if answer.finished else ids[:-1] or ids)
+    return Answered(answer.prompt.messages, sequence, answer.text, answer.finished)
 
 
 def _write_samples(

@@ -88,6 +88,7 @@ def load_causal(source: str, settings: ModelSettings) -> LoadedModel:
         tokenizer,
         generation_eos=[eos] if isinstance(eos, int) else list(eos or []),
         system_prompt=settings.system_prompt,
+        stop_strings=settings.stop_strings,
     )
     return LoadedModel(network, form, model.config, source)
 
@@ -103,7 +104,8 @@ def load_reward(source: str, settings: ModelSettings) -> LoadedModel:
         raise ModelError(f"{source} is not a reward model: it has no linear `score` head of one output.")
     model = model.to(device).eval()
     network = Network(body=model.base_model, head=head.float(), adapter=None, dtype=dtype)
-    return LoadedModel(network, ChatFormat(tokenizer, system_prompt=settings.system_prompt), model.config, source)
+    form = ChatFormat(tokenizer, system_prompt=settings.system_prompt, stop_strings=settings.stop_strings)
+    return LoadedModel(network, form, model.config, source)
 
 
 def reward_from_causal(causal: LoadedModel, *, seed: int, head_scale: float = 1.0) -> LoadedModel:

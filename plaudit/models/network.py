@@ -10,6 +10,7 @@ N response tokens of a batch, D hidden width.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from transformers.pytorch_utils import Conv1D
 
 from plaudit.config import LoraSettings
 from plaudit.errors import ModelError
-from plaudit.models.log_probs import chunked_log_probs
+from plaudit.models.log_probs import chunked_log_probs, scaled_logits
 from plaudit.text.batches import TokenBatch
 
 
@@ -89,6 +90,11 @@ class Network:
                 with_entropy=with_entropy,
             )
         return batch.to_grid(log_probs), None if entropies is None else batch.to_grid(entropies)
+
+    def logits(self, batch: TokenBatch) -> Tensor:
+        """[N, V] float32 logits that predict the response tokens; for a few tokens, they are all held at once."""
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self._head_dtype != self.dtype):
+            return scaled_logits(self.states(batch), self.head, 1.0, self.softcap)
 
     def values(self, batch: TokenBatch) -> Tensor:
         """[B, T] one number per response token, read before the token is emitted; zero on padding. float32."""
@@ -178,7 +184,8 @@ def load_trainable_state(network: Network, state: list[Tensor]) -> None:
 
 
 def _add_adapter(body: nn.Module, name: str, lora: LoraSettings, *, seed: int) -> None:
-    linear = {n: m for n, m in body.named_modules() if isinstance(m, nn.Linear | Conv1D)}
+    adapted = {n: m.get_base_layer() for n, m in body.named_modules() if isinstance(m, LoraLayer)}
+    linear = adapted or {n: m for n, m in body.named_modules() if isinstance(m, nn.Linear | Conv1D)}
     if lora.targets == "attention":
         linear = {n: m for n, m in linear.items() if "attn" in n or "attention" in n}
     if not linear:
@@ -190,7 +197,8 @@ def _add_adapter(body: nn.Module, name: str, lora: LoraSettings, *, seed: int) -
         target_modules=sorted({n.rsplit(".", 1)[-1] for n in linear}) if lora.targets == "all" else sorted(linear),
         fan_in_fan_out=any(isinstance(m, Conv1D) for m in linear.values()),
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several roles share a body
         torch.manual_seed(seed)
         inject_adapter_in_model(settings, body, adapter_name=name)
     for parameter_name, parameter in body.named_parameters():

@@ -1,21 +1,85 @@
 """The mathematics: pure functions of tensors, per item, so that the caller chooses the reduction.
 
-Axis letters: B sequences or pairs, T response tokens. All logarithms are natural; KL is in nats.
+Axis letters: B sequences or pairs, T response tokens, P prompts, K responses to one prompt, N ordered pairs.
+All logarithms are natural; KL is in nats.
 """
 
-from plaudit.objectives.advantages import generalised_advantages
-from plaudit.objectives.kl import kl_penalised_rewards
-from plaudit.objectives.policy_losses import clipped_surrogate, clipped_value_error
-from plaudit.objectives.reductions import masked_mean, masked_variance, whiten
+from plaudit.objectives.advantages import (
+    generalised_advantages,
+    group_relative_advantages,
+    leave_one_out_advantages,
+)
+from plaudit.objectives.best_of_n import best_of_n_distribution, best_of_n_estimate, best_of_n_kl_bound
+from plaudit.objectives.combining import safety_gated_scores
+from plaudit.objectives.kl import k1, k2, k3, kl_penalised_rewards, next_kl_coefficient, scores_at_the_end
+from plaudit.objectives.lagrangian import lagrangian_advantages, next_log_multiplier
+from plaudit.objectives.policy_losses import (
+    clipped_surrogate,
+    clipped_value_error,
+    pairwise_surrogate_joint,
+    pairwise_surrogate_separate,
+    policy_gradient,
+)
+from plaudit.objectives.preference_losses import (
+    conservative_dpo,
+    cpo,
+    dpo,
+    hinge,
+    ipo,
+    kto,
+    kto_reference_point,
+    orpo_odds,
+    robust_dpo,
+    simpo,
+)
+from plaudit.objectives.reductions import (
+    Reduction,
+    last_true,
+    masked_mean,
+    masked_variance,
+    rescale,
+    response_weights,
+    whiten,
+)
 from plaudit.objectives.reward_losses import bradley_terry
 
 __all__ = [
+    "Reduction",
+    "best_of_n_distribution",
+    "best_of_n_estimate",
+    "best_of_n_kl_bound",
     "bradley_terry",
     "clipped_surrogate",
     "clipped_value_error",
+    "conservative_dpo",
+    "cpo",
+    "dpo",
     "generalised_advantages",
+    "group_relative_advantages",
+    "hinge",
+    "ipo",
+    "k1",
+    "k2",
+    "k3",
     "kl_penalised_rewards",
+    "kto",
+    "kto_reference_point",
+    "lagrangian_advantages",
+    "last_true",
+    "leave_one_out_advantages",
     "masked_mean",
     "masked_variance",
+    "next_kl_coefficient",
+    "next_log_multiplier",
+    "orpo_odds",
+    "pairwise_surrogate_joint",
+    "pairwise_surrogate_separate",
+    "policy_gradient",
+    "rescale",
+    "response_weights",
+    "robust_dpo",
+    "safety_gated_scores",
+    "scores_at_the_end",
+    "simpo",
     "whiten",
 ]

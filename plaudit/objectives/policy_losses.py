@@ -1,4 +1,4 @@
-"""Losses of policies and of value models, per token."""
+"""Losses of policies and of value models, per token, per response or per pair."""
 
 from __future__ import annotations
 
@@ -11,32 +11,106 @@ MAX_LOG_RATIO = 20.0
 """Log-ratios are clamped to this before the exponential, far beyond any clip range, so that none overflows."""
 
 
+def policy_gradient(log_probs: Tensor, advantages: Tensor) -> Tensor:
+    """The loss whose gradient is minus the policy gradient, -A log pi.
+
+    Williams 1992. Unbiased when the samples are of the very policy that is differentiated.
+
+    log_probs   [B, T]  of the sampled tokens under the policy being trained, nats
+    advantages  [B, T]
+
+    Returns [B, T].
+    """
+    check_shapes("B T", log_probs, advantages)
+    return -advantages.detach() * log_probs
+
+
 def clipped_surrogate(
-    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, *, clip: float = 0.2
+    log_probs: Tensor,
+    old_log_probs: Tensor,
+    advantages: Tensor,
+    *,
+    clip: float = 0.2,
+    dual_clip: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """PPO's pessimistic surrogate, as a loss.
 
         ratio = exp(log_probs - old_log_probs)
         loss  = max(-A ratio, -A clip(ratio, 1 - clip, 1 + clip))
 
-    Schulman et al. 2017 (arXiv:1707.06347) eq. 7.
+    Schulman et al. 2017 (arXiv:1707.06347) eq. 7. With `dual_clip` c, the loss at negative advantages is at
+    most -c A (Ye et al. 2020, arXiv:1912.09729): a token that became likely by accident is not pushed without bound.
+    Per token [B, T], or with log-probs summed over responses per response [B].
 
-    log_probs      [B, T]  of the sampled tokens under the policy being trained, nats
-    old_log_probs  [B, T]  under the policy that sampled them, nats
-    advantages     [B, T]
-    clip                   change of the ratio past which further gain is ignored
+    log_probs      of the sampled tokens under the policy being trained, nats
+    old_log_probs  under the policy that sampled them, nats
+    advantages     the same shape
+    clip           change of the ratio past which further gain is ignored
+    dual_clip      ratio past which a loss is ignored, over 1; None for no bound
 
-    Returns ([B, T] loss, [B, T] bool: where the clipped term is the larger, so that no gradient flows).
+    Returns (loss, bool: where a bound is the binding term, so that no gradient flows).
     """
-    check_shapes("B T", log_probs, old_log_probs, advantages)
+    check_shapes(" ".join("x" * log_probs.dim()), log_probs, old_log_probs, advantages)
+    advantages = advantages.detach()
     ratio = (log_probs - old_log_probs.detach()).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
-    free = -advantages.detach() * ratio
-    bounded = -advantages.detach() * ratio.clamp(1 - clip, 1 + clip)
+    free = -advantages * ratio
+    bounded = -advantages * ratio.clamp(1 - clip, 1 + clip)
+    loss, clipped = torch.maximum(free, bounded), bounded > free
+    if dual_clip is not None:
+        most = torch.where(advantages < 0, -advantages * dual_clip, torch.inf)
+        loss, clipped = torch.minimum(loss, most), clipped | (loss > most)
+    return loss, clipped
+
+
+def pairwise_surrogate_separate(
+    log_ratio: Tensor, log_ratio_other: Tensor, gap: Tensor, *, clip: float = 0.2
+) -> tuple[Tensor, Tensor]:
+    """Pairwise PPO, each response of a pair clipped by itself (P3O-V1), as a loss of the first of the pair.
+
+        C    = stop_gradient((R - R_other) * ratio_other)
+        loss = -min(C ratio, C clip(ratio, 1 - clip, 1 + clip))
+
+    Wu et al. 2023 (arXiv:2310.00212), algorithm 1. Half the sum of a pair's two losses (once in each order) has
+    the pairwise policy gradient (R1 - R2) grad(log pi(y1) - log pi(y2)) / 2 at the sampling policy; it does not
+    change when both rewards of a prompt are shifted.
+
+    log_ratio        [N]  log pi(y) - log pi_old(y), summed over the response, nats
+    log_ratio_other  [N]  of the response it is compared with
+    gap              [N]  R - R_other, KL price included
+    clip                  change of the response's ratio past which further gain is ignored
+
+    Returns ([N] loss, [N] bool: where it is clipped).
+    """
+    check_shapes("N", log_ratio, log_ratio_other, gap)
+    ratio = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    other = log_ratio_other.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    weight = (gap * other).detach()
+    free, bounded = -weight * ratio, -weight * ratio.clamp(1 - clip, 1 + clip)
+    return torch.maximum(free, bounded), bounded > free
+
+
+def pairwise_surrogate_joint(
+    log_ratio: Tensor, log_ratio_other: Tensor, gap: Tensor, *, clip: float = 0.2
+) -> tuple[Tensor, Tensor]:
+    """Pairwise PPO, the pair clipped as one (P3O-V2), as a loss; the same for both orders of a pair.
+
+        C    = stop_gradient((R - R_other) * ratio * ratio_other)
+        u    = log_ratio - log_ratio_other
+        loss = -min(C u, C clip(u, -clip, clip)) / 2
+
+    Wu et al. 2023 (arXiv:2310.00212), algorithm 2. Arguments and result as `pairwise_surrogate_separate`; `clip`
+    bounds the pair's joint log-ratio, nats.
+    """
+    check_shapes("N", log_ratio, log_ratio_other, gap)
+    both = (log_ratio + log_ratio_other).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    weight = (gap * both).detach()
+    joint = log_ratio - log_ratio_other
+    free, bounded = -weight * joint / 2, -weight * joint.clamp(-clip, clip) / 2
     return torch.maximum(free, bounded), bounded > free
 
 
 def clipped_value_error(
-    values: Tensor, old_values: Tensor, returns: Tensor, *, clip: float = 0.2
+    values: Tensor, old_values: Tensor, returns: Tensor, *, clip: float | None = 0.2
 ) -> tuple[Tensor, Tensor]:
     """Squared error of the value model, pessimistic about moves away from the old values.
 
@@ -47,12 +121,15 @@ def clipped_value_error(
     values      [B, T]  under the value model being trained
     old_values  [B, T]  at the time of the rollout
     returns     [B, T]  G = advantage (before whitening) + old value
-    clip                in units of reward
+    clip                in units of reward; None for the plain squared error
 
     Returns ([B, T] loss, [B, T] bool: where the clipped term is the larger).
     """
     check_shapes("B T", values, old_values, returns)
     old_values, returns = old_values.detach(), returns.detach()
+    free_error = (values - returns).square()
+    if clip is None:
+        return 0.5 * free_error, torch.zeros_like(values, dtype=torch.bool)
     bounded = torch.maximum(torch.minimum(values, old_values + clip), old_values - clip)
-    free_error, bounded_error = (values - returns).square(), (bounded - returns).square()
+    bounded_error = (bounded - returns).square()
     return 0.5 * torch.maximum(free_error, bounded_error), bounded_error > free_error

@@ -42,7 +42,7 @@ def _answer(model: LoadedModel, conversation: list[Message], temperature: float,
     completions = sample(
         model.network,
         [prompt],
-        stop_ids=model.format.stop_ids,
+        stops=model.format.stops,
         max_new_tokens=limit,
         seed=seed,
         temperature=temperature,

@@ -17,6 +17,7 @@ from transformers import DynamicCache
 from plaudit.models import attention
 from plaudit.models.log_probs import scaled_logits
 from plaudit.models.network import Network
+from plaudit.text.chat import Stops
 
 COMPACT_BELOW = 0.75
 """Finished rows are taken out of the batch once fewer than this share of its rows is still running."""
@@ -28,7 +29,7 @@ class Completion:
 
     token_ids   the sampled ids, the stop token included
     log_probs   of each of them under the sampling distribution, nats
-    finished    whether it ended by a stop token; else it was cut at the length limit
+    finished    whether it ended by a stop token or string; else it was cut at the length limit
     """
 
     token_ids: list[int]
@@ -40,18 +41,21 @@ def sample(
     network: Network,
     prompts: Sequence[list[int]],
     *,
-    stop_ids: frozenset[int],
+    stops: Stops,
     max_new_tokens: int,
     seed: int,
     samples_per_prompt: int = 1,
     temperature: float = 1.0,
+    top_p: float = 1.0,
     sequences_per_batch: int = 128,
     progress: Callable[[int], None] | None = None,
     on_batch: Callable[[list[tuple[int, list[Completion]]]], None] | None = None,
 ) -> list[list[Completion]]:
-    """Sample responses from the full distribution softmax(logits / temperature): no top-k, no top-p.
+    """Sample responses from softmax(logits / temperature), the full distribution unless `top_p` says otherwise.
 
     prompts              token ids, each ending where the answer begins
+    stops                where a response ends
+    top_p                draw from the fewest tokens that hold this probability; log-probs are then of that distribution
     sequences_per_batch  rows sampled side by side; prompts of like length share a batch
     progress             called with the number of responses just completed
     on_batch             called with [(index of the prompt, its completions)] as each batch ends
@@ -69,9 +73,10 @@ def sample(
             network,
             [prompts[i] for i in rows],
             samples_per_prompt,
-            stop_ids=stop_ids,
+            stops=stops,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
+            top_p=top_p,
             generator=generator,
         )
         for position, index in enumerate(rows):
@@ -89,14 +94,15 @@ def _sample_batch(
     prompts: list[list[int]],
     copies: int,
     *,
-    stop_ids: frozenset[int],
+    stops: Stops,
     max_new_tokens: int,
     temperature: float,
+    top_p: float,
     generator: torch.Generator,
 ) -> list[Completion]:
     device = network.device
     ids, mask = _pad_left(prompts, device)  # [B/copies, P] both
-    stops = torch.tensor(sorted(stop_ids), device=device)
+    stop_ids = torch.tensor(sorted(stops.ids), device=device)
     cache = DynamicCache(config=network.body.config)
     with network.active(), _rollout_attention(network.body):
         states = _forward(network, ids, mask, cache)  # each prompt once, shared by its copies
@@ -111,10 +117,15 @@ def _sample_batch(
         running = torch.ones(len(states), dtype=torch.bool, device=device)  # of the rows still in the batch
         for step in range(max_new_tokens):
             logits = scaled_logits(states, network.head, temperature, network.softcap)
+            if top_p < 1:
+                logits = _nucleus(logits, top_p)
             token, log_prob = _draw(logits, generator)  # [B, 1] both
             tokens[rows, step] = torch.where(running, token[:, 0], tokens[rows, step])
             log_probs[rows, step] = torch.where(running, log_prob[:, 0], 0.0)
-            stopped = running & torch.isin(token[:, 0], stops)
+            stopped = running & torch.isin(token[:, 0], stop_ids)
+            if stops.ended_by_text is not None:
+                texts = [stops.ended_by_text(tokens[row, : step + 1].tolist()) for row in rows.tolist()]
+                stopped |= running & torch.tensor(texts, device=device)
             lengths[rows[stopped]] = step + 1
             finished[rows[stopped]] = True
             running = running & ~stopped
@@ -144,6 +155,14 @@ def _draw(logits: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     uniform = torch.rand(len(logits), 1, generator=generator, device=logits.device)
     token = torch.searchsorted(cumulative, uniform * total, right=True).clamp_(max=logits.shape[-1] - 1)
     return token, logits.gather(1, token) - top - total.log()
+
+
+def _nucleus(logits: Tensor, top_p: float) -> Tensor:
+    """[B, V] logits with all but the most likely tokens, which together hold `top_p`, at minus infinity."""
+    ordered, places = logits.sort(dim=-1, descending=True)
+    before = ordered.softmax(dim=-1).cumsum(dim=-1) - ordered.softmax(dim=-1)  # mass of the likelier ones
+    ordered = ordered.masked_fill(before >= top_p, -torch.inf)
+    return torch.empty_like(logits).scatter_(-1, places, ordered)
 
 
 def _forward(network: Network, ids: Tensor, mask: Tensor, cache: Any) -> Tensor:

@@ -68,11 +68,12 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
         sample(
             model.network,
             encoded,
-            stop_ids=model.format.stop_ids,
+            stops=model.format.stops,
             max_new_tokens=settings.max_new_tokens,
             seed=config.seed,
             samples_per_prompt=settings.samples_per_prompt,
             temperature=settings.temperature,
+            top_p=settings.top_p,
             sequences_per_batch=settings.sequences_per_batch,
             progress=advance,
             on_batch=keep,

@@ -19,14 +19,14 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import DatabaseError
 
 from plaudit.errors import DataError, WorkspaceError
-from plaudit.records import Annotator, Comparison, Demonstration, Prompt, Response, Split
+from plaudit.records import Annotator, Comparison, Demonstration, Label, Prompt, Response, Split
 from plaudit.store import tables
 
 ROWS_PER_STATEMENT = 500
 
 
 class Store:
-    """Prompts, demonstrations, responses, annotators and comparisons, append-only."""
+    """Prompts, demonstrations, responses, annotators, comparisons and labels, append-only."""
 
     def __init__(self, engine: Engine):
         self._engine = engine
@@ -83,9 +83,11 @@ class Store:
 
     def add_comparisons(self, comparisons: Sequence[Comparison]) -> int:
         """Add judgments; the same annotator's second judgment of a pair in the same run is ignored."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        rows = [{**asdict(c), "id": c.id, "created": c.created or now} for c in comparisons]
-        return self._insert(tables.comparisons, rows)
+        return self._insert(tables.comparisons, [_dated(comparison) for comparison in comparisons])
+
+    def add_labels(self, labels: Sequence[Label]) -> int:
+        """Add judgments of single responses; the same annotator's second label in the same run is ignored."""
+        return self._insert(tables.labels, [_dated(label) for label in labels])
 
     # Reading. Every list is in the order of the ids, so that equal content is read equally.
 
@@ -124,9 +126,14 @@ class Store:
             query = query.where(tables.comparisons.c.run == run)
         return [Comparison(**{k: v for k, v in row.items() if k != "id"}) for row in self._rows(query)]
 
+    def labels(self) -> list[Label]:
+        """All judgments of single responses."""
+        rows = self._rows(select(tables.labels).order_by(tables.labels.c.id))
+        return [Label(**{k: v for k, v in row.items() if k != "id"}) for row in rows]
+
     def counts(self) -> dict[str, int]:
         """Rows by table, and prompts by split."""
-        counted = (tables.prompts, tables.demonstrations, tables.responses, tables.annotators, tables.comparisons)
+        counted = [table for table in tables.metadata.sorted_tables if table is not tables.schema]
         with self._engine.connect() as connection:
             counts = {t.name: int(connection.scalar(select(func.count()).select_from(t)) or 0) for t in counted}
             split = tables.prompts.c.split
@@ -147,6 +154,11 @@ def snapshot(kind: str, ids: Iterable[str]) -> dict[str, Any]:
     """What a run was made from: how many rows, and a SHA-256 over their sorted ids."""
     ordered = sorted(ids)
     return {kind: {"count": len(ordered), "sha256": hashlib.sha256("\n".join(ordered).encode()).hexdigest()}}
+
+
+def _dated(judgment: Comparison | Label) -> dict[str, Any]:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {**asdict(judgment), "id": judgment.id, "created": judgment.created or now}
 
 
 def _insert_rows(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> int:

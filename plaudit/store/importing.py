@@ -4,6 +4,7 @@
     demonstrations   prompt + completion, or messages     text or message lists
     comparisons      prompt + chosen + rejected           text or message lists; without `prompt`, chosen and
                                                           rejected are whole conversations that share a beginning
+    labels           prompt + completion + label          liked (true) or not (false), one response a line
 
 Either every line is used, or the file is refused with the number of the first bad line. Repeated rows are
 counted, not hidden.
@@ -23,6 +24,7 @@ from plaudit.records import (
     Annotator,
     Comparison,
     Demonstration,
+    Label,
     Message,
     Prompt,
     Response,
@@ -32,7 +34,7 @@ from plaudit.records import (
 )
 from plaudit.store.database import Store
 
-Kind = Literal["prompts", "demonstrations", "comparisons"]
+Kind = Literal["prompts", "demonstrations", "comparisons", "labels"]
 ROLES = ("system", "user", "assistant")
 
 
@@ -58,6 +60,7 @@ def import_file(store: Store, path: Path | str, *, kind: Kind, held_out_share: f
         "prompts": _read_prompt,
         "demonstrations": _read_demonstrations,
         "comparisons": _read_comparison,
+        "labels": _read_label,
     }
     rows: list[Any] = []
     lines = 0
@@ -70,8 +73,10 @@ def import_file(store: Store, path: Path | str, *, kind: Kind, held_out_share: f
         added = store.add_prompts(rows)
     elif kind == "demonstrations":
         added = store.add_demonstrations(rows)
-    else:
+    elif kind == "comparisons":
         added = _add_comparisons(store, rows, run=f"import-{content_id(path.name)[:8]}")
+    else:
+        added = _add_labels(store, rows, run=f"import-{content_id(path.name)[:8]}")
     return Imported(kind=kind, rows=lines, added=added, repeated=len(rows) - added)
 
 
@@ -182,6 +187,16 @@ def _read_comparison(row: _Row) -> list[tuple[Prompt, str, str]]:
     return [(row.prompt(context), chosen[0]["content"], rejected[0]["content"])]
 
 
+def _read_label(row: _Row) -> list[tuple[Prompt, str, bool]]:
+    completion = row.messages("completion", role="assistant")
+    if [m["role"] for m in completion] != ["assistant"]:
+        raise DataError(f"{row.where}: `completion` must be exactly one assistant turn.")
+    label = row.column("label")
+    if not isinstance(label, bool):
+        raise DataError(f"{row.where}: `label` must be true or false, not {label!r}.")
+    return [(row.prompt(row.messages("prompt", role="user")), completion[0]["content"], label)]
+
+
 def _shared_text(row: _Row, chosen: str, rejected: str) -> tuple[list[Message], list[Message], list[Message]]:
     """Two plain texts without a prompt column: the prompt is what they share, up to the last whole word."""
     prompt = os.path.commonprefix([chosen, rejected])
@@ -203,3 +218,13 @@ def _add_comparisons(store: Store, rows: list[tuple[Prompt, str, str]], run: str
         comparisons.append(Comparison(prompt.id, ids[0], ids[1], "imported", "first", run))
     store.add_responses(responses)
     return store.add_comparisons(comparisons)
+
+
+def _add_labels(store: Store, rows: list[tuple[Prompt, str, bool]], run: str) -> int:
+    store.add_annotators([Annotator("imported", "imported")])
+    store.add_prompts([prompt for prompt, _, _ in rows])
+    ids = [f"{run}:{content_id(prompt.id, text)}" for prompt, text, _ in rows]
+    store.add_responses([Response(i, prompt.id, text, run) for i, (prompt, text, _) in zip(ids, rows, strict=True)])
+    return store.add_labels(
+        [Label(prompt.id, i, "imported", liked, run) for i, (prompt, _, liked) in zip(ids, rows, strict=True)]
+    )

@@ -65,3 +65,15 @@ comparisons = Table(
     Column("created", String(32), nullable=False),
     Index("comparisons_by_run_and_prompt", "run", "prompt_id"),
 )
+
+labels = Table(
+    "labels",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("prompt_id", ForeignKey("prompts.id"), nullable=False),
+    Column("response", ForeignKey("responses.id"), nullable=False),
+    Column("annotator", ForeignKey("annotators.name"), nullable=False),
+    Column("desirable", Boolean, nullable=False),
+    Column("run", String(64), nullable=False, index=True),
+    Column("created", String(32), nullable=False),
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,29 +17,51 @@ PLAIN_TEMPLATE = (
 
 @dataclass(frozen=True)
 class TokenSequence:
-    """A prompt and a response to it, as the ids that the model saw and gave."""
+    """A prompt and a response to it, as the ids that the model saw and gave.
+
+    learnt   true for each response id that the policy gave; None for all of them. In an episode of several turns the
+             response holds the user's turns as well, which are not the policy's
+    """
 
     prompt_ids: list[int]
     response_ids: list[int]
+    learnt: list[bool] | None = None
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.response_ids)
+
+
+@dataclass(frozen=True)
+class Stops:
+    """Where a response ends: after one of these tokens, or when its ids so far end in a stop string."""
+
+    ids: frozenset[int]
+    ended_by_text: Callable[[list[int]], bool] | None = None
 
 
 class ChatFormat:
     """A tokenizer with the decisions that every stage must share.
 
     end_id      the token that ends an answer: appended to every training answer and learnt
-    stop_ids    all tokens at which sampling stops; a response is *finished* when it ended by one of them
+    stop_ids    all tokens at which sampling stops
+    stop_strings  texts at which it stops as well; a response is *finished* when it ended by one of either
     """
 
-    def __init__(self, tokenizer: Any, *, generation_eos: list[int] | None = None, system_prompt: str | None = None):
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        generation_eos: list[int] | None = None,
+        system_prompt: str | None = None,
+        stop_strings: list[str] | None = None,
+    ):
         if tokenizer.eos_token_id is None:
             raise ModelError("the tokenizer has no end-of-sequence token, so answers could never end. Set eos_token.")
         if tokenizer.chat_template is None:
             tokenizer.chat_template = PLAIN_TEMPLATE
         self.tokenizer = tokenizer
         self.system_prompt = system_prompt
+        self.stop_strings = [text for text in stop_strings or [] if text]
         self._vocabulary_id: str | None = None
         self.end_id = self._end_of_turn()
         self.stop_ids = frozenset({self.end_id, tokenizer.eos_token_id, *(generation_eos or [])})
@@ -66,9 +89,44 @@ class ChatFormat:
         return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.end_id]
 
     def decode_response(self, ids: list[int]) -> str:
-        """The text of a response, without its stop token."""
+        """The text of a response, without its stop token or what follows the first stop string."""
         kept = ids[:-1] if ids and ids[-1] in self.stop_ids else ids
-        return str(self.tokenizer.decode(kept, skip_special_tokens=True)).strip()
+        text = str(self.tokenizer.decode(kept, skip_special_tokens=True))
+        ends = [place for stop in self.stop_strings if (place := text.find(stop)) >= 0]
+        return text[: min(ends, default=len(text))].strip()
+
+    def ended_by_text(self, ids: list[int]) -> bool:
+        """Whether a stop string is complete at the end of these response ids."""
+        longest = max((len(stop.encode()) for stop in self.stop_strings), default=0)
+        tail = str(self.tokenizer.decode(ids[-longest - 3 :], skip_special_tokens=True)) if longest else ""
+        return any(stop in tail for stop in self.stop_strings)
+
+    def scored_ids(self, ids: list[int], *, finished: bool) -> list[int]:
+        """What a reward model sees of a sampled response: the very ids, or where it ended by a stop string its text
+        up to there with the end token, as in training."""
+        if finished and ids[-1] not in self.stop_ids:
+            return self.encode_response(self.decode_response(ids))
+        return ids
+
+    def encode_user_turn(self, text: str, *, after_end: bool) -> list[int]:
+        """The ids between a sampled assistant turn and the next one's beginning: the user's turn and its frame.
+
+        after_end  whether the sampled turn already holds its end token; else the frame begins with it
+        """
+        mark = "\u2402mark\u2402"
+        turns = [
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": mark},
+            {"role": "user", "content": text},
+        ]
+        whole = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        ids = list(self.tokenizer(whole[whole.rfind(mark) + len(mark) :], add_special_tokens=False)["input_ids"])
+        return ids[1:] if after_end and ids and ids[0] == self.end_id else ids
+
+    @property
+    def stops(self) -> Stops:
+        """The one definition of a finished response, for every sampler."""
+        return Stops(self.stop_ids, self.ended_by_text if self.stop_strings else None)
 
     @property
     def vocabulary_id(self) -> str:

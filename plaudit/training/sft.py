@@ -10,18 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
-
 from plaudit.config import Config
 from plaudit.errors import DataError
 from plaudit.models.loading import LoadedModel, load_causal, save_causal
-from plaudit.models.network import Network, make_trainable
+from plaudit.models.network import make_trainable
 from plaudit.progress import progress, say
 from plaudit.records import Demonstration
 from plaudit.store.database import snapshot
-from plaudit.text.batches import micro_batches, shuffled_batches
+from plaudit.text.batches import shuffled_batches
 from plaudit.text.chat import TokenSequence
 from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
+from plaudit.training.supervised import likelihood_step, mean_loss
 from plaudit.workspace import Run, Workspace
 
 
@@ -71,15 +70,10 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
             epoch, place = divmod(step, steps_per_epoch)
             rows = shuffled_batches(len(train), settings.batch_size, seed=f"{config.seed}:sft:{epoch}")[place]
             batch = [train[i] for i in rows]
-            tokens = sum(len(sequence.response_ids) for sequence in batch)  # the one denominator of this step
-            rate, loss = optimiser.learning_rate, 0.0
-            for _, micro in micro_batches(batch, config.model.tokens_per_micro_batch, policy.device):
-                log_probs, _ = policy.log_probs(micro)
-                part = -log_probs.sum() / tokens
-                part.backward()
-                loss += part.item()
-            norm = optimiser.step()
+            rate = optimiser.learning_rate
+            loss, norm = likelihood_step(policy, optimiser, batch, budget=config.model.tokens_per_micro_batch)
             losses.append(loss)
+            tokens = sum(len(sequence.response_ids) for sequence in batch)
             run.log(step + 1, loss=loss, learning_rate=rate, gradient_norm=norm, tokens=tokens)
             if (step + 1) % settings.save_every == 0:
                 save_checkpoint(run, step + 1, parts, held_out_before=before)
@@ -99,19 +93,6 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     )
     drop_checkpoint(run)
     return run
-
-
-@torch.no_grad()
-def mean_loss(policy: Network, sequences: Sequence[TokenSequence], config: Config) -> float | None:
-    """Mean negative log-likelihood, nats a response token; None without any sequence."""
-    if not sequences:
-        return None
-    total, tokens = 0.0, 0
-    for _, batch in micro_batches(sequences, config.model.tokens_per_micro_batch, policy.device):
-        log_probs, _ = policy.log_probs(batch)
-        total -= float(log_probs.sum())
-        tokens += int(batch.response_lengths.sum())
-    return total / tokens
 
 
 def _encode(model: LoadedModel, demonstrations: Sequence[Demonstration], config: Config) -> list[TokenSequence]:

@@ -3,7 +3,13 @@ import math
 import pytest
 import torch
 
-from plaudit.objectives import bradley_terry, clipped_surrogate, clipped_value_error
+from plaudit.objectives import (
+    bradley_terry,
+    clipped_surrogate,
+    clipped_value_error,
+    pairwise_surrogate_joint,
+    pairwise_surrogate_separate,
+)
 
 
 def grid(*values):
@@ -78,3 +84,54 @@ def test_clipped_value_error_matches_its_table(value, old, target, loss, gradien
 def test_an_absurd_log_ratio_gives_a_finite_loss():
     loss, _ = clipped_surrogate(grid(500.0), grid(0.0), grid(-1.0))
     assert torch.isfinite(loss).all()
+
+
+DUAL = [(1, 1.1, 1.1), (-1, 1.5, -1.5), (-1, 4.0, -3.0), (1, 4.0, 1.2)]  # advantage, ratio, surrogate; dual clip 3
+
+
+@pytest.mark.parametrize(("advantage", "ratio", "surrogate"), DUAL)
+def test_a_dual_clip_bounds_the_loss_of_a_token_that_became_likely(advantage, ratio, surrogate):
+    log_ratio = grid(math.log(ratio)).requires_grad_()
+    loss, clipped = clipped_surrogate(log_ratio, grid(0.0), grid(advantage), clip=0.2, dual_clip=3.0)
+    loss.sum().backward()
+    assert -loss.item() == pytest.approx(surrogate)
+    assert clipped.item() == (log_ratio.grad.item() == 0)
+
+
+def pair(first, second):
+    """Log-ratios of a pair in both orders, as rows."""
+    ratios = torch.tensor([first, second], dtype=torch.float64).log().requires_grad_()
+    return ratios, ratios.flip(0), torch.tensor([1.0, -1.0], dtype=torch.float64)  # returns differ by 1
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "separate", "separate_free", "joint", "joint_free"),
+    [(1.1, 0.9, [0.99, -0.99], True, 0.0990, False), (1.5, 0.7, [0.84, -1.2], False, 0.105, False)],
+)
+def test_pairwise_clipping_matches_its_table(first, second, separate, separate_free, joint, joint_free):
+    """Surrogates of both orders, and whether any gradient flows; the joint one is .5 C min(u, clip)."""
+    for surrogate, expected, free in (
+        (pairwise_surrogate_separate, separate, separate_free),
+        (pairwise_surrogate_joint, [joint, joint], joint_free),
+    ):
+        own, other, gap = pair(first, second)
+        loss, clipped = surrogate(own, other, gap, clip=0.2)
+        (gradient,) = torch.autograd.grad(loss.sum(), own)
+        assert (-loss).tolist() == pytest.approx(expected, abs=1e-3)
+        assert clipped.tolist() == [not free] * 2
+        assert bool(gradient.abs().sum() > 0) == free
+
+
+def test_both_pairwise_surrogates_have_the_pairwise_gradient_at_the_sampling_policy():
+    """(R1 - R2) grad(log pi(y1) - log pi(y2)) / 2 for the mean of both orders."""
+    for surrogate in (pairwise_surrogate_separate, pairwise_surrogate_joint):
+        ratios = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+        loss, _ = surrogate(ratios, ratios.flip(0), torch.tensor([3.0, -3.0], dtype=torch.float64))
+        (gradient,) = torch.autograd.grad(-loss.mean(), ratios)
+        assert gradient.tolist() == pytest.approx([1.5, -1.5])
+
+
+def test_the_value_error_without_a_clip_is_half_the_square():
+    loss, clipped = clipped_value_error(grid(3.0), grid(0.0), grid(1.0), clip=None)
+    assert loss.item() == 2.0
+    assert not clipped.any()

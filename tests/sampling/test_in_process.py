@@ -7,7 +7,7 @@ from plaudit.models.loading import load_causal
 from plaudit.models.network import make_trainable
 from plaudit.sampling.in_process import sample
 from plaudit.text.batches import collate
-from plaudit.text.chat import TokenSequence
+from plaudit.text.chat import Stops, TokenSequence
 
 PROMPTS = [[1, 50, 60], [1, 33, 44, 55, 66, 77], [9], [1, 2, 3, 4], [7, 7]]
 SETTINGS = ModelSettings(dtype="float32")
@@ -19,7 +19,7 @@ def model(tiny_model):
 
 
 def draw(network, **changes):
-    options = {"stop_ids": frozenset(range(100, 150)), "max_new_tokens": 10, "seed": 3, "samples_per_prompt": 3}
+    options = {"stops": Stops(frozenset(range(100, 150))), "max_new_tokens": 10, "seed": 3, "samples_per_prompt": 3}
     return sample(network, PROMPTS, **{**options, **changes})
 
 
@@ -84,7 +84,7 @@ def test_samples_of_one_prompt_differ(model):
 @pytest.mark.parametrize("size", [1, 4, 100])
 def test_results_come_in_the_order_of_the_prompts_for_every_batch_size(model, size):
     """Near temperature 0 the draw is the argmax, so batches cannot change it."""
-    cold = {"temperature": 1e-4, "samples_per_prompt": 1, "stop_ids": frozenset({2})}
+    cold = {"temperature": 1e-4, "samples_per_prompt": 1, "stops": Stops(frozenset({2}))}
     whole = draw(model.network, **cold)
     assert [c[0].token_ids for c in draw(model.network, **cold, sequences_per_batch=size)] == [
         c[0].token_ids for c in whole
@@ -95,7 +95,7 @@ def test_a_cold_sample_is_transformers_greedy_decoding(tiny_model, model):
     from transformers import AutoModelForCausalLM
 
     theirs = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
-    ours = draw(model.network, temperature=1e-4, samples_per_prompt=1, stop_ids=frozenset({2}))
+    ours = draw(model.network, temperature=1e-4, samples_per_prompt=1, stops=Stops(frozenset({2})))
     for prompt, group in zip(PROMPTS, ours, strict=True):
         ids = torch.tensor([prompt])
         out = theirs.generate(
@@ -110,7 +110,7 @@ def test_tokens_follow_the_models_distribution(tmp_path):
 
     network = load_causal(str(make_model(tmp_path / "flat", initializer_range=0.5)), SETTINGS).network
     drawn = sample(
-        network, [[5, 6]], stop_ids=frozenset(), max_new_tokens=1, seed=0, samples_per_prompt=6000,
+        network, [[5, 6]], stops=Stops(frozenset()), max_new_tokens=1, seed=0, samples_per_prompt=6000,
         sequences_per_batch=6000,
     )[0]  # fmt: skip
     with torch.no_grad():

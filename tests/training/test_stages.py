@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 import plaudit
 from plaudit.config import resolve
-from plaudit.errors import ConfigError, DataError, ModelError, WorkspaceError
+from plaudit.errors import DataError, ModelError, WorkspaceError
 from plaudit.training import step as step_module
 
 
@@ -197,7 +197,7 @@ def test_supervised_loss_is_that_of_the_answers_tokens_alone(workspace, tiny_mod
     from plaudit.config import ModelSettings
     from plaudit.models.loading import load_causal
     from plaudit.text.chat import TokenSequence
-    from plaudit.training.sft import mean_loss
+    from plaudit.training.supervised import mean_loss
 
     model = load_causal(str(tiny_model), ModelSettings(dtype="float32"))
     demonstration = workspace.store.demonstrations()[0]
@@ -250,20 +250,6 @@ def test_a_reward_model_learns_from_imported_comparisons(good_and_bad):
     assert run.result["ceiling"] is None  # one judgment a pair: no way to know
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("lora", ["{rank: 8, alpha: 16}", "null"])
-def test_ppo_raises_the_score_it_is_given(good_and_bad, lora):
-    """The reward model likes happy words; forty steps must make them frequent. Trains a minute."""
-    name = good_and_bad.config().model.name
-    base = [f"model.lora={lora}", f"reward.model={name}", f"rl.policy={name}", "rl.missing_eos_score=null"]
-    learn = ["reward.epochs=4", "reward.optimiser.learning_rate=0.01", "rl.steps=40", "rl.prompts_per_step=24",
-             "rl.optimiser.learning_rate=0.01", "rl.value_optimiser.learning_rate=0.01", "rl.epochs=2"]  # fmt: skip
-    config = good_and_bad.config(overrides=[*base, *learn])
-    plaudit.reward(good_and_bad, config)
-    result = plaudit.rl(good_and_bad, config).result
-    assert result["last"]["score"] > result["first"]["score"] + 1.0
-
-
 def test_nothing_to_work_on_is_said(tmp_path, tiny_model):
     empty = plaudit.init(tmp_path / "empty", config=resolve(overrides=[f"model.name={tiny_model}"]))
     for stage in (plaudit.sft, plaudit.sample, plaudit.reward, plaudit.rl):
@@ -297,12 +283,3 @@ def test_metrics_and_results_are_valid_json(finished):
     for run in finished.runs():
         json.loads((run.path / "run.json").read_text())
         assert all(isinstance(v, int | float) for row in run.metrics() for v in row.values())
-
-
-def test_an_algorithm_that_needs_groups_says_so(finished, monkeypatch):
-    from plaudit.algorithms.ppo import PPO
-    from plaudit.algorithms.rollouts import Needs
-
-    monkeypatch.setattr(PPO, "needs", Needs(critic=True, smallest_group=2))
-    with pytest.raises(ConfigError, match="samples_per_prompt"):
-        plaudit.rl(finished)

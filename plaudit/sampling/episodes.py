@@ -1,0 +1,149 @@
+"""Conversations of one or several assistant turns, sampled from a policy against a simulated user.
+
+A single answer to a prompt is an episode of one turn: the loop that learns knows no other case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from plaudit.errors import DataError
+from plaudit.models.loading import LoadedModel
+from plaudit.models.network import Network
+from plaudit.records import Message, Prompt
+from plaudit.sampling.in_process import Completion, sample
+from plaudit.scoring.scorers import Answered
+from plaudit.text.chat import ChatFormat, TokenSequence
+
+User = Callable[[list[list[Message]]], list[str | None]]
+"""(conversations, each ending with an assistant's turn) -> the user's next turns; None ends an episode."""
+
+
+@dataclass
+class Episode:
+    """One conversation as it was sampled.
+
+    token_ids  everything after the prompt: the policy's turns and the user's between them
+    learnt     true where the policy gave the id
+    log_probs  of the policy's ids under the sampling policy, nats; 0 at the user's
+    ends       index after each of the policy's turns
+    answers    the policy's turns, as they are scored
+    """
+
+    prompt: Prompt
+    prompt_ids: list[int]
+    messages: list[Message]
+    token_ids: list[int] = field(default_factory=list)
+    learnt: list[bool] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+    answers: list[Answered] = field(default_factory=list)
+
+    @property
+    def sequence(self) -> TokenSequence:
+        """For training."""
+        return TokenSequence(self.prompt_ids, self.token_ids, None if all(self.learnt) else self.learnt)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last turn ended by itself."""
+        return self.answers[-1].finished
+
+    @property
+    def context(self) -> list[int]:
+        """All ids so far."""
+        return self.prompt_ids + self.token_ids
+
+    def add_answer(self, completion: Completion, form: ChatFormat) -> None:
+        """The policy's turn."""
+        text = form.decode_response(completion.token_ids)
+        sequence = TokenSequence(self.context, completion.token_ids)
+        self.answers.append(Answered(list(self.messages), sequence, text, completion.finished, self.prompt.source))
+        self.messages.append({"role": "assistant", "content": text})
+        self._extend(completion.token_ids, completion.log_probs, learnt=True)
+        self.ends.append(len(self.token_ids))
+
+    def add_user_turn(self, text: str, form: ChatFormat) -> None:
+        """The user's turn, with the frame around it."""
+        ids = form.encode_user_turn(text, after_end=self.token_ids[-1] == form.end_id)
+        self.messages.append({"role": "user", "content": text})
+        self._extend(ids, [0.0] * len(ids), learnt=False)
+
+    def _extend(self, ids: list[int], log_probs: list[float], *, learnt: bool) -> None:
+        self.token_ids += ids
+        self.log_probs += log_probs
+        self.learnt += [learnt] * len(ids)
+
+
+def play(
+    policy: Network,
+    model: LoadedModel,
+    prompts: Sequence[Prompt],
+    *,
+    prompt_limit: int,
+    samples_per_prompt: int,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    user: User | None = None,
+    turns: int = 1,
+) -> list[Episode]:
+    """`samples_per_prompt` episodes for each prompt, those of a prompt side by side.
+
+    An episode ends after `turns` answers, when the user has nothing more to say, when an answer does not finish,
+    or when the next answer might not fit the model's context.
+
+    Raises DataError for a prompt over the limit, or a user that returns something else than texts.
+    """
+    options: dict[str, Any] = {
+        "stops": model.format.stops,
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+    }
+    encoded = [model.format.encode_prompt(prompt.messages, limit=prompt_limit) for prompt in prompts]
+    completions = sample(policy, encoded, seed=seed, samples_per_prompt=samples_per_prompt, **options)
+    episodes = []
+    for prompt, ids, group in zip(prompts, encoded, completions, strict=True):
+        for completion in group:
+            episodes.append(Episode(prompt, ids, list(prompt.messages)))
+            episodes[-1].add_answer(completion, model.format)
+    running = episodes
+    for turn in range(1, turns if user is not None else 1):
+        assert user is not None
+        running = _take_user_turns([e for e in running if e.finished], user, model.format)
+        running = [e for e in running if len(e.context) + max_new_tokens <= model.context_length]
+        if not running:
+            break
+        answers = sample(policy, [e.context for e in running], seed=seed * 31 + turn, **options)
+        for episode, (completion,) in zip(running, answers, strict=True):
+            episode.add_answer(completion, model.format)
+    for episode in episodes:
+        _drop_unanswered(episode)
+    return episodes
+
+
+def _take_user_turns(episodes: list[Episode], user: User, form: ChatFormat) -> list[Episode]:
+    """The episodes that go on."""
+    if not episodes:
+        return []
+    texts = user([list(episode.messages) for episode in episodes])
+    if len(texts) != len(episodes):
+        raise DataError(f"the simulated user gave {len(texts)} turns for {len(episodes)} conversations.")
+    going_on = []
+    for episode, text in zip(episodes, texts, strict=True):
+        if text is None:
+            continue
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(f"the simulated user must return a text, or None to end; it returned {text!r}.")
+        episode.add_user_turn(text, form)
+        going_on.append(episode)
+    return going_on
+
+
+def _drop_unanswered(episode: Episode) -> None:
+    """A user's turn that was not answered for want of context is no part of the episode."""
+    last = episode.ends[-1]
+    if len(episode.token_ids) > last:
+        del episode.token_ids[last:], episode.learnt[last:], episode.log_probs[last:], episode.messages[-1]

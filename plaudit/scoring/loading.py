@@ -1,0 +1,101 @@
+"""From `rl.reward` and its like to something that scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from plaudit.config import Config, RewardSource
+from plaudit.errors import ConfigError, ModelError
+from plaudit.functions import is_function, load_function
+from plaudit.models.loading import LoadedModel, load_causal, load_reward
+from plaudit.records import Message
+from plaudit.scoring.rating import RatingJudge
+from plaudit.scoring.scorers import Answered, FunctionScorer, RewardModelScorer, SafetyGated, Scorer, WeightedSum
+from plaudit.text.chat import TokenSequence
+from plaudit.workspace import Workspace
+
+JUDGE = "judge:"
+
+
+@dataclass(frozen=True)
+class LoadedScorer:
+    """A scorer, and the reward model that a value model can start from (None when there is none)."""
+
+    score: Scorer
+    model: LoadedModel | None
+
+
+def reward_sources(config: Config) -> list[RewardSource]:
+    """`rl.reward` as a list. Raises ConfigError for an empty one."""
+    reward = config.rl.reward
+    sources = [RewardSource(source=reward)] if isinstance(reward, str) else reward
+    if not sources:
+        raise ConfigError("`rl.reward` is an empty list: name what is to be maximised.")
+    return sources
+
+
+def source_lineage(workspace: Workspace, source: str) -> str:
+    """A source's own name for the lineage; raises WorkspaceError when it names a missing run."""
+    if is_function(source):
+        return source
+    if source.startswith(JUDGE):
+        return JUDGE + workspace.lineage_name(source.removeprefix(JUDGE))
+    name = workspace.lineage_name(source)
+    workspace.model_source(name, kind="reward")
+    return name
+
+
+def load_scorer(
+    workspace: Workspace, sources: list[RewardSource], config: Config, *, policy: LoadedModel, setting: str
+) -> LoadedScorer:
+    """The scorer of one source, or of several combined by `rl.combine`.
+
+    sources  with lineage names, as `source_lineage` gives them
+    setting  where they were given, for messages
+
+    Raises ConfigError for a function that cannot be loaded, DataError for one whose trial call fails, ModelError
+    for a reward model that does not fit the policy.
+    """
+    gated = config.rl.combine == "safety-gated" and len(sources) > 1
+    loaded = [
+        _load_one(workspace, source.source, config, policy, setting, normalise=config.rl.normalise_reward and not gated)
+        for source in sources
+    ]
+    first = next((item.model for item in loaded if item.model is not None), None)
+    if gated:
+        helpfulness, safety = loaded
+        if helpfulness.model is None or safety.model is None:
+            raise ConfigError(f"`{setting}`: the safety-gated rule needs two reward runs, whose scores are log-odds.")
+        sources_about_safety = frozenset(config.rl.safety_sources)
+        rule = SafetyGated(helpfulness.score, safety.score, config.rl.safety_threshold, sources_about_safety)
+        return LoadedScorer(rule, first)
+    if len(loaded) == 1 and sources[0].weight == 1:
+        return loaded[0]
+    parts = [(source.weight, item.score) for source, item in zip(sources, loaded, strict=True)]
+    return LoadedScorer(WeightedSum(parts), first)
+
+
+def _load_one(
+    workspace: Workspace, source: str, config: Config, policy: LoadedModel, setting: str, *, normalise: bool
+) -> LoadedScorer:
+    budget = config.model.tokens_per_micro_batch
+    if is_function(source):
+        scorer = FunctionScorer(load_function(source, setting=setting), source)
+        _try_it(scorer)
+        return LoadedScorer(scorer, None)
+    if source.startswith(JUDGE):
+        model = load_causal(workspace.model_source(source.removeprefix(JUDGE)), config.model)
+        return LoadedScorer(RatingJudge(model, budget), None)
+    model = load_reward(workspace.model_source(source, kind="reward"), config.model)
+    if model.format.vocabulary_id != policy.format.vocabulary_id:
+        raise ModelError(
+            f"the reward model {source} and the policy {policy.source} have different vocabularies, so it cannot "
+            "score the policy's tokens. Train it from the same family: `plaudit reward reward.model=...`."
+        )
+    return LoadedScorer(RewardModelScorer(model, normalise, budget), model)
+
+
+def _try_it(scorer: FunctionScorer) -> None:
+    """Two answers, so that a function that cannot work fails before any long work starts."""
+    question: list[Message] = [{"role": "user", "content": "How are you?"}]
+    scorer([Answered(question, TokenSequence([], []), text, True) for text in ("Well, thank you.", "I do not know.")])

@@ -1,0 +1,132 @@
+"""Scores of answers, one number each.
+
+B answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from plaudit.errors import DataError
+from plaudit.models.loading import LoadedModel
+from plaudit.objectives import safety_gated_scores
+from plaudit.records import Message
+from plaudit.text.batches import micro_batches
+from plaudit.text.chat import TokenSequence
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A conversation and the answer to it that is to be scored.
+
+    conversation  messages up to and without the answer
+    sequence      the same as ids: what the model saw, and what it gave
+    text          the answer, without its stop token
+    finished      whether it ended by itself
+    source        where the prompt came from, as imported
+    """
+
+    conversation: list[Message]
+    sequence: TokenSequence
+    text: str
+    finished: bool
+    source: str = ""
+
+
+class Scorer(Protocol):
+    """Gives [B] scores, float32 on the CPU."""
+
+    def __call__(self, answers: Sequence[Answered]) -> Tensor:
+        """[B]."""
+        ...
+
+
+@dataclass(frozen=True)
+class RewardModelScorer:
+    """A reward model's scores of the very ids that were sampled.
+
+    normalise                shift and scale by the mean and deviation on its training responses
+    tokens_per_micro_batch   bounds memory
+    """
+
+    model: LoadedModel
+    normalise: bool
+    tokens_per_micro_batch: int
+
+    @torch.no_grad()
+    def __call__(self, answers: Sequence[Answered]) -> Tensor:
+        """Raw scores minus mean over deviation, or raw."""
+        form, network = self.model.format, self.model.network
+        sequences = [
+            TokenSequence(a.sequence.prompt_ids, form.scored_ids(a.sequence.response_ids, finished=a.finished))
+            for a in answers
+        ]
+        scores = torch.zeros(len(answers))
+        for rows, batch in micro_batches(sequences, self.tokens_per_micro_batch, network.device):
+            scores[rows] = network.scores(batch).float().cpu()
+        mean, std = self.model.score_normaliser if self.normalise else (0.0, 1.0)
+        return (scores - mean) / std
+
+
+@dataclass(frozen=True)
+class FunctionScorer:
+    """A Python callable f(prompts, responses) -> scores, its answer checked.
+
+    It is called with a list of conversations (each a list of {"role", "content"}) and a list of answer texts of
+    the same length, and must return as many finite numbers.
+    """
+
+    function: Callable[..., Any]
+    name: str
+
+    def __call__(self, answers: Sequence[Answered]) -> Tensor:
+        """Raises DataError, naming the prompt and the value, unless it returns one finite number an answer."""
+        prompts, responses = [a.conversation for a in answers], [a.text for a in answers]
+        try:
+            values = list(self.function(prompts, responses))
+            scores = [float(value) for value in values]
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{self.name} must return one number for each response, but: {error}.") from error
+        if len(scores) != len(answers):
+            raise DataError(f"{self.name} returned {len(scores)} scores for {len(answers)} responses.")
+        found = torch.tensor(scores, dtype=torch.float32)
+        wrong = (~found.isfinite()).nonzero()
+        if len(wrong):
+            first = int(wrong[0])
+            raise DataError(
+                f"{self.name} returned {values[first]} for {len(wrong)} of {len(answers)} responses, first for prompt "
+                f"{prompts[first][-1]['content'][:60]!r} and response {responses[first][:60]!r}.\n"
+                "A reward must be a finite number."
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class WeightedSum:
+    """sum over scorers of weight * score."""
+
+    parts: list[tuple[float, Scorer]]
+
+    def __call__(self, answers: Sequence[Answered]) -> Tensor:
+        """[B]."""
+        return torch.stack([weight * scorer(answers) for weight, scorer in self.parts]).sum(dim=0)
+
+
+@dataclass(frozen=True)
+class SafetyGated:
+    """Llama 2's rule over a helpfulness and a safety model; see `plaudit.objectives.safety_gated_scores`."""
+
+    helpfulness: Scorer
+    safety: Scorer
+    threshold: float
+    sources: frozenset[str]
+
+    def __call__(self, answers: Sequence[Answered]) -> Tensor:
+        """[B], mean 0 and variance 1 over these answers."""
+        tagged = torch.tensor([a.source in self.sources for a in answers])
+        return safety_gated_scores(self.helpfulness(answers), self.safety(answers), tagged, threshold=self.threshold)

@@ -1,0 +1,102 @@
+"""The networks of the online loop, and what scores their samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from plaudit.algorithms.rollouts import Needs
+from plaudit.config import Config, RewardSource
+from plaudit.models.loading import LoadedModel, load_causal, reward_from_causal
+from plaudit.models.network import Network, make_trainable
+from plaudit.sampling.episodes import User
+from plaudit.sampling.users import load_user
+from plaudit.scoring.loading import LoadedScorer, load_scorer, reward_sources, source_lineage
+from plaudit.scoring.scorers import Scorer
+from plaudit.text.batches import TokenBatch
+from plaudit.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Critic:
+    """A value model, in the units of the reward or cost that it predicts."""
+
+    network: Network
+    mean: float
+    std: float
+
+    def values(self, batch: TokenBatch) -> torch.Tensor:
+        """[B, T] value of the state before each response token."""
+        return (self.network.values(batch) - self.mean) / self.std
+
+
+@dataclass(frozen=True)
+class Actors:
+    """Everything that runs in the loop.
+
+    reference  the frozen start of the policy; under LoRA the policy's own body with the adapter off
+    critics    by what they predict, "reward" or "cost"
+    score      the task reward
+    cost       for the constrained algorithms
+    user       the other side of episodes of several turns
+    """
+
+    model: LoadedModel
+    policy: Network
+    reference: Network
+    critics: dict[str, Critic]
+    score: Scorer
+    cost: Scorer | None
+    user: User | None
+
+
+def lineage(workspace: Workspace, config: Config) -> dict[str, str]:
+    """Role -> run or model, checked to be there. Raises WorkspaceError when one is missing."""
+    parents = {"policy": workspace.lineage_name(config.rl.policy)}
+    workspace.model_source(parents["policy"])
+    names = [source_lineage(workspace, source.source) for source in reward_sources(config)]
+    parents |= {"reward": names[0]} if len(names) == 1 else {f"reward_{i}": name for i, name in enumerate(names)}
+    if config.rl.algorithm == "ppo-lagrangian" and config.rl.lagrangian.cost is not None:
+        parents["cost"] = source_lineage(workspace, config.rl.lagrangian.cost)
+    return parents
+
+
+def load_actors(workspace: Workspace, parents: dict[str, str], config: Config, needs: Needs) -> Actors:
+    """Load and check every network and function before any work starts.
+
+    Raises ConfigError, DataError, ModelError or WorkspaceError for whatever is missing or does not fit.
+    """
+    model = load_causal(workspace.model_source(parents["policy"]), config.model)
+    user = load_user(workspace, config)
+    sources = [
+        RewardSource(source=parents.get("reward", parents.get(f"reward_{i}", "")), weight=source.weight)
+        for i, source in enumerate(reward_sources(config))
+    ]
+    scorers = {"reward": load_scorer(workspace, sources, config, policy=model, setting="rl.reward")}
+    if "cost" in parents:
+        cost = [RewardSource(source=parents["cost"])]
+        scorers["cost"] = load_scorer(workspace, cost, config, policy=model, setting="rl.lagrangian.cost")
+    policy = make_trainable(model.network, config.model.lora, role="policy", seed=config.seed)
+    critics = {
+        name: _make_critic(name, scorers[name], model, config, seed=config.seed + 1 + number)
+        for number, name in enumerate(needs.critics)
+    }
+    return Actors(
+        model=model,
+        policy=policy,
+        reference=model.network,
+        critics=critics,
+        score=scorers["reward"].score,
+        cost=scorers["cost"].score if "cost" in scorers else None,
+        user=user,
+    )
+
+
+def _make_critic(name: str, scorer: LoadedScorer, policy: LoadedModel, config: Config, *, seed: int) -> Critic:
+    """From the reward model (Stiennon et al. 2020); without one from the policy's start under a head of zeros."""
+    start = scorer.model or reward_from_causal(policy, seed=seed, head_scale=0.0)
+    role = "value" if name == "reward" else f"{name}_value"
+    network = make_trainable(start.network, config.model.lora, role=role, seed=seed, train_head=True)
+    mean, std = start.score_normaliser if config.rl.normalise_reward and scorer.model is not None else (0.0, 1.0)
+    return Critic(network, mean, std)

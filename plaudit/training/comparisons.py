@@ -1,0 +1,149 @@
+"""Comparisons from the store, as tokens: what reward models and preference losses learn from."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from plaudit.config import Config
+from plaudit.errors import DataError
+from plaudit.models.loading import LoadedModel
+from plaudit.progress import say
+from plaudit.records import Comparison, Response
+from plaudit.text.batches import by_token_budget
+from plaudit.text.chat import TokenSequence
+from plaudit.workspace import Run, Workspace
+
+SOURCE = "comparisons_"
+"""In a run's parents, the roles of the judge runs and imports that its comparisons come from."""
+
+
+@dataclass(frozen=True)
+class JudgedPrompt:
+    """A prompt's responses as tokens, and every judgment between two of them.
+
+    judgments   (index of the first, index of the second, 1 if the first was preferred, 0.5 for a tie, else 0)
+    """
+
+    prompt_id: str
+    response_ids: list[str]
+    sequences: list[TokenSequence]
+    judgments: list[tuple[int, int, float]]
+    comparisons: list[Comparison]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return max(len(sequence) for sequence in self.sequences)
+
+
+def choose_comparisons(workspace: Workspace, wanted: Sequence[str] | None, *, setting: str) -> list[Comparison]:
+    """The comparisons of these judge runs and imports; of all where None.
+
+    setting  where they were named, for messages
+
+    Raises DataError when there are none.
+    """
+    comparisons = workspace.store.comparisons()
+    if wanted is not None:
+        names = {workspace.lineage_name(name) for name in wanted}
+        unknown = sorted(names - {c.run for c in comparisons})
+        if unknown:
+            known = ", ".join(sorted({c.run for c in comparisons})) or "none yet"
+            raise DataError(f"`{setting}`: no comparisons of {', '.join(unknown)} in the store ({known}).")
+        comparisons = [c for c in comparisons if c.run in names]
+    if not comparisons:
+        raise DataError(
+            f"{workspace.path} has no comparisons to learn from. Make some with `plaudit judge`, "
+            "or add your own with `plaudit import FILE --kind comparisons`."
+        )
+    return comparisons
+
+
+def source_parents(comparisons: Sequence[Comparison]) -> dict[str, str]:
+    """Role -> run, for the lineage."""
+    return {f"{SOURCE}{i}": name for i, name in enumerate(sorted({c.run for c in comparisons}))}
+
+
+def load_judged_prompts(
+    workspace: Workspace, run: Run, model: LoadedModel, config: Config, *, most_tokens: int
+) -> tuple[list[JudgedPrompt], list[JudgedPrompt]]:
+    """(training, held-out) prompts with their responses and the judgments of the run's sources.
+
+    Judgments with a response of over `most_tokens`, or that does not fit the model's context, are counted and said.
+    """
+    prompts = {prompt.id: prompt for prompt in workspace.store.prompts()}
+    sources = {name for role, name in run.parents.items() if role.startswith(SOURCE)}
+    by_prompt: dict[str, list[Comparison]] = defaultdict(list)
+    for comparison in workspace.store.comparisons():
+        if comparison.run in sources:
+            by_prompt[comparison.prompt_id].append(comparison)
+    responses = {response.id: response for response in workspace.store.responses()}
+    same_ids = sampled_with(workspace, model)
+    limit = model.prompt_limit(config.data.max_prompt_tokens, 1)
+    found: dict[str, list[JudgedPrompt]] = {"train": [], "held_out": []}
+    dropped = 0
+    for prompt_id, judged in sorted(by_prompt.items()):
+        prompt_ids = model.format.encode_prompt(prompts[prompt_id].messages, limit=limit)
+        wanted = sorted({side for c in judged for side in (c.first, c.second)})
+        encoded = {r: TokenSequence(prompt_ids, encode_stored(model, responses[r], same_ids)) for r in wanted}
+        kept = [r for r in wanted if fits(encoded[r], model, most_tokens)]
+        usable = [c for c in judged if c.first in kept and c.second in kept]
+        dropped += len(judged) - len(usable)
+        if usable:
+            place = {r: i for i, r in enumerate(kept)}
+            judgments = [(place[c.first], place[c.second], c.preference_first) for c in usable]
+            item = JudgedPrompt(prompt_id, kept, [encoded[r] for r in kept], judgments, usable)
+            found[prompts[prompt_id].split].append(item)
+    if dropped:
+        say(f"{dropped} comparisons have a response over {most_tokens} tokens: left out.")
+    return found["train"], found["held_out"]
+
+
+def sampled_with(workspace: Workspace, model: LoadedModel) -> set[str]:
+    """Sampling runs whose stored ids mean the same tokens to this model."""
+    return {run.name for run in workspace.runs("sample") if run.info.get("vocabulary") == model.format.vocabulary_id}
+
+
+def encode_stored(model: LoadedModel, response: Response, same_ids: set[str]) -> list[int]:
+    """The ids as sampled where this tokenizer sampled them; else the text, encoded, with its end token."""
+    if response.token_ids is not None and response.run in same_ids:
+        return model.format.scored_ids(response.token_ids, finished=response.finished)
+    ids = model.format.encode_response(response.text)
+    return ids if response.finished else ids[:-1] or ids
+
+
+def fits(sequence: TokenSequence, model: LoadedModel, most_tokens: int) -> bool:
+    """Whether the response is within the setting, and the whole within the context."""
+    return len(sequence.response_ids) <= most_tokens and len(sequence) <= model.context_length
+
+
+def prompt_groups(batch: Sequence[JudgedPrompt], budget: int) -> list[list[JudgedPrompt]]:
+    """Groups of whole prompts, since a judgment needs both of its responses in one graph."""
+    sizes = [max(len(p.sequences) for p in batch) * p.longest for p in batch]
+    return [[batch[i] for i in group] for group in by_token_budget(sizes, budget)]
+
+
+def side_by_side(group: Sequence[JudgedPrompt], device: torch.device | str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """All judgments of a group of prompts whose responses stand in one batch, prompt by prompt.
+
+    Returns ([N] row of the first, [N] row of the second, [N] preference for the first, [N] which prompt).
+    """
+    first, second, preference, prompt, start = [], [], [], [], 0
+    for number, item in enumerate(group):
+        for a, b, label in item.judgments:
+            first.append(start + a)
+            second.append(start + b)
+            preference.append(label)
+            prompt.append(number)
+        start += len(item.sequences)
+    return (
+        torch.tensor(first, device=device),
+        torch.tensor(second, device=device),
+        torch.tensor(preference, device=device),
+        torch.tensor(prompt, device=device),
+    )

@@ -1,0 +1,65 @@
+import pytest
+import torch
+
+from plaudit.objectives import (
+    group_relative_advantages,
+    leave_one_out_advantages,
+    rescale,
+    response_weights,
+    safety_gated_scores,
+)
+
+
+@pytest.mark.parametrize(
+    ("reduction", "expected"),
+    [("token_mean", 1.75), ("response_mean", 1.5), ("response_sum", 7.0), ("constant_length", 0.875)],
+)
+def test_four_reductions_of_two_responses(reduction, expected):
+    """Lengths 2 and 6, losses 1 and 2 a token, length limit 8."""
+    lengths = torch.tensor([2, 6])
+    weights = response_weights(lengths, reduction, longest=8)
+    assert float((weights * torch.tensor([2 * 1.0, 6 * 2.0])).sum()) == pytest.approx(expected)
+
+
+def test_long_wrong_answers_are_cheap_only_under_response_mean():
+    """Push on a response of one token and on one of four, each of the same advantage."""
+    lengths = torch.tensor([1, 4])
+    by_response = response_weights(lengths, "response_mean", longest=4)
+    by_sum = response_weights(lengths, "response_sum", longest=4)
+    assert (by_response[1] / by_response[0]).item() == pytest.approx(0.25)
+    assert (by_sum[1] / by_sum[0]).item() == 1.0
+
+
+def test_rescaling_keeps_the_mean():
+    """(-.03, .01, .98) to variance 1, mean .32 kept."""
+    values = torch.tensor([[-0.03, 0.01, 0.98, 9.0]], dtype=torch.float64)
+    mask = torch.tensor([[True, True, True, False]])
+    found = rescale(values, mask)
+    assert found[0].tolist() == pytest.approx([-0.429503, -0.343846, 1.733349, 0.0], abs=1e-6)
+
+
+RETURNS = torch.tensor([[1.0, 0.5, 0.0, -0.5]], dtype=torch.float64)
+
+
+def test_leave_one_out_and_group_relative_advantages_worked_by_hand():
+    assert leave_one_out_advantages(RETURNS)[0].tolist() == pytest.approx([1, 1 / 3, -1 / 3, -1])
+    plain = group_relative_advantages(RETURNS, standardise=False)
+    assert plain[0].tolist() == pytest.approx([0.75, 0.25, -0.25, -0.75])
+    standardised = group_relative_advantages(RETURNS, standardise=True)
+    assert standardised[0].tolist() == pytest.approx([1.1617, 0.3872, -0.3872, -1.1617], abs=1e-4)
+    two = group_relative_advantages(torch.tensor([[0.51, 0.50]], dtype=torch.float64), standardise=True)
+    assert two[0].tolist() == pytest.approx([0.6972, -0.6972], abs=1e-4)  # nearly the sign alone, however near
+
+
+def test_one_response_has_nothing_to_be_compared_with():
+    for advantages in (leave_one_out_advantages, lambda r: group_relative_advantages(r, standardise=True)):
+        with pytest.raises(ValueError, match="K must be 2 or more"):
+            advantages(torch.zeros(3, 1))
+
+
+def test_the_safety_gated_rule_worked_by_hand():
+    safety = torch.tensor([0.05, 0.9, 0.5, 0.14], dtype=torch.float64).logit()
+    helpfulness = torch.tensor([0.8, 0.7, 0.95, 0.6], dtype=torch.float64).logit()
+    tagged = torch.tensor([False, False, True, False])
+    found = safety_gated_scores(helpfulness, safety, tagged)
+    assert found.tolist() == pytest.approx([-1.321492, 1.226782, 0.657347, -0.562637], abs=1e-6)

@@ -1,0 +1,335 @@
+"""Every online algorithm through the real loop, on a tiny language model whose best answer is known."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from conftest import TINY, make_model, write_lines
+from safetensors.torch import load_file
+
+import plaudit
+from plaudit.config import resolve
+from plaudit.errors import ConfigError, DataError, WorkspaceError
+from plaudit.models.network import Network
+
+ANSWERS = ("tea", "moon", "book", "lamp")
+WORTH = {"tea": 1.0, "moon": 0.0, "book": 2.0, "lamp": -1.0}
+REWARDS = """
+WORTH = {"tea": 1.0, "moon": 0.0, "book": 2.0, "lamp": -1.0}
+def worth(prompts, responses):
+    return [WORTH.get(response, -1.0) for response in responses]
+def shifted(prompts, responses):
+    return [WORTH.get(r, -1.0) + 0.5 * len(prompt[-1]["content"]) for prompt, r in zip(prompts, responses)]
+def words(prompts, responses):
+    return [1.0 if response == "book" else -1.0 for response in responses]
+def broken(prompts, responses):
+    return [float("nan") if "How" not in prompt[-1]["content"] else 0.0 for prompt in prompts]
+def short(prompts, responses):
+    return [0.0]
+def nothing(prompts, responses):
+    return None
+not_a_function = 3
+"""
+EVERY = ("reinforce", "rloo", "grpo", "ppo", "p3o", "ppo-lagrangian", "online-dpo")
+
+
+@pytest.fixture(scope="module")
+def four_answers(tmp_path_factory):
+    """A workspace whose fine-tuned policy says one of four words, each about as often."""
+    base = tmp_path_factory.mktemp("four")
+    model = make_model(base / "model")
+    questions = [f"What should I do about my {a} {b} today?" for a in ("dog", "river", "music") for b in ANSWERS]
+    rows = [{"prompt": q, "completion": a} for q in questions for a in ANSWERS]
+    changes = [
+        *TINY,
+        f"model.name={model}",
+        "data.held_out_share=0",
+        "sft.optimiser.learning_rate=0.01",
+        "sft.epochs=25",
+        "sft.batch_size=8",
+        "rl.policy=sft-001",
+        "rl.max_new_tokens=6",
+        "rl.prompts_per_step=8",
+        "rl.samples_per_prompt=4",
+        "rl.steps=30",
+        "rl.kl_coefficient=0.1",
+        "rl.optimiser={learning_rate: 0.006, schedule: constant}",
+        "rl.value_optimiser={learning_rate: 0.01}",
+        f"rl.reward=function:{base / 'rewards.py'}:worth",
+        "rl.rejection.prompts_per_round=8",
+        "rl.rejection.optimiser.learning_rate=0.02",
+        "rl.rejection.epochs=6",
+    ]
+    (base / "rewards.py").write_text(REWARDS)
+    workspace = plaudit.init(base / "workspace", config=resolve(overrides=changes))
+    plaudit.import_file(workspace.store, write_lines(base / "d.jsonl", rows), kind="demonstrations", held_out_share=0.0)
+    plaudit.sft(workspace, workspace.config(overrides=["model.lora=null"]))
+    return workspace
+
+
+def function(workspace, name):
+    return f"function:{workspace.path.parent / 'rewards.py'}:{name}"
+
+
+def train(workspace, *changes):
+    return plaudit.rl(workspace, workspace.config(overrides=list(changes)))
+
+
+def extra(workspace, name):
+    """Settings without which an algorithm does not run."""
+    return [f"rl.lagrangian.cost={function(workspace, 'words')}"] if name == "ppo-lagrangian" else []
+
+
+def weights(run):
+    return load_file(run.model_folder / "model.safetensors")
+
+
+def rows(run):
+    return run.metrics()
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("reinforce", []),
+        ("reinforce", ["rl.reinforce.baseline=none"]),
+        ("reinforce", ["rl.reinforce.baseline=value", "rl.reinforce.clip_ratio=true"]),
+        ("rloo", []),
+        ("rloo", ["rl.rloo.clip_ratio=true"]),
+        ("grpo", []),
+        ("grpo", ["rl.grpo={divide_by_deviation: true, reduction: response_mean}", "rl.kl_placement=loss",
+                  "rl.kl_estimator=k3"]),
+        ("ppo", []),
+        ("ppo", ["model.lora=null", "rl.optimiser.learning_rate=0.002"]),
+        ("p3o", []),
+        ("p3o", ["rl.p3o.clipping=joint"]),
+        ("online-dpo", ["rl.kl_coefficient=0.5", "rl.online_dpo.labels=hard"]),
+        ("rejection", []),
+    ],
+)  # fmt: skip
+def test_it_learns_the_best_of_four_answers(four_answers, name, changes):
+    """From about a quarter each to mostly the best one, which alone has a worth of 2; the mean began near 0.5."""
+    run = train(four_answers, f"rl.algorithm={name}", *changes)
+    first, last = run.result["first"]["score"], run.result["last"]["score"]
+    assert first < 1.0
+    if name == "rejection":
+        check = train(four_answers, f"rl.policy={run.name}", "rl.steps=1", "rl.prompts_per_step=12")
+        last = check.metrics()[0]["score"]
+    assert last > 1.6
+
+
+def test_a_constraint_is_kept_at_the_cost_of_reward(four_answers):
+    """The best answer costs 1, any other -1. At beta 1 it would be said 64 % of the time (mean cost 0.29); a threshold
+    of -0.5 allows 25 %."""
+    run = train(
+        four_answers, "rl.algorithm=ppo-lagrangian", *extra(four_answers, "ppo-lagrangian"), "rl.steps=60",
+        "rl.kl_coefficient=1.0", "rl.lagrangian.threshold=-0.5", "rl.lagrangian.window=64", "rl.lagrangian.rate=0.2",
+    )  # fmt: skip
+    late = run.metrics()[30:]
+    cost = sum(row["cost"] for row in late) / len(late)
+    assert cost == pytest.approx(-0.5, abs=0.2)
+    assert late[-1]["multiplier"] > 0.3
+    free = train(
+        four_answers, "rl.algorithm=ppo", "rl.kl_coefficient=1.0", f"rl.reward={function(four_answers, 'worth')}"
+    )
+    assert free.result["last"]["score"] > sum(row["score"] for row in late) / len(late) + 0.2
+
+
+def test_the_price_of_kl_sets_how_far_a_policy_goes(four_answers):
+    """RLOO at beta 1 ends near reference * exp(R / beta) / Z: mean worth and KL as the reference's own answers say."""
+    steps = ["rl.algorithm=rloo", "rl.steps=60", "rl.kl_coefficient=1.0", "rl.prompts_per_step=12"]
+    run = train(four_answers, *steps, "rl.optimiser={learning_rate: 0.01, schedule: linear}")
+    start = train(four_answers, "rl.steps=1", "rl.prompts_per_step=12", "rl.samples_per_prompt=64").metrics()[0]
+    last = run.metrics()[-10:]
+    score, kl = (sum(row[name] for row in last) / len(last) for name in ("score", "kl"))
+    uniform = torch.full((4,), 0.25)
+    worth = torch.tensor(list(WORTH.values()))
+    optimum = uniform * worth.exp() / (uniform * worth.exp()).sum()
+    assert start["score"] == pytest.approx(0.5, abs=0.25)
+    assert score == pytest.approx(float((optimum * worth).sum()), abs=0.2)
+    assert kl == pytest.approx(float((optimum * (optimum / uniform).log()).sum()), abs=0.2)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_size_of_micro_batches_changes_no_gradient(four_answers, name):
+    """The first step's figures, gradient norms among them, and the weights after two steps."""
+    common = [f"rl.algorithm={name}", *extra(four_answers, name), "rl.steps=2", "rl.minibatches=2"]
+    common += ["rl.prompts_per_step=6", "rl.temperature=1.3"]
+    whole = train(four_answers, *common, "model.tokens_per_micro_batch=100000")
+    small = train(four_answers, *common, "model.tokens_per_micro_batch=40")
+    assert rows(small)[0] == pytest.approx(rows(whole)[0], rel=2e-3, abs=1e-5)
+    for key, value in weights(small).items():
+        torch.testing.assert_close(value, weights(whole)[key], atol=5e-3, rtol=5e-2)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_first_ratio_is_exactly_1_and_the_start_is_the_reference(four_answers, name):
+    run = train(four_answers, f"rl.algorithm={name}", *extra(four_answers, name), "rl.steps=2")
+    first, second = rows(run)
+    assert first["kl"] == 0.0
+    assert second["kl"] != 0.0
+    assert first["first_ratio_gap"] == second["first_ratio_gap"] == 0.0
+
+
+@pytest.mark.parametrize("name", ["rloo", "grpo", "p3o"])
+def test_a_shift_of_each_prompts_rewards_changes_nothing(four_answers, name):
+    common = [f"rl.algorithm={name}", "rl.steps=1", "rl.missing_eos_score=null"]
+    plain = train(four_answers, *common)
+    shifted = train(four_answers, *common, f"rl.reward={function(four_answers, 'shifted')}")
+    assert rows(shifted)[0]["score"] > rows(plain)[0]["score"] + 5
+    for key, value in weights(shifted).items():
+        torch.testing.assert_close(value, weights(plain)[key], atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", [n for n in EVERY if n != "online-dpo"])
+def test_without_a_price_the_reference_is_never_run(four_answers, name, monkeypatch):
+    calls = []
+    take = Network.log_probs
+    monkeypatch.setattr(
+        Network, "log_probs", lambda self, *a, **k: (calls.append(self.adapter), take(self, *a, **k))[1]
+    )
+    run = train(four_answers, f"rl.algorithm={name}", *extra(four_answers, name), "rl.steps=1", "rl.kl_coefficient=0")
+    assert set(calls) == {"policy"}
+    assert "kl" not in rows(run)[0]
+    calls.clear()
+    train(four_answers, f"rl.algorithm={name}", *extra(four_answers, name), "rl.steps=1")
+    assert set(calls) == {"policy", None}
+
+
+@pytest.mark.parametrize("name", [*EVERY, "rejection"])
+def test_a_stopped_run_resumes_to_the_very_same_weights(four_answers, name, monkeypatch):
+    """Multiplier, KL coefficient, value models and kept samples included."""
+    common = [f"rl.algorithm={name}", *extra(four_answers, name), "rl.steps=3", "rl.save_every=1"]
+    common += [] if name == "rejection" else ["rl.kl_target=0.5", "rl.kl_horizon=100"]
+    whole = train(four_answers, *common)
+    log, calls = plaudit.Run.log, 0
+
+    def stop_at_the_second(self, *args, **facts):
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        return log(self, *args, **facts)
+
+    monkeypatch.setattr(plaudit.Run, "log", stop_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        train(four_answers, *common)
+    monkeypatch.undo()
+    stopped = four_answers.runs("rl")[-1]
+    resumed = plaudit.rl(four_answers, resume=stopped.name)
+    assert rows(resumed) == rows(whole)
+    assert all(value.equal(weights(whole)[key]) for key, value in weights(resumed).items())
+
+
+def test_the_controller_steers_the_coefficient_by_its_rule(four_answers):
+    run = train(four_answers, "rl.kl_target=0.5", "rl.kl_horizon=100", "rl.steps=3", "rl.algorithm=rloo")
+    steps = rows(run)
+    for before, after in pairwise(steps):
+        error = max(-0.2, min(0.2, before["kl"] / 0.5 - 1))
+        assert after["kl_coefficient"] == pytest.approx(before["kl_coefficient"] * (1 + error * 32 / 100))
+    assert steps[0]["kl_coefficient"] == 0.1
+
+
+@pytest.mark.parametrize("name", ["ppo", "rloo", "p3o"])
+def test_pretraining_texts_hold_the_language_model(four_answers, name, tmp_path):
+    """With the mix the texts get likelier, without it less so; both gradients are logged."""
+    texts = write_lines(tmp_path / "t.jsonl", [{"text": "the garden grows well and water helps it"}] * 2)
+    mix = f"rl.pretraining={{text: {texts}, coefficient: 5.0, texts_per_step: 2}}"
+    run = train(four_answers, f"rl.algorithm={name}", "rl.steps=10", mix)
+    first, last = rows(run)[0], rows(run)[-1]
+    assert last["pretraining_loss"] < 0.7 * first["pretraining_loss"]
+    assert first["pretraining_gradient_norm"] > 0
+    assert first["reward_gradient_norm"] > 0
+
+
+def test_several_rewards_are_summed_with_their_weights(four_answers):
+    both = [{"source": function(four_answers, "worth"), "weight": 2.0},
+            {"source": function(four_answers, "words"), "weight": -0.5}]  # fmt: skip
+    config = four_answers.config(overrides=["rl.steps=1", "rl.missing_eos_score=null"])
+    config = config.model_validate({**config.model_dump(), "rl": {**config.rl.model_dump(), "reward": both}})
+    run = plaudit.rl(four_answers, config)
+    assert run.parents["reward_1"].endswith(":words")
+    alone = [
+        rows(train(four_answers, "rl.steps=1", "rl.missing_eos_score=null", f"rl.reward={source['source']}"))[0][
+            "score"
+        ]
+        for source in both
+    ]
+    assert rows(run)[0]["score"] == pytest.approx(2 * alone[0] - 0.5 * alone[1], abs=1e-5)
+
+
+def test_a_model_can_rate_the_answers_directly(four_answers):
+    run = train(four_answers, "rl.reward=judge:sft-001", "rl.steps=1", "rl.missing_eos_score=null")
+    assert -1 <= rows(run)[0]["score"] <= 1
+    assert run.parents["reward"] == "judge:sft-001"
+
+
+def test_ppo_after_rejection_sampling_is_two_runs_of_one_command(four_answers):
+    run = train(four_answers, "rl.algorithm=rejection-then-ppo", "rl.steps=1", "rl.rejection.rounds=1")
+    first = four_answers.run(run.parents["policy"])
+    assert first.config().rl.algorithm == "rejection"
+    assert run.config().rl.algorithm == "ppo"
+
+
+def test_rejection_sampling_keeps_the_best_of_all_rounds(four_answers):
+    import json
+
+    run = train(four_answers, "rl.algorithm=rejection", "rl.rejection.rounds=2", "rl.rejection.samples_per_prompt=4")
+    kept = [json.loads(line) for line in (run.path / "kept.jsonl").read_text().splitlines()]
+    assert {row["round"] for row in kept} <= {1, 2}
+    assert all(row["score"] == WORTH.get(row["text"], -1.0) for row in kept)
+    both = rows(run)
+    assert both[1]["score"] > both[0]["score"]
+    assert all(row["best_score"] >= row["median_score"] for row in both)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["rl.algorithm=pp0"], "Did you mean `ppo`"),
+        (["rl.algorithm=rloo", "rl.samples_per_prompt=1"], "compares responses to one prompt"),
+        (["rl.algorithm=ppo-lagrangian"], "needs a cost model"),
+        (["rl.kl_estimator=k3"], "another gradient than the KL's"),
+        (["rl.kl_placement=loss"], "no gradient in expectation"),
+        (["rl.top_p=0.9"], "removed mass"),
+        (["rl.missing_eos_penalty=1"], "either a penalty or a score"),
+        (["rl.combine=safety-gated"], "list two runs"),
+        (["rl.algorithm=online-dpo", "rl.kl_coefficient=0"], "learns nothing"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_anything_is_loaded(four_answers, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        four_answers.config(overrides=changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("broken", DataError, "for 2 of 2|returned nan for"),
+        ("short", DataError, "returned 1 scores for 2 responses"),
+        ("nothing", DataError, "must return one number for each response"),
+        ("wroth", ConfigError, "Did you mean `worth`"),
+        ("not_a_function", ConfigError, "has no function"),
+    ],
+)
+def test_a_reward_function_that_cannot_work_is_said_at_once(four_answers, name, error, message):
+    before = len(four_answers.runs("rl"))
+    with pytest.raises(error, match=message):
+        train(four_answers, f"rl.reward={function(four_answers, name)}")
+    failed = four_answers.runs("rl")[before:]
+    assert all(run.status == "failed" and not run.metrics() for run in failed)
+
+
+def test_a_missing_cost_model_and_a_missing_reward_are_named(four_answers):
+    with pytest.raises(WorkspaceError, match="no run `reward-007`"):
+        train(four_answers, "rl.algorithm=ppo-lagrangian", "rl.lagrangian.cost=reward-007")
+    with pytest.raises(WorkspaceError, match="no complete `reward` run"):
+        train(four_answers, "rl.reward=latest:reward")
+    with pytest.raises(ConfigError, match="no such file"):
+        train(four_answers, "rl.reward=function:nowhere.py:f")
+
+
+def test_math_of_the_optimum_used_above():
+    """exp(1) + exp(0) + exp(2) + exp(-1), the best arm's share."""
+    assert math.exp(2) / (math.exp(1) + 1 + math.exp(2) + math.exp(-1)) == pytest.approx(0.6439, abs=1e-4)
