@@ -130,3 +130,60 @@ def workspace(tmp_path, tiny_model, prompts_file, demonstrations_file):
     plaudit.import_file(made.store, prompts_file, kind="prompts")
     plaudit.import_file(made.store, demonstrations_file, kind="demonstrations")
     return made
+
+
+FOUR_ANSWERS = ("tea", "moon", "book", "lamp")
+REWARDS = """
+WORTH = {"tea": 1.0, "moon": 0.0, "book": 2.0, "lamp": -1.0}
+def worth(prompts, responses):
+    return [WORTH.get(response, -1.0) for response in responses]
+def shifted(prompts, responses):
+    return [WORTH.get(r, -1.0) + 0.5 * len(prompt[-1]["content"]) for prompt, r in zip(prompts, responses)]
+def words(prompts, responses):
+    return [1.0 if response == "book" else -1.0 for response in responses]
+def broken(prompts, responses):
+    return [float("nan") if "How" not in prompt[-1]["content"] else 0.0 for prompt in prompts]
+def short(prompts, responses):
+    return [0.0]
+def nothing(prompts, responses):
+    return None
+not_a_function = 3
+"""
+"""Reward functions of the four answers, good and bad."""
+
+
+@pytest.fixture(scope="session")
+def four_answers(tmp_path_factory):
+    """A workspace whose fine-tuned policy says one of four words, each about as often."""
+    import plaudit
+    from plaudit.config import resolve
+
+    base = tmp_path_factory.mktemp("four")
+    model = make_model(base / "model")
+    questions = [f"What should I do about my {a} {b} today?" for a in ("dog", "river", "music") for b in FOUR_ANSWERS]
+    rows = [{"prompt": q, "completion": a} for q in questions for a in FOUR_ANSWERS]
+    changes = [
+        *TINY,
+        f"model.name={model}",
+        "data.held_out_share=0",
+        "sft.optimiser.learning_rate=0.01",
+        "sft.epochs=25",
+        "sft.batch_size=8",
+        "rl.policy=sft-001",
+        "rl.max_new_tokens=6",
+        "rl.prompts_per_step=8",
+        "rl.samples_per_prompt=4",
+        "rl.steps=30",
+        "rl.kl_coefficient=0.1",
+        "rl.optimiser={learning_rate: 0.006, schedule: constant}",
+        "rl.value_optimiser={learning_rate: 0.01}",
+        f"rl.reward=function:{base / 'rewards.py'}:worth",
+        "rl.rejection.prompts_per_round=8",
+        "rl.rejection.optimiser.learning_rate=0.02",
+        "rl.rejection.epochs=6",
+    ]
+    (base / "rewards.py").write_text(REWARDS)
+    workspace = plaudit.init(base / "workspace", config=resolve(overrides=changes))
+    plaudit.import_file(workspace.store, write_lines(base / "d.jsonl", rows), kind="demonstrations", held_out_share=0.0)
+    plaudit.sft(workspace, workspace.config(overrides=["model.lora=null"]))
+    return workspace

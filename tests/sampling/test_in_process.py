@@ -127,3 +127,43 @@ def test_batches_are_handed_over_as_they_end(model):
     seen = []
     draw(model.network, sequences_per_batch=3, on_batch=lambda batch: seen.extend(index for index, _ in batch))
     assert sorted(seen) == list(range(len(PROMPTS)))
+
+
+def test_a_stop_string_ends_a_response_as_a_stop_token_does(model):
+    """Whatever tokens spell it; the response keeps the tokens that complete it, its text does not."""
+    from plaudit.text.chat import ChatFormat
+
+    free = draw(model.network, stops=Stops(frozenset()), max_new_tokens=12)
+    text = model.format.tokenizer.decode(free[0][0].token_ids)
+    stop = text[5:8]
+    form = ChatFormat(model.format.tokenizer, stop_strings=[stop])
+    cut = draw(model.network, stops=Stops(frozenset(), form.ended_by_text), max_new_tokens=12)
+    for whole, short in zip((c for g in free for c in g), (c for g in cut for c in g), strict=True):
+        assert whole.token_ids[: len(short.token_ids)] == short.token_ids
+        spelt = model.format.tokenizer.decode(short.token_ids)
+        assert short.finished == (stop in spelt)
+        assert stop not in model.format.tokenizer.decode(short.token_ids[:-1])
+        assert stop not in form.decode_response(short.token_ids)
+    assert any(c.finished for group in cut for c in group)
+    finished = next(c for group in cut for c in group if c.finished)
+    assert form.scored_ids(finished.token_ids, finished=True)[-1] == form.end_id
+
+
+def test_top_p_draws_from_the_likeliest_tokens_and_gives_their_own_log_probs(tiny_model):
+    network = load_causal(str(tiny_model), SETTINGS).network
+    drawn = sample(
+        network, [[5, 6]], stops=Stops(frozenset()), max_new_tokens=1, seed=0, samples_per_prompt=4000, top_p=0.3,
+        sequences_per_batch=4000,
+    )  # fmt: skip
+    with torch.no_grad():
+        probabilities = network.logits(collate([TokenSequence([5, 6], [0])]))[0].softmax(-1)
+    ordered, places = probabilities.sort(descending=True)
+    kept = int((ordered.cumsum(0) < 0.3).sum()) + 1
+    allowed = set(places[:kept].tolist())
+    counts = torch.zeros(len(probabilities))
+    for completion in drawn[0]:
+        counts[completion.token_ids[0]] += 1
+        expected = probabilities[completion.token_ids[0]] / ordered[:kept].sum()
+        assert completion.log_probs[0] == pytest.approx(float(expected.log()), abs=1e-4)
+    assert set(counts.nonzero().flatten().tolist()) <= allowed
+    torch.testing.assert_close(counts[places[:kept]] / 4000, ordered[:kept] / ordered[:kept].sum(), atol=0.04, rtol=0)

@@ -72,3 +72,15 @@ def test_a_tokenizer_without_end_token_is_refused():
     tokenizer.eos_token = None
     with pytest.raises(ModelError, match="no end-of-sequence token"):
         ChatFormat(tokenizer)
+
+
+def test_a_users_turn_continues_the_sampled_ids_as_the_template_would():
+    from conftest import make_tokenizer
+
+    form = ChatFormat(make_tokenizer())
+    turns = [{"role": "user", "content": "tea"}, {"role": "assistant", "content": "book"}]
+    prompt = form.encode_prompt(turns[:1])
+    sampled = form.encode_response("book")
+    after = form.encode_user_turn("moon", after_end=True)
+    assert prompt + sampled + after == form.encode_prompt([*turns, {"role": "user", "content": "moon"}])
+    assert form.encode_user_turn("moon", after_end=False) == [form.end_id, *after]
