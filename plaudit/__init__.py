@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from plaudit.errors import ConfigError, DataError, ModelError, PlauditError, WorkspaceError
     from plaudit.evaluation.stage import evaluate
     from plaudit.judges.stage import judge
-    from plaudit.report.page import report
+    from plaudit.reporting.page import report
     from plaudit.rounds.quickstart import quickstart
     from plaudit.sampling.stage import sample_responses as sample
     from plaudit.store.importing import import_file
@@ -47,7 +47,7 @@ _WHERE = {
     "judge": "plaudit.judges.stage",
     "prefer": "plaudit.training.preference",
     "quickstart": "plaudit.rounds.quickstart",
-    "report": "plaudit.report.page",
+    "report": "plaudit.reporting.page",
     "resolve": "plaudit.config",
     "reward": "plaudit.training.reward",
     "rl": "plaudit.training.online",

@@ -218,7 +218,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write report.html (one self-contained page) and summary.json for an evaluation and all it came from."""
-    from plaudit.report.page import report as write_report
+    from plaudit.reporting.page import report as write_report
 
     opened = _workspace(workspace)
     page = write_report(opened, opened.run(run, kind="evaluate"))
@@ -234,6 +234,8 @@ def chat(
     temperature: Annotated[float, typer.Option(min=0.01, help="Of sampling.")] = 0.7,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length limit of an answer.")] = 256,
     seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
+    best_of: Annotated[int, typer.Option(min=1, help="Answer with the best of so many samples, by --reward.")] = 1,
+    reward: Annotated[str, typer.Option(help="The reward model that chooses for --best-of.")] = "latest:reward",
     config: ConfigOption = None,
     dry_run: DryRun = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print each turn as a line of JSON.")] = False,
@@ -251,8 +253,18 @@ def chat(
     from plaudit.sampling.chat import converse
 
     source = opened.model_source(run) if opened else run
+    judge_source = None
+    if best_of > 1:
+        judge_source = opened.model_source(reward, kind="reward") if opened else reward
     for question, answer in converse(
-        source, settings, message=message, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed
+        source,
+        settings,
+        message=message,
+        temperature=temperature,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        best_of=best_of,
+        reward=judge_source,
     ):
         turn = {"question": question, "answer": answer}
         typer.echo(json.dumps(turn, ensure_ascii=False) if as_json else answer)
@@ -355,7 +367,7 @@ def _stage(
         return
     run_stage: Callable[..., Run] = getattr(importlib.import_module(module), function)
     run = run_stage(opened, settings, **{key: value for key, value in more.items() if value is not None})
-    from plaudit.report.text import result_lines
+    from plaudit.reporting.text import result_lines
 
     _show({"run": run.name, **run.info}, as_json, "\n".join([f"{run.name}: {run.path}", *result_lines(run.result)]))
 

@@ -518,6 +518,8 @@ class EvaluateSettings(Section):
     """What it is compared with."""
     reward: str | None = "latest:reward"
     """A reward model whose verdict is shown beside the taste's; null for none."""
+    best_of: Positive = 1
+    """The policy's answer is the best of this many samples by `evaluate.reward`; the baseline's is one sample."""
     samples_per_prompt: Positive = 2
     """Responses of each policy to each held-out prompt."""
     temperature: Rate = 1.0
@@ -528,6 +530,12 @@ class EvaluateSettings(Section):
     """JSONL file with a `text` column for the perplexity; null takes the prose that ships with Plaudit."""
     taste: TasteSettings = TasteSettings()
     """The judge of the win rate."""
+
+    @model_validator(mode="after")
+    def _best_needs_a_reward(self) -> EvaluateSettings:
+        if self.best_of > 1 and self.reward is None:
+            raise ValueError("best_of needs evaluate.reward to choose by")
+        return self
 
 
 class Config(Section):

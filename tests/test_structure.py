@@ -16,7 +16,7 @@ LAYERS = [
     ["workspace"],
     ["models", "algorithms"],
     ["scoring"],
-    ["evaluation", "judges", "sampling", "training", "collect", "report"],
+    ["evaluation", "judges", "sampling", "training", "collect", "reporting"],
     ["rounds"],
     ["cli", "__init__", "__main__"],
 ]
@@ -97,6 +97,9 @@ def test_help_collection_and_the_package_itself_start_without_torch():
     assert loads_torch("import plaudit.models.network")
 
 
-def test_every_public_name_can_be_had():
+def test_every_public_name_is_what_it_says_whatever_was_imported_before():
+    """A function must not bear the name of a package: importing that would replace it."""
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} | {path.stem for path in ROOT.glob("*.py")}
+    assert not packages & set(plaudit.__all__)
     for name in plaudit.__all__:
-        assert getattr(plaudit, name) is not None
+        assert callable(getattr(plaudit, name))

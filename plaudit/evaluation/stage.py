@@ -20,8 +20,10 @@ from plaudit.files import write_text
 from plaudit.judges.taste import taste_facts, utility
 from plaudit.models.loading import LoadedModel, load_causal, load_reward
 from plaudit.models.network import Network
+from plaudit.objectives import best_of_n_kl_bound
 from plaudit.progress import progress
-from plaudit.records import Prompt
+from plaudit.records import Message, Prompt
+from plaudit.sampling.best_of_n import sample_best_of
 from plaudit.sampling.in_process import Completion, sample
 from plaudit.scoring.scorers import Answered, RewardModelScorer
 from plaudit.store.database import snapshot
@@ -46,9 +48,10 @@ def evaluate(workspace: Workspace, config: Config | None = None) -> Run:
 
     Both answer each prompt `evaluate.samples_per_prompt` times at the same temperature and limit; the i-th
     answers are compared. The run's result has, each with a 95 % interval where it is an estimate:
-    `win_rate` by the taste, `win_rate_by_reward`, `kl` (nats a response, k1), `rouge_l` of both against the
-    held-out demonstrations, `perplexity` of both on plain text and their ratio, lengths (tokens), finished
-    rates, and the mean of each fact of the taste. `samples.jsonl` has the answers side by side.
+    `win_rate` by the taste, `win_rate_by_reward`, `kl` (nats a response, k1; none for best-of-n, whose
+    `best_of_kl_bound` is from the policy itself), `rouge_l` of both against the held-out demonstrations,
+    `perplexity` of both on plain text and their ratio, lengths (tokens), finished rates, and the mean of each fact
+    of the taste. `samples.jsonl` has the answers side by side.
 
     Raises DataError without held-out prompts, WorkspaceError when policy or baseline is missing.
     """
@@ -71,29 +74,54 @@ def evaluate(workspace: Workspace, config: Config | None = None) -> Run:
     ) as run:
         policy = load_causal(workspace.model_source(parents["policy"]), config.model)
         baseline = load_causal(workspace.model_source(parents["baseline"]), config.model)
-        ours = _answer(policy, prompts, config, label="policy answers")
+        scorer = None
+        if "reward" in parents:
+            reward_model = load_reward(workspace.model_source(parents["reward"], kind="reward"), config.model)
+            scorer = RewardModelScorer(reward_model, True, config.model.tokens_per_micro_batch)
+        ours = _answer(policy, prompts, config, label="policy answers", choose_by=scorer)
         theirs = _answer(baseline, prompts, config, label="baseline answers")
-        scores = _reward_scores(workspace, parents.get("reward"), ours, theirs, config)
+        scores = None
+        if scorer is not None:
+            ours_scored, theirs_scored = (_reward_scores(scorer, answers) for answers in (ours, theirs))
+            scores = (ours_scored, theirs_scored)
         run.update(result=_compare(workspace, policy, baseline, ours, theirs, scores, config))
         _write_samples(run.path / "samples.jsonl", ours, theirs, scores, config)
         return run
 
 
-def _answer(model: LoadedModel, prompts: Sequence[Prompt], config: Config, *, label: str) -> list[Answer]:
+def _answer(
+    model: LoadedModel,
+    prompts: Sequence[Prompt],
+    config: Config,
+    *,
+    label: str,
+    choose_by: RewardModelScorer | None = None,
+) -> list[Answer]:
+    """choose_by  a reward model for the best of `evaluate.best_of` samples; None for plain samples"""
     settings = config.evaluate
     limit = model.prompt_limit(config.data.max_prompt_tokens, settings.max_new_tokens)
     encoded = [model.format.encode_prompt(prompt.messages, limit=limit) for prompt in prompts]
-    with progress(label, len(prompts) * settings.samples_per_prompt) as advance:
-        completions = sample(
-            model.network,
-            encoded,
-            stops=model.format.stops,
-            max_new_tokens=settings.max_new_tokens,
-            seed=config.seed + 1,  # other draws than the training samples'
-            samples_per_prompt=settings.samples_per_prompt,
-            temperature=settings.temperature,
-            progress=advance,
-        )
+    options: dict[str, Any] = {
+        "max_new_tokens": settings.max_new_tokens,
+        "seed": config.seed + 1,  # other draws than the training samples'
+        "samples_per_prompt": settings.samples_per_prompt,
+        "temperature": settings.temperature,
+    }
+    best_of = settings.best_of if choose_by is not None else 1
+    with progress(label, len(prompts) * settings.samples_per_prompt * best_of) as advance:
+        if choose_by is not None and best_of > 1:
+
+            def score(answers: Sequence[Answered]) -> torch.Tensor:
+                assert choose_by is not None
+                own = [_in_tokens_of(choose_by.model, a.conversation, a.text, finished=a.finished) for a in answers]
+                return choose_by(own)
+
+            conversations = [prompt.messages for prompt in prompts]
+            completions = sample_best_of(
+                model, conversations, score, n=best_of, prompt_limit=limit, progress=advance, **options
+            )
+        else:
+            completions = sample(model.network, encoded, stops=model.format.stops, progress=advance, **options)
     return [
         _as_answer(model, prompt, ids, completion)
         for prompt, ids, group in zip(prompts, encoded, completions, strict=True)
@@ -125,7 +153,9 @@ def _compare(
         "answers": len(ours),
         "win_rate": win_rate(utilities[0], utilities[1], ids),
         "win_rate_by_reward": win_rate(scores[0], scores[1], ids) if scores else None,
-        "kl": _kl(policy, baseline, ours, config),
+        "kl": _kl(policy, baseline, ours, config) if config.evaluate.best_of == 1 else None,
+        "best_of": config.evaluate.best_of,
+        "best_of_kl_bound": best_of_n_kl_bound(config.evaluate.best_of),
         "perplexity": _perplexities(policy, baseline, config),
         "rouge_l": _rouge(workspace, ours, theirs),
         "policy": _describe(ours, utilities[0], scores[0] if scores else None, config),
@@ -221,27 +251,18 @@ def _rouge(workspace: Workspace, ours: list[Answer], theirs: list[Answer]) -> di
     return result
 
 
-@torch.no_grad()
-def _reward_scores(
-    workspace: Workspace, reference: str | None, ours: list[Answer], theirs: list[Answer], config: Config
-) -> tuple[list[float], list[float]] | None:
-    """Normalised reward-model scores of both sides; texts are encoded with the reward model's own tokenizer."""
-    if reference is None:
-        return None
-    model = load_reward(workspace.model_source(reference, kind="reward"), config.model)
-    scorer = RewardModelScorer(model, True, config.model.tokens_per_micro_batch)
-    ours_scored, theirs_scored = (
-        scorer([_for_scoring(model, answer) for answer in answers]).tolist() for answers in (ours, theirs)
-    )
-    return ours_scored, theirs_scored
+def _reward_scores(scorer: RewardModelScorer, answers: list[Answer]) -> list[float]:
+    """Normalised reward-model scores."""
+    return scorer(
+        [_in_tokens_of(scorer.model, a.prompt.messages, a.text, finished=a.finished) for a in answers]
+    ).tolist()
 
 
-def _for_scoring(model: LoadedModel, answer: Answer) -> Answered:
-    """The answer's text in the reward model's own tokens: the policy may have other ones."""
-    ids = model.format.encode_response(answer.text)
-    prompt_ids = model.format.encode_prompt(answer.prompt.messages)
-    sequence = TokenSequence(prompt_ids, ids if answer.finished else ids[:-1] or ids)
-    return Answered(answer.prompt.messages, sequence, answer.text, answer.finished)
+def _in_tokens_of(model: LoadedModel, conversation: list[Message], text: str, *, finished: bool) -> Answered:
+    """An answer's text in the reward model's own tokens: the policy may have other ones."""
+    ids = model.format.encode_response(text)
+    sequence = TokenSequence(model.format.encode_prompt(conversation), ids if finished else ids[:-1] or ids)
+    return Answered(conversation, sequence, text, finished)
 
 
 def _write_samples(

@@ -11,7 +11,7 @@ from plaudit.config import Config, resolve
 from plaudit.evaluation.stage import evaluate
 from plaudit.judges.stage import AskPerson, judge
 from plaudit.progress import say
-from plaudit.report.page import report
+from plaudit.reporting.page import report
 from plaudit.rounds.recipes import recipe_file
 from plaudit.sampling.stage import sample_responses
 from plaudit.store.importing import Kind, import_file

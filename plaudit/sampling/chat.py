@@ -4,26 +4,49 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 from plaudit.config import Config
-from plaudit.models.loading import LoadedModel, load_causal
+from plaudit.errors import ModelError
+from plaudit.models.loading import LoadedModel, load_causal, load_reward
 from plaudit.records import Message
-from plaudit.sampling.in_process import sample
+from plaudit.sampling.best_of_n import sample_best_of
+from plaudit.sampling.in_process import Completion, sample
+from plaudit.scoring.scorers import RewardModelScorer, Scorer
 
 
 def converse(
-    source: str, config: Config, *, message: str | None, temperature: float, max_new_tokens: int, seed: int
+    source: str,
+    config: Config,
+    *,
+    message: str | None,
+    temperature: float,
+    max_new_tokens: int,
+    seed: int,
+    best_of: int = 1,
+    reward: str | None = None,
 ) -> Iterator[tuple[str, str]]:
     """Answer one message, or every line of standard input until an empty one; yields (question, answer).
 
     source   a Hugging Face folder, the built-in model, or a hub name
+    best_of  samples of which the best by `reward` is the answer
+    reward   a reward model's folder; needed for best_of over 1
+
+    Raises ModelError when the two have different vocabularies.
     """
     model = load_causal(source, config.model)
+    scorer = None
+    if best_of > 1 and reward is not None:
+        judge = load_reward(reward, config.model)
+        if judge.format.vocabulary_id != model.format.vocabulary_id:
+            raise ModelError(f"{reward} and {source} have different vocabularies; name a reward model of the family.")
+        scorer = RewardModelScorer(judge, True, config.model.tokens_per_micro_batch)
     conversation: list[Message] = []
     turn = 0
     while text := message if message is not None else _ask():
         conversation.append({"role": "user", "content": text})
-        answer = _answer(model, conversation, temperature, max_new_tokens, seed + turn)
+        (completion,) = _answer(model, conversation, temperature, max_new_tokens, seed + turn, best_of, scorer)
+        answer = model.format.decode_response(completion.token_ids)
         conversation.append({"role": "assistant", "content": answer})
         yield text, answer
         turn += 1
@@ -37,14 +60,18 @@ def _ask() -> str:
     return sys.stdin.readline().strip()
 
 
-def _answer(model: LoadedModel, conversation: list[Message], temperature: float, limit: int, seed: int) -> str:
-    prompt = model.format.encode_prompt(conversation, limit=model.prompt_limit(1 << 30, limit))
-    completions = sample(
-        model.network,
-        [prompt],
-        stops=model.format.stops,
-        max_new_tokens=limit,
-        seed=seed,
-        temperature=temperature,
-    )
-    return model.format.decode_response(completions[0][0].token_ids)
+def _answer(
+    model: LoadedModel,
+    conversation: list[Message],
+    temperature: float,
+    limit: int,
+    seed: int,
+    best_of: int,
+    scorer: Scorer | None,
+) -> list[Completion]:
+    prompt_limit = model.prompt_limit(1 << 30, limit)
+    options: dict[str, Any] = {"max_new_tokens": limit, "seed": seed, "temperature": temperature}
+    if scorer is not None:
+        return sample_best_of(model, [conversation], scorer, n=best_of, prompt_limit=prompt_limit, **options)[0]
+    prompt = model.format.encode_prompt(conversation, limit=prompt_limit)
+    return sample(model.network, [prompt], stops=model.format.stops, **options)[0]

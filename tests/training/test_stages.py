@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 import plaudit
 from plaudit.config import resolve
-from plaudit.errors import DataError, ModelError, WorkspaceError
+from plaudit.errors import ConfigError, DataError, ModelError, WorkspaceError
 from plaudit.training import step as step_module
 
 
@@ -283,3 +283,38 @@ def test_metrics_and_results_are_valid_json(finished):
     for run in finished.runs():
         json.loads((run.path / "run.json").read_text())
         assert all(isinstance(v, int | float) for row in run.metrics() for v in row.values())
+
+
+def test_best_of_n_is_better_by_the_reward_that_chose_and_says_its_bound(finished):
+    plain = plaudit.evaluate(finished, finished.config(overrides=["evaluate.policy=sft-001"])).result
+    best = plaudit.evaluate(
+        finished, finished.config(overrides=["evaluate.policy=sft-001", "evaluate.best_of=8"])
+    ).result
+    assert best["policy"]["reward_score"]["value"] > plain["policy"]["reward_score"]["value"] + 0.5
+    assert best["baseline"] == plain["baseline"]
+    assert best["kl"] is None
+    assert best["best_of_kl_bound"] == pytest.approx(1.204442, abs=1e-6)
+    with pytest.raises(ConfigError, match="to choose by"):
+        finished.config(overrides=["evaluate.best_of=2", "evaluate.reward=null"])
+
+
+def test_a_policy_from_preferences_is_evaluated_and_reported_like_any_other(finished):
+    run = plaudit.prefer(finished, finished.config(overrides=["prefer.policy=sft-001"]))
+    evaluation = plaudit.evaluate(finished, finished.config(overrides=["evaluate.policy=latest:prefer"]))
+    assert evaluation.parents["policy"] == run.name
+    page = plaudit.report(finished, evaluation).read_text()
+    assert "Policy from preferences" in page
+    assert "Log-probs of chosen and rejected" in page
+    assert "no such run led to this evaluation" not in page
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "rejection", "ppo-lagrangian"])
+def test_the_report_shows_what_an_algorithm_has_and_nothing_it_cannot_have(finished, algorithm):
+    changes = [f"rl.algorithm={algorithm}", "rl.samples_per_prompt=2", "rl.policy=sft-001", "rl.reward=reward-001"]
+    changes += ["rl.lagrangian.cost=reward-001", "rl.rejection.rounds=1", "rl.rejection.samples_per_prompt=2"]
+    run = plaudit.rl(finished, finished.config(overrides=changes))
+    evaluation = plaudit.evaluate(finished, finished.config(overrides=[f"evaluate.policy={run.name}"]))
+    page = plaudit.report(finished, evaluation).read_text()
+    assert ("Value loss" in page) == (algorithm == "ppo-lagrangian")
+    assert ("Multiplier of the constraint" in page) == (algorithm == "ppo-lagrangian")
+    assert ("Best and median of the samples" in page) == (algorithm == "rejection")

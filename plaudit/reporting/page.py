@@ -12,18 +12,19 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from plaudit.files import write_json, write_text
-from plaudit.report.plots import (
+from plaudit.reporting.plots import (
     Plot,
     agreement_plot,
     duration,
     percent,
+    prefer_plots,
     reward_plots,
     rl_plots,
     sft_plots,
     time_plot,
     win_rate_plot,
 )
-from plaudit.report.summary import lineage, summarise
+from plaudit.reporting.summary import lineage, summarise
 from plaudit.workspace import Run, Workspace
 
 SAMPLES = 16
@@ -31,7 +32,12 @@ SAMPLES = 16
 EXTREMES = 3
 """Largest gains shown, and largest losses."""
 
-STAGES = {"sft": "Supervised fine-tuning", "reward": "Reward model", "rl": "Policy optimisation"}
+STAGES = {
+    "sft": "Supervised fine-tuning",
+    "reward": "Reward model",
+    "rl": "Policy optimisation",
+    "prefer": "Policy from preferences",
+}
 FACTS = {
     "utility": "the taste's verdict, the weighted sum of the facts below",
     "finished_rate": "share of answers that ended by themselves",
@@ -95,7 +101,7 @@ def report(workspace: Workspace, evaluation: Run | None = None) -> Path:
 def render(workspace: Workspace, evaluation: Run, summary: Mapping[str, Any]) -> str:
     """The page's HTML."""
     environment = Environment(
-        loader=PackageLoader("plaudit.report"),
+        loader=PackageLoader("plaudit.reporting"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -152,9 +158,11 @@ def headline_figures(summary: Mapping[str, Any]) -> Iterator[Figure]:
 
 
 def stage_curves(kind: str, runs: Sequence[Run]) -> list[Curves]:
-    """The plots of every run of a kind; one without plots when there is no such run."""
+    """The plots of every run of a kind; one without plots when there is no such run but should be."""
     own = [run for run in runs if run.kind == kind]
-    return [_run_curves(run) for run in own] or [Curves(STAGES[kind], None)]
+    kinds = {run.kind for run in runs}
+    another_way = {"rl", "reward"} if "prefer" in kinds else {"prefer"}
+    return [_run_curves(run) for run in own] or ([] if kind in another_way else [Curves(STAGES[kind], None)])
 
 
 def fact_rows(evaluation: Run) -> list[dict[str, str]]:
@@ -251,6 +259,8 @@ def _run_curves(run: Run) -> Curves:
         return Curves(STAGES[run.kind], run.name, _sft_facts(result), sft_plots(run.name, rows, result))
     if run.kind == "reward":
         return Curves(STAGES[run.kind], run.name, _reward_facts(result), reward_plots(run.name, rows, result))
+    if run.kind == "prefer":
+        return Curves(STAGES[run.kind], run.name, _prefer_facts(result), prefer_plots(run.name, rows, result))
     settings = _settings(run).get("rl", {})
     return Curves(STAGES[run.kind], run.name, _rl_facts(rows, result, settings), rl_plots(run.name, rows, settings))
 
@@ -281,13 +291,34 @@ def _reward_facts(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def _prefer_facts(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    before, after = result.get("before") or {}, result.get("after") or {}
+    accuracies = [(side.get("accuracy") or {}).get("value") for side in (before, after)]
+    shares = " → ".join("not measured" if share is None else percent(share) for share in accuracies)
+    return [
+        ("Loss", str(result.get("loss", "not recorded"))),
+        ("Reference", str(result.get("reference") or "none")),
+        ("Trained on", _number(result.get("train_items"), 0)),
+        ("Held out", _number(result.get("held_out_items"), 0)),
+        ("Held-out preferences ranked right", shares),
+    ]
+
+
 def _rl_facts(
     rows: Sequence[Mapping[str, float]], result: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> list[tuple[str, str]]:
     gaps = [row["first_ratio_gap"] for row in rows if "first_ratio_gap" in row]
     ratios = [row["largest_log_ratio"] for row in rows if "largest_log_ratio" in row]
     first, last = result.get("first", {}), result.get("last", {})
+    if settings.get("algorithm") == "rejection":
+        return [
+            ("Algorithm", "rejection"),
+            ("Rounds", _number(result.get("rounds"), 0)),
+            ("Responses kept", _number(result.get("kept"), 0)),
+            ("Score, first to last round", _from_to(first.get("score"), last.get("score"), "")),
+        ]
     return [
+        ("Algorithm", str(settings.get("algorithm", "not recorded"))),
         ("Steps", _number(result.get("steps"), 0)),
         ("Responses a step", _responses(settings)),
         ("Price of KL", _number(settings.get("kl_coefficient"), 3, " a nat")),

@@ -134,13 +134,30 @@ def reward_plots(run: str, rows: Rows, result: Mapping[str, Any]) -> list[Plot]:
     ]
 
 
+WITH_CRITIC = ("ppo", "ppo-lagrangian")
+OF_SOME_ALGORITHMS = {
+    "Value loss": WITH_CRITIC,
+    "Explained variance of the returns": WITH_CRITIC,
+    "Cost": ("ppo-lagrangian",),
+    "Multiplier of the constraint": ("ppo-lagrangian",),
+    "Best and median of the samples": ("rejection",),
+    "Price of KL": (),
+    "Loss on pretraining texts": (),
+}
+"""Plots that only these algorithms always have: for others they are left out where there is nothing to draw."""
+NOT_OF_REJECTION = {"KL from the reference", "Score against distance", "Entropy", "Clipping", "Gradient norms",
+                    "Sampler against trainer"}  # fmt: skip
+
+
 def rl_plots(run: str, rows: Rows, settings: Mapping[str, Any]) -> list[Plot]:
     """Everything that policy optimisation logs and that can go wrong.
 
     settings   the `rl` section of the run's configuration
     """
     reward_unit = "standard deviations" if settings.get("normalise_reward") else "units of the reward model"
-    return [
+    if str(settings.get("reward")).startswith(("function:", "judge:", "[")):
+        reward_unit = "units of the reward"
+    plots = [
         _curve(
             run,
             "Score and reward",
@@ -217,9 +234,56 @@ def rl_plots(run: str, rows: Rows, settings: Mapping[str, Any]) -> list[Plot]:
             run,
             "Gradient norms",
             rows,
-            {"policy_gradient_norm": "policy", "value_gradient_norm": "value model"},
+            {
+                "policy_gradient_norm": "policy",
+                "value_gradient_norm": "value model",
+                "pretraining_gradient_norm": "texts' part",
+                "reward_gradient_norm": "reward's part",
+            },
             unit="norm before clipping",
             look_for="They should stay of one size; a rise by factors comes before a collapse.",
+        ),
+        _curve(
+            run,
+            "Cost",
+            rows,
+            {"cost": "of this batch", "recent_cost": "of recent episodes"},
+            unit="mean cost of an episode",
+            levels=[Level("threshold", (settings.get("lagrangian") or {}).get("threshold"))],
+            look_for="It should settle at the threshold or below; swings around it that grow call for a smaller rate.",
+        ),
+        _curve(
+            run,
+            "Multiplier of the constraint",
+            rows,
+            {"multiplier": "lambda"},
+            unit="lambda",
+            levels=[Level("cap", (settings.get("lagrangian") or {}).get("maximum"))],
+            look_for="It grows while the cost is over its threshold; at the cap the constraint cannot be met.",
+        ),
+        _curve(
+            run,
+            "Price of KL",
+            rows,
+            {"kl_coefficient": "coefficient"},
+            unit="reward a nat",
+            look_for="The controller raises it while the KL is over its target and lowers it while under.",
+        ),
+        _curve(
+            run,
+            "Loss on pretraining texts",
+            rows,
+            {"pretraining_loss": "texts"},
+            unit="loss (nats a token)",
+            look_for="It should stay where it began: a rise is what the policy unlearns of language.",
+        ),
+        _curve(
+            run,
+            "Best and median of the samples",
+            rows,
+            {"best_score": "best", "median_score": "median"},
+            unit=f"mean over prompts ({reward_unit})",
+            look_for="The distance between the two is what imitating the best can gain in a round.",
         ),
         _curve(
             run,
@@ -231,6 +295,61 @@ def rl_plots(run: str, rows: Rows, settings: Mapping[str, Any]) -> list[Plot]:
             "should stay tiny and not grow.",
         ),
     ]
+    algorithm = settings.get("algorithm", "ppo")
+    left_out = {title for title, having in OF_SOME_ALGORITHMS.items() if algorithm not in having}
+    left_out |= NOT_OF_REJECTION if algorithm == "rejection" else set()
+    return [plot for plot in plots if plot.svg or plot.title not in left_out]
+
+
+def prefer_plots(run: str, rows: Rows, result: Mapping[str, Any]) -> list[Plot]:
+    """What learning straight from preferences logs."""
+    before, after = result.get("before") or {}, result.get("after") or {}
+    plots = [
+        _curve(
+            run,
+            "Preference loss",
+            rows,
+            {"loss": "training"},
+            unit=f"loss ({result.get('loss', 'as chosen')})",
+            levels=[Level("held out before", before.get("loss")), Level("held out after", after.get("loss"))],
+            look_for="It should fall, and the held-out loss after should lie below the one before.",
+        ),
+        _curve(
+            run,
+            "Preferences ranked as people did",
+            rows,
+            {"accuracy": "training"},
+            unit="preferences",
+            levels=[Level("held out after", (after.get("accuracy") or {}).get("value"))],
+            share=True,
+            look_for="It should rise from about one half; a training share far above the held-out one is memorising.",
+        ),
+        _curve(
+            run,
+            "Log-probs of chosen and rejected",
+            rows,
+            {"chosen_log_prob": "chosen", "rejected_log_prob": "rejected"},
+            unit="log-prob (nats a response)",
+            look_for="The two should part. Both may fall; a chosen one that falls fast is being unlearnt as well.",
+        ),
+        _curve(
+            run,
+            "Margin",
+            rows,
+            {"margin": "chosen − rejected"},
+            unit="nats beyond the reference",
+            look_for="It should grow and flatten.",
+        ),
+        _curve(
+            run,
+            "Gradient norm",
+            rows,
+            {"gradient_norm": "policy"},
+            unit="norm before clipping",
+            look_for="It should stay of one size.",
+        ),
+    ]
+    return [plot for plot in plots if plot.svg or plot.title != "Margin"]
 
 
 def win_rate_plot(rates: Mapping[str, Mapping[str, float]]) -> Plot:
