@@ -30,6 +30,7 @@ class Episode:
     log_probs  of the policy's ids under the sampling policy, nats; 0 at the user's
     ends       index after each of the policy's turns
     answers    the policy's turns, as they are scored
+    cut        whether it ended because the next answer might not fit the model's context
     """
 
     prompt: Prompt
@@ -40,6 +41,7 @@ class Episode:
     log_probs: list[float] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
     answers: list[Answered] = field(default_factory=list)
+    cut: bool = False
 
     @property
     def sequence(self) -> TokenSequence:
@@ -113,7 +115,9 @@ def play(
     for turn in range(1, turns if user is not None else 1):
         assert user is not None
         running = _take_user_turns([e for e in running if e.finished], user, model.format)
-        running = [e for e in running if len(e.context) + max_new_tokens <= model.context_length]
+        for episode in running:
+            episode.cut = len(episode.context) + max_new_tokens > model.context_length
+        running = [episode for episode in running if not episode.cut]
         if not running:
             break
         answers = sample(policy, [e.context for e in running], seed=seed * 31 + turn, **options)

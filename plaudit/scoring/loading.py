@@ -46,19 +46,26 @@ def source_lineage(workspace: Workspace, source: str) -> str:
 
 
 def load_scorer(
-    workspace: Workspace, sources: list[RewardSource], config: Config, *, policy: LoadedModel, setting: str
+    workspace: Workspace,
+    sources: list[RewardSource],
+    config: Config,
+    *,
+    policy: LoadedModel,
+    setting: str,
+    normalise: bool,
 ) -> LoadedScorer:
     """The scorer of one source, or of several combined by `rl.combine`.
 
-    sources  with lineage names, as `source_lineage` gives them
-    setting  where they were given, for messages
+    sources    with lineage names, as `source_lineage` gives them
+    setting    where they were given, for messages
+    normalise  shift and scale the scores of runs; a cost must not be, for its zero has a meaning
 
     Raises ConfigError for a function that cannot be loaded, DataError for one whose trial call fails, ModelError
     for a reward model that does not fit the policy.
     """
     gated = config.rl.combine == "safety-gated" and len(sources) > 1
     loaded = [
-        _load_one(workspace, source.source, config, policy, setting, normalise=config.rl.normalise_reward and not gated)
+        _load_one(workspace, source.source, config, policy, setting, normalise=normalise and not gated)
         for source in sources
     ]
     first = next((item.model for item in loaded if item.model is not None), None)

@@ -73,10 +73,15 @@ def load_actors(workspace: Workspace, parents: dict[str, str], config: Config, n
         RewardSource(source=parents.get("reward", parents.get(f"reward_{i}", "")), weight=source.weight)
         for i, source in enumerate(reward_sources(config))
     ]
-    scorers = {"reward": load_scorer(workspace, sources, config, policy=model, setting="rl.reward")}
+    normalise = config.rl.normalise_reward
+    scorers = {
+        "reward": load_scorer(workspace, sources, config, policy=model, setting="rl.reward", normalise=normalise)
+    }
     if "cost" in parents:
         cost = [RewardSource(source=parents["cost"])]
-        scorers["cost"] = load_scorer(workspace, cost, config, policy=model, setting="rl.lagrangian.cost")
+        scorers["cost"] = load_scorer(
+            workspace, cost, config, policy=model, setting="rl.lagrangian.cost", normalise=False
+        )
     policy = make_trainable(model.network, config.model.lora, role="policy", seed=config.seed)
     critics = {
         name: _make_critic(name, scorers[name], model, config, seed=config.seed + 1 + number)
@@ -98,5 +103,6 @@ def _make_critic(name: str, scorer: LoadedScorer, policy: LoadedModel, config: C
     start = scorer.model or reward_from_causal(policy, seed=seed, head_scale=0.0)
     role = "value" if name == "reward" else f"{name}_value"
     network = make_trainable(start.network, config.model.lora, role=role, seed=seed, train_head=True)
-    mean, std = start.score_normaliser if config.rl.normalise_reward and scorer.model is not None else (0.0, 1.0)
+    normalised = name == "reward" and config.rl.normalise_reward and scorer.model is not None
+    mean, std = start.score_normaliser if normalised else (0.0, 1.0)
     return Critic(network, mean, std)

@@ -41,6 +41,16 @@ class JudgedPrompt:
         return max(len(sequence) for sequence in self.sequences)
 
 
+@dataclass(frozen=True)
+class LabelledResponse:
+    """One response that somebody liked or did not; of a comparison each side is one."""
+
+    prompt_id: str
+    response_id: str
+    sequence: TokenSequence
+    desirable: bool
+
+
 def choose_comparisons(workspace: Workspace, wanted: Sequence[str] | None, *, setting: str) -> list[Comparison]:
     """The comparisons of these judge runs and imports; of all where None.
 
@@ -147,3 +157,60 @@ def side_by_side(group: Sequence[JudgedPrompt], device: torch.device | str) -> t
         torch.tensor(preference, device=device),
         torch.tensor(prompt, device=device),
     )
+
+
+def without_ties(prompts: Sequence[JudgedPrompt]) -> list[JudgedPrompt]:
+    """A tie has no chosen side: left out, counted and said."""
+    ties = sum(label == 0.5 for prompt in prompts for _, _, label in prompt.judgments)
+    if ties:
+        say(f"{ties} comparisons are ties: left out.")
+    kept = []
+    for prompt in prompts:
+        decided = [(j, c) for j, c in zip(prompt.judgments, prompt.comparisons, strict=True) if j[2] != 0.5]
+        if decided:
+            judgments, comparisons = zip(*decided, strict=True)
+            kept.append(
+                JudgedPrompt(
+                    prompt.prompt_id, prompt.response_ids, prompt.sequences, list(judgments), list(comparisons)
+                )
+            )
+    return kept
+
+
+def load_labelled_responses(
+    workspace: Workspace,
+    run: Run,
+    model: LoadedModel,
+    config: Config,
+    train: Sequence[JudgedPrompt],
+    held_out: Sequence[JudgedPrompt],
+) -> tuple[list[LabelledResponse], list[LabelledResponse]]:
+    """(training, held-out) labels of the run's sources, and the two sides of every comparison as labels."""
+    found: dict[str, list[LabelledResponse]] = {"train": [], "held_out": []}
+    for split, prompts in (("train", train), ("held_out", held_out)):
+        for prompt in prompts:
+            for a, b, preference in prompt.judgments:
+                for place, desirable in ((a, preference > 0.5), (b, preference < 0.5)):
+                    found[split].append(
+                        LabelledResponse(
+                            prompt.prompt_id, prompt.response_ids[place], prompt.sequences[place], desirable
+                        )
+                    )
+    names = {name for role, name in run.parents.items() if role.startswith("labels_")}
+    labels = [label for label in workspace.store.labels() if label.run in names]
+    by_id = {prompt.id: prompt for prompt in workspace.store.prompts()} if labels else {}
+    responses = {response.id: response for response in workspace.store.responses()} if labels else {}
+    same_ids = sampled_with(workspace, model)
+    limit = model.prompt_limit(config.data.max_prompt_tokens, 1)
+    dropped = 0
+    for label in labels:
+        prompt_ids = model.format.encode_prompt(by_id[label.prompt_id].messages, limit=limit)
+        sequence = TokenSequence(prompt_ids, encode_stored(model, responses[label.response], same_ids))
+        if fits(sequence, model, config.prefer.max_response_tokens):
+            item = LabelledResponse(label.prompt_id, label.response, sequence, label.desirable)
+            found[by_id[label.prompt_id].split].append(item)
+        else:
+            dropped += 1
+    if dropped:
+        say(f"{dropped} labelled responses are over {config.prefer.max_response_tokens} tokens: left out.")
+    return found["train"], found["held_out"]

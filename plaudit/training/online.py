@@ -79,10 +79,10 @@ def _run(workspace: Workspace, run: Run, config: Config, prompts: list[Prompt]) 
     }
     parts = {name: (network, optimisers[name]) for name, network in networks.items()}
     checkpoint = load_checkpoint(run, parts)
-    algorithm.load_state(checkpoint["algorithm"]) if "algorithm" in checkpoint else None
+    if "algorithm" in checkpoint:
+        algorithm.load_state(checkpoint["algorithm"])
     kl_coefficient = checkpoint.get("kl_coefficient", settings.kl_coefficient)
 
-    say(_live_line(0, None))
     with progress("policy optimisation", settings.steps) as advance:
         advance(checkpoint["step"])
         for step in range(checkpoint["step"], settings.steps):
@@ -116,7 +116,7 @@ def _run(workspace: Workspace, run: Run, config: Config, prompts: list[Prompt]) 
                     horizon=settings.kl_horizon,
                 )
             run.log(step + 1, **facts)
-            say(_live_line(step + 1, facts))
+            say(_live_line(step + 1, facts, heading=step == checkpoint["step"]))
             if (step + 1) % settings.save_every == 0:
                 save_checkpoint(run, step + 1, parts, algorithm=algorithm.state(), kl_coefficient=kl_coefficient)
             advance(1)
@@ -134,20 +134,20 @@ def _changed(config: Config, **changes: Any) -> Config:
 
 
 COLUMNS = {
-    "reward": "7.3f", "score": "7.3f", "kl": "6.2f", "entropy": "7.3f", "clip_fraction": "7.3f", "length": "6.1f",
-    "finished_rate": "8.2f", "value_loss": "10.3f", "cost": "7.3f", "multiplier": "10.3f",
+    "reward": ("reward", 7, 3), "score": ("score", 7, 3), "kl": ("KL", 6, 2), "entropy": ("entropy", 7, 3),
+    "clip_fraction": ("clipped", 7, 3), "length": ("length", 6, 1), "finished_rate": ("finished", 8, 2),
+    "value_loss": ("value loss", 10, 3), "cost": ("cost", 6, 3), "multiplier": ("lambda", 6, 3),
 }  # fmt: skip
-HEADINGS = {"clip_fraction": "clipped", "finished_rate": "finished", "value_loss": "value loss", "multiplier": "lambda"}
+"""Metric -> (heading, width, decimals) of the live line."""
 
 
-def _live_line(step: int, facts: dict[str, float] | None) -> str:
-    """One line a step, without the columns that an algorithm does not have; step 0 is the heading."""
-    names = {name: HEADINGS.get(name, name) for name in COLUMNS}
-    if facts is None:
-        return "step: " + ", ".join(list(names.values())[:7])
-    return f"{step:4d}  " + "  ".join(
-        f"{names[name]} {facts[name]:{form.lstrip('0123456789')}}" for name, form in COLUMNS.items() if name in facts
-    )
+def _live_line(step: int, facts: dict[str, float], *, heading: bool) -> str:
+    """One line a step, without the columns that an algorithm does not have; the first under its heading."""
+    columns = [(name, *form) for name, form in COLUMNS.items() if name in facts]
+    line = f"{step:4d}" + "".join(f"  {facts[name]:{width}.{digits}f}" for name, _, width, digits in columns)
+    if not heading:
+        return line
+    return "step" + "".join(f"  {title:>{width}}" for _, title, width, _ in columns) + "\n" + line
 
 
 def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -164,4 +164,5 @@ def _facts(rollouts: Rollouts, episodes: list[Episode], raw_scores: Tensor, entr
         facts["kl"] = float(k1(rollouts.log_probs, rollouts.reference_log_probs).sum(dim=1).mean())  # nats a response
     if any(len(episode.ends) > 1 for episode in episodes):
         facts["turns"] = sum(len(episode.ends) for episode in episodes) / len(episodes)
+        facts["cut_by_context"] = sum(episode.cut for episode in episodes) / len(episodes)
     return facts

@@ -103,6 +103,7 @@ def test_an_episode_ends_where_the_context_does_and_keeps_no_unanswered_turn(tmp
     assert episode.messages[-1]["role"] == "assistant"
     assert episode.ends[-1] == len(episode.token_ids)
     assert len(episode.answers) < 9
+    assert episode.cut
 
 
 def test_a_model_can_be_the_user(four_answers):

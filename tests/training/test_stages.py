@@ -318,3 +318,29 @@ def test_the_report_shows_what_an_algorithm_has_and_nothing_it_cannot_have(finis
     assert ("Value loss" in page) == (algorithm == "ppo-lagrangian")
     assert ("Multiplier of the constraint" in page) == (algorithm == "ppo-lagrangian")
     assert ("Best and median of the samples" in page) == (algorithm == "rejection")
+
+
+def test_llama_2s_rule_over_two_reward_runs_gives_whitened_scores(finished):
+    config = finished.config(overrides=["rl.policy=sft-001", "rl.steps=1", "rl.missing_eos_score=null"])
+    sources = [{"source": "reward-001"}, {"source": "reward-001"}]
+    changed = {**config.rl.model_dump(), "reward": sources, "combine": "safety-gated", "safety_sources": ["import"]}
+    run = plaudit.rl(finished, config.model_validate({**config.model_dump(), "rl": changed}))
+    (row,) = run.metrics()
+    assert row["score"] == pytest.approx(0.0, abs=1e-5)
+    assert row["score_std"] == pytest.approx(1.0, abs=1e-4)
+    assert run.parents == {"policy": "sft-001", "reward_0": "reward-001", "reward_1": "reward-001"}
+
+
+def test_a_cost_models_zero_keeps_its_meaning(finished):
+    """Rewards are normalised, costs are not: the threshold is in the cost model's own units."""
+    from plaudit.config import ModelSettings
+    from plaudit.models.loading import load_reward
+
+    changes = ["rl.algorithm=ppo-lagrangian", "rl.lagrangian.cost=reward-001", "rl.policy=sft-001", "rl.steps=1"]
+    run = plaudit.rl(
+        finished, finished.config(overrides=[*changes, "rl.reward=reward-001", "rl.missing_eos_score=null"])
+    )
+    (row,) = run.metrics()
+    mean, std = load_reward(str(finished.run("reward-001").model_folder), ModelSettings()).score_normaliser
+    assert row["cost"] == pytest.approx(row["score"] * std + mean, abs=1e-4)
+    assert abs(row["cost"] - row["score"]) > 1e-3

@@ -1,0 +1,75 @@
+"""Settings of every stage: typed, bounded, documented, checked before anything heavy is loaded.
+
+A configuration is read from YAML (`plaudit.yaml` in the workspace, then `--config FILE`), then from
+dotted overrides (`rl.kl_coefficient=0.02`). Later sources win. Unknown keys fail with the nearest name.
+"""
+
+from __future__ import annotations
+
+from plaudit.config.resolve import (
+    Config,
+    describe,
+    resolve,
+)
+from plaudit.config.rl import (
+    EpisodeSettings,
+    GrpoSettings,
+    LagrangianSettings,
+    OnlineDpoSettings,
+    P3OSettings,
+    PretrainingSettings,
+    ReinforceSettings,
+    RejectionSettings,
+    RewardSource,
+    RlooSettings,
+    RlSettings,
+)
+from plaudit.config.section import (
+    OptimiserSettings,
+    Reduction,
+    Section,
+)
+from plaudit.config.stages import (
+    DataSettings,
+    EvaluateSettings,
+    JudgeSettings,
+    LoraSettings,
+    ModelSettings,
+    PreferSettings,
+    RewardSettings,
+    SampleSettings,
+    SftSettings,
+    SimulatedAnnotatorSettings,
+    TasteSettings,
+)
+
+__all__ = [
+    "Config",
+    "DataSettings",
+    "EpisodeSettings",
+    "EvaluateSettings",
+    "GrpoSettings",
+    "JudgeSettings",
+    "LagrangianSettings",
+    "LoraSettings",
+    "ModelSettings",
+    "OnlineDpoSettings",
+    "OptimiserSettings",
+    "P3OSettings",
+    "PreferSettings",
+    "PretrainingSettings",
+    "Reduction",
+    "ReinforceSettings",
+    "RejectionSettings",
+    "RewardSettings",
+    "RewardSource",
+    "RlSettings",
+    "RlooSettings",
+    "SampleSettings",
+    "Section",
+    "SftSettings",
+    "SimulatedAnnotatorSettings",
+    "TasteSettings",
+    "describe",
+    "resolve",
+]

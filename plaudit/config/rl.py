@@ -1,0 +1,284 @@
+"""Settings of policy optimisation, and the combinations of them that are known to be wrong."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from plaudit.config.section import OptimiserSettings, Positive, Rate, Reduction, Section, Share
+
+
+class RewardSource(Section):
+    """One of several rewards that are combined."""
+
+    source: str
+    """As `rl.reward`: a reward run, `function:...` or `judge:MODEL`."""
+    weight: float = 1.0
+    """Factor in the sum; unused by the safety-gated rule."""
+
+
+class ReinforceSettings(Section):
+    """REINFORCE alone."""
+
+    baseline: Literal["none", "batch", "value"] = "batch"
+    """Subtracted from the reward-to-go: nothing, the mean return of the batch's other responses, or a value model."""
+    clip_ratio: bool = False
+    """Weigh tokens by their ratio since sampling, clipped as in PPO; matters from the second minibatch on."""
+
+
+class RlooSettings(Section):
+    """RLOO alone."""
+
+    clip_ratio: bool = False
+    """Weigh responses by their ratio since sampling, clipped; matters from the second minibatch on."""
+
+
+class GrpoSettings(Section):
+    """GRPO alone. The defaults are Dr. GRPO's advantages over all tokens alike."""
+
+    divide_by_deviation: bool = False
+    """Divide advantages by the group's standard deviation (K - 1, plus 1e-4) as first published."""
+    reduction: Reduction = "token_mean"
+    """Of losses per token: `response_mean` as first published makes long wrong answers cheap; Dr. GRPO has
+    `constant_length`."""
+
+
+class P3OSettings(Section):
+    """Pairwise PPO alone."""
+
+    clipping: Literal["separate", "joint"] = "separate"
+    """Clip each response of a pair by itself (V1), or the pair as one (V2)."""
+
+
+class LagrangianSettings(Section):
+    """PPO-Lagrangian alone."""
+
+    cost: str | None = None
+    """The cost model: a run whose scores are the higher the more harmful a response is, or `function:...`."""
+    threshold: float = 0.0
+    """The most that the mean cost of an episode may be, in the cost model's own units."""
+    multiplier: Rate = 1.0
+    """lambda at the start."""
+    rate: Rate = 0.1
+    """Step of lambda's logarithm per lambda and unit of excess cost."""
+    maximum: Rate = 5.0
+    """Cap of lambda; where no policy can satisfy the constraint lambda ends here."""
+    window: Positive = 128
+    """Episodes whose mean cost moves lambda."""
+    clipping: Literal["joint", "separate"] = "joint"
+    """Clip the combined advantage (released code), or the surrogates of reward and cost each (paper)."""
+    rescale: bool = True
+    """Divide by 1 + lambda, with the KL price in reward and cost alike; false for the plain Lagrangian."""
+
+
+class OnlineDpoSettings(Section):
+    """Online DPO alone; its beta is `rl.kl_coefficient`."""
+
+    loss: Literal["dpo", "ipo", "hinge"] = "dpo"
+    """Of the best against the worst response of each prompt."""
+    labels: Literal["soft", "hard"] = "soft"
+    """Prefer the best with probability sigmoid(score difference), or always, as published."""
+
+
+class RejectionSettings(Section):
+    """Rejection sampling: fine-tune the start on the best of many samples, round after round.
+
+    Rounds, prompts and samples are set here; `rl.steps` and its neighbours are for the other algorithms.
+    """
+
+    rounds: Positive = 2
+    """Each samples from the newest policy and fine-tunes the start afresh."""
+    samples_per_prompt: Annotated[int, Field(ge=2)] = 8
+    """Responses to each prompt in each round; 10 to 100 in Touvron et al. 2023."""
+    prompts_per_round: Positive | None = None
+    """Training prompts in a round, drawn without replacement; null for all."""
+    keep_all_rounds: bool = True
+    """Keep each prompt's best response of all rounds so far; of the newest round alone skills are forgotten."""
+    epochs: Positive = 2
+    """Passes over the kept responses in each round."""
+    batch_size: Positive = 16
+    """Responses per optimiser step."""
+    optimiser: OptimiserSettings = OptimiserSettings(learning_rate=2e-4, schedule="cosine")
+    """Optimiser of the fine-tuning."""
+
+
+class PretrainingSettings(Section):
+    """A pretraining gradient beside the policy's (PPO-ptx), in every online algorithm's steps."""
+
+    text: str | None = None
+    """JSONL file with a `text` column; null mixes nothing in."""
+    coefficient: Rate = 1.0
+    """Weight of the texts' mean negative log-likelihood a token; 27.8 in Ouyang et al. 2022, on another scale."""
+    texts_per_step: Positive = 8
+    """Texts in each optimiser step."""
+    max_tokens: Positive = 256
+    """A longer text is cut here."""
+
+
+class EpisodeSettings(Section):
+    """Conversations of several assistant turns against a simulated user."""
+
+    user: str | None = None
+    """`function:FILE_OR_MODULE:NAME`, called as f(conversation) -> next turn or None to end, or `model:REFERENCE`;
+    null for a single answer to each prompt."""
+    turns: Positive = 2
+    """Most assistant turns in an episode."""
+    reward: Literal["end", "turn"] = "end"
+    """Score the last answer alone, or every answer given the conversation so far; a token is credited with all
+    rewards from its turn on."""
+
+
+class RlSettings(Section):
+    """Policy optimisation against a reward."""
+
+    algorithm: Literal[
+        "reinforce",
+        "rloo",
+        "grpo",
+        "ppo",
+        "p3o",
+        "ppo-lagrangian",
+        "online-dpo",
+        "rejection",
+        "rejection-then-ppo",
+    ] = "ppo"
+    """The optimiser of the policy."""
+    policy: str = "latest:sft"
+    """What the policy starts from; also the reference of the KL penalty."""
+    reward: str | list[RewardSource] = "latest:reward"
+    """What is maximised: a reward run, `function:FILE_OR_MODULE:NAME` called as f(prompts, responses) -> scores,
+    `judge:MODEL` for a model that rates answers, or a list of several. Value models start from the first run."""
+    combine: Literal["sum", "safety-gated"] = "sum"
+    """Several rewards: their weighted sum; or Llama 2's rule over two runs, the first of helpfulness, the second of
+    safety, which counts wherever a prompt is about safety or the answer looks unsafe."""
+    safety_threshold: Share = 0.15
+    """Of the safety-gated rule: below this probability of being safe an answer looks unsafe."""
+    safety_sources: list[str] = Field(default=[])
+    """Of the safety-gated rule: prompts imported with one of these in their `source` column are about safety."""
+    steps: Positive = 20
+    """Rollout batches."""
+    prompts_per_step: Positive = 32
+    """Prompts in a rollout batch, drawn without replacement until all were seen."""
+    samples_per_prompt: Positive = 1
+    """Responses for each of them: 2 or more for rloo, grpo, p3o and online-dpo."""
+    temperature: Rate = 1.0
+    """Of sampling and of every log-prob: policy, old policy and reference alike."""
+    top_p: Share = 1.0
+    """Only 1 can be trained with: log-probs would otherwise be of another distribution than the samples."""
+    max_new_tokens: Positive = 128
+    """Length limit of a response, tokens."""
+    episodes: EpisodeSettings = EpisodeSettings()
+    kl_coefficient: Annotated[float, Field(ge=0)] = 0.05
+    """Reward lost per nat of departure from the reference. At 0 the reference is never run, and no KL is shown."""
+    kl_placement: Literal["reward", "loss"] = "reward"
+    """Charge the KL in each token's reward, or add its estimate to the loss."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k1"
+    """k1 in the reward; k2 or k3 in the loss. The others have a wrong gradient and are refused."""
+    kl_target: Rate | None = None
+    """Steer `kl_coefficient` so that a response departs by this many nats; null keeps it fixed."""
+    kl_horizon: Positive = 10_000
+    """Responses over which the controller may change the coefficient by a fifth of itself."""
+    missing_eos_score: float | None = -1.0
+    """Score of a response that did not finish, in place of its own; null keeps its own."""
+    missing_eos_penalty: Annotated[float, Field(ge=0)] = 0.0
+    """Taken from the score of a response that did not finish; needs `missing_eos_score: null`."""
+    normalise_reward: bool = True
+    """Shift and scale a reward run's scores by their mean and standard deviation on its training responses."""
+    whiten_rewards: bool = False
+    """Scale the per-token rewards of a batch to variance 1, their mean kept (ppo, ppo-lagrangian)."""
+    epochs: Positive = 1
+    """Passes over each rollout batch."""
+    minibatches: Positive = 2
+    """Optimiser steps per pass."""
+    clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Change of the probability ratio past which further gain is ignored (ppo, ppo-lagrangian, grpo, p3o; reinforce
+    and rloo with `clip_ratio`)."""
+    dual_clip: Annotated[float, Field(gt=1)] | None = None
+    """Ratio past which a loss is ignored as well (ppo, grpo)."""
+    value_clip: Rate | None = 0.2
+    """Change of a value estimate past which further gain is ignored, in units of reward; null for no bound."""
+    discount: Share = 1.0
+    """Gamma: weight of a reward one token later."""
+    gae_lambda: Share = 0.95
+    """Lambda of generalised advantage estimation (ppo, ppo-lagrangian)."""
+    whiten_advantages: bool = True
+    """Give the advantages of a rollout batch mean 0 and variance 1 over its tokens (ppo)."""
+    value_warmup_steps: int = Field(default=0, ge=0)
+    """First steps in which only value models learn."""
+    max_approximate_kl: Annotated[float, Field(gt=0)] | None = None
+    """Drop the rest of a batch's updates once the policy is this far (nats a token) from the one that sampled it."""
+    optimiser: OptimiserSettings = OptimiserSettings(learning_rate=1e-4, warmup_share=0.1)
+    """Optimiser of the policy."""
+    value_optimiser: OptimiserSettings = OptimiserSettings(learning_rate=2e-4, warmup_share=0.0)
+    """Optimiser of value models."""
+    reinforce: ReinforceSettings = ReinforceSettings()
+    rloo: RlooSettings = RlooSettings()
+    grpo: GrpoSettings = GrpoSettings()
+    p3o: P3OSettings = P3OSettings()
+    lagrangian: LagrangianSettings = LagrangianSettings()
+    online_dpo: OnlineDpoSettings = OnlineDpoSettings()
+    rejection: RejectionSettings = RejectionSettings()
+    pretraining: PretrainingSettings = PretrainingSettings()
+    save_every: Positive = 5
+    """Steps between checkpoints from which `--resume` goes on."""
+
+    @model_validator(mode="after")
+    def _refuse_what_is_known_to_be_wrong(self) -> RlSettings:
+        for wrong, reason in self._contradictions():
+            if wrong:
+                raise ValueError(reason)
+        return self
+
+    def _contradictions(self) -> list[tuple[bool, str]]:
+        in_reward = self.kl_placement == "reward"
+        return [
+            (
+                in_reward and self.kl_estimator != "k1",
+                f"kl_estimator {self.kl_estimator} in the reward has another gradient than the KL's, and k3 there "
+                "drives rare tokens to nothing; use k1, or kl_placement: loss",
+            ),
+            (
+                not in_reward and self.kl_estimator == "k1",
+                "kl_estimator k1 as a loss has no gradient in expectation, so nothing would hold the policy back; "
+                "use k2 (or k3 as in GRPO), or kl_placement: reward",
+            ),
+            (
+                self.top_p < 1,
+                "top_p under 1 in training samples leaves the removed mass in every probability ratio; sample with "
+                "top_p: 1 and lower the temperature instead",
+            ),
+            (
+                self.missing_eos_penalty > 0 and self.missing_eos_score is not None,
+                "missing_eos_penalty and missing_eos_score both set: an unfinished response has either a penalty or "
+                "a score of its own; set missing_eos_score: null for the penalty",
+            ),
+            (
+                self.algorithm == "online-dpo" and self.kl_coefficient == 0,
+                "online-dpo takes kl_coefficient as its beta, and with beta 0 it learns nothing",
+            ),
+            (
+                self.kl_target is not None and self.kl_coefficient == 0,
+                "kl_target steers kl_coefficient by factors, so it cannot start from 0",
+            ),
+            (
+                self.algorithm == "ppo-lagrangian" and not in_reward,
+                "ppo-lagrangian charges the KL in reward and cost; use kl_placement: reward",
+            ),
+            (
+                self.algorithm == "ppo-lagrangian" and self.lagrangian.cost is None,
+                "ppo-lagrangian needs a cost model; set rl.lagrangian.cost to a run or function:...",
+            ),
+            (
+                self.algorithm in ("rloo", "grpo", "p3o", "online-dpo") and self.samples_per_prompt < 2,
+                f"{self.algorithm} compares responses to one prompt; set rl.samples_per_prompt to 2 or more",
+            ),
+            (
+                self.algorithm.startswith("rejection") and self.episodes.user is not None,
+                "rejection sampling imitates single answers; leave rl.episodes.user unset",
+            ),
+            (
+                self.combine == "safety-gated" and (isinstance(self.reward, str) or len(self.reward) != 2),
+                "the safety-gated rule needs rl.reward to list two runs: of helpfulness, then of safety",
+            ),
+        ]

@@ -1,0 +1,35 @@
+"""What every group of settings is made of."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Reduction = Literal["token_mean", "response_mean", "response_sum", "constant_length"]
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+
+
+class OptimiserSettings(Section):
+    """AdamW and its schedule."""
+
+    learning_rate: Rate
+    """Peak learning rate."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """Decay after warm-up: none, linearly to 0, or by a half cosine to 0."""
+    warmup_share: Share = 0.05
+    """Part of all steps in which the learning rate rises linearly from 0."""
+    epsilon: Rate = 1e-5
+    """Adam's epsilon; 1e-5 as in the published RLHF code, larger than PyTorch's own."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled weight decay."""
+    max_gradient_norm: Rate = 1.0
+    """Gradients are scaled down to this global norm."""

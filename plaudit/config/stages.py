@@ -1,0 +1,231 @@
+"""Settings of every stage but policy optimisation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from plaudit.config.section import OptimiserSettings, Positive, Rate, Section, Share
+
+
+class LoraSettings(Section):
+    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685): W + (alpha / rank) B A, with W frozen."""
+
+    rank: Positive = 16
+    """Rank of each adapter."""
+    alpha: Rate = 32.0
+    """Scale: the adapter's output is multiplied by alpha / rank."""
+    targets: Literal["all", "attention"] = "all"
+    """Which linear layers get an adapter: all of them, or those of attention only."""
+
+
+class ModelSettings(Section):
+    """Which model to start from, and how to hold it."""
+
+    name: str = "smollm2-135m-instruct"
+    """The built-in `smollm2-135m-instruct`, a Hugging Face folder, a run of this workspace, or a hub name."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of frozen weights and of matrix products; auto takes bfloat16 where the processor has it.
+    What is trained, and every loss, is held in float32."""
+    device: str = "auto"
+    """`cpu`, `cuda`, `mps`, or auto for the best one present."""
+    lora: LoraSettings | None = LoraSettings()
+    """Adapter settings; null trains every weight."""
+    system_prompt: str | None = None
+    """System message put before conversations that have none; null leaves that to the chat template."""
+    stop_strings: list[str] = Field(default=[])
+    """An answer also ends, and counts as finished, where one of these appears in its text; they are cut off."""
+    tokens_per_micro_batch: Positive = 2048
+    """Tokens, padding included, in one forward pass: bounds memory, never changes a result."""
+
+
+class DataSettings(Section):
+    """How prompts are held apart."""
+
+    held_out_share: Share = 0.25
+    """Part of the prompts kept out of all training, chosen by a hash of the prompt: the same on every machine."""
+    max_prompt_tokens: Positive = 512
+    """A longer prompt stops the stage that meets it, with its id."""
+
+
+class SftSettings(Section):
+    """Supervised fine-tuning on demonstrations: loss on the answer's tokens and its stop token alone."""
+
+    epochs: Positive = 2
+    """Passes over the demonstrations."""
+    batch_size: Positive = 16
+    """Demonstrations per optimiser step."""
+    max_response_tokens: Positive = 512
+    """Longer demonstrations are left out, and counted."""
+    optimiser: OptimiserSettings = OptimiserSettings(learning_rate=2e-4, schedule="cosine")
+    """Optimiser of all trained weights."""
+    save_every: Positive = 50
+    """Steps between checkpoints from which `--resume` goes on."""
+
+
+class SampleSettings(Section):
+    """Responses of a policy to the workspace's prompts."""
+
+    policy: str = "latest:sft"
+    """A run, `latest:KIND`, a Hugging Face folder or a hub name."""
+    split: Literal["all", "train", "held_out"] = "all"
+    """Which prompts to answer."""
+    samples_per_prompt: Positive = 4
+    """Responses for each prompt."""
+    temperature: Rate = 1.0
+    """Logits are divided by this, in sampling and in every log-prob of these samples."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Draw from the most likely tokens that hold this much probability; log-probs are then of that distribution."""
+    max_new_tokens: Positive = 128
+    """Length limit of a response, tokens; one that reaches it without a stop token counts as unfinished."""
+    sequences_per_batch: Positive = 128
+    """Responses that are sampled side by side."""
+
+
+class TasteSettings(Section):
+    """What simulated annotators like: a sum of five facts about an answer that anybody can check.
+
+    utility = finished * [ended by itself] + answers * (share of the question's content words taken up)
+            + tone * (VADER compound score, Hutto & Gilbert 2014, in [-1, 1])
+            - length * (0 from `fewest_words` to `comfortable_words`, rising to 1 at none and at twice as many)
+            - repetition * (share of repeated three-word runs)
+    """
+
+    finished: float = 1.0
+    """Weight of having ended with a stop token, nats of preference."""
+    answers: float = 0.5
+    """Weight of taking up the words of the question (all of it at two content words or more)."""
+    tone: float = 1.5
+    """Weight of a positive tone by the VADER lexicon."""
+    length: float = 3.0
+    """Weight of being longer than comfortable, or curt."""
+    repetition: float = 2.0
+    """Weight of repeated three-word runs."""
+    comfortable_words: Positive = 15
+    """Words up to which an answer is brief."""
+    fewest_words: Positive = 4
+    """Words below which an answer is curt."""
+
+
+class SimulatedAnnotatorSettings(Section):
+    """One simulated annotator: P(first) = sigmoid((utility_first - utility_second) / noise)."""
+
+    name: str
+    """How it appears in the store and in reports."""
+    noise: Rate
+    """Bradley-Terry temperature: 0.1 is nearly always right, 3 is nearly a coin."""
+
+
+class JudgeSettings(Section):
+    """Comparisons by simulated annotators."""
+
+    samples: str = "latest:sample"
+    """The sampling run whose responses are compared."""
+    taste: TasteSettings = TasteSettings()
+    """What all annotators have in common."""
+    annotators: list[SimulatedAnnotatorSettings] = Field(
+        default=[
+            SimulatedAnnotatorSettings(name="careful", noise=0.3),
+            SimulatedAnnotatorSettings(name="average", noise=0.6),
+            SimulatedAnnotatorSettings(name="hasty", noise=1.2),
+        ]
+    )
+    """Each of them judges every pair."""
+    people: int = Field(default=0, ge=0)
+    """Pairs that the person at the keyboard judges first."""
+
+
+class RewardSettings(Section):
+    """A Bradley-Terry reward model: loss -log sigmoid(score of the preferred - score of the other)."""
+
+    model: str = "latest:sft"
+    """What the body starts from."""
+    comparisons: list[str] | None = None
+    """Judge runs (or `latest:judge`) and imports whose comparisons are used; null for all in the workspace."""
+    epochs: Positive = 1
+    """Passes over the comparisons; more than one tends to over-fit."""
+    batch_size: Positive = 16
+    """Prompts per optimiser step; all comparisons of a prompt stay together and share one forward per response."""
+    head_scale: Rate = 1.0
+    """The scalar head starts at this times the published standard deviation 1 / sqrt(width + 1). On a few thousand
+    comparisons or fewer the head's random start is never unlearnt: 0.05 then ranks better and is better calibrated."""
+    max_response_tokens: Positive = 512
+    """Comparisons with a longer response are left out, and counted."""
+    optimiser: OptimiserSettings = OptimiserSettings(learning_rate=2e-4)
+    """Optimiser of the body and of the scalar head."""
+    save_every: Positive = 50
+    """Steps between checkpoints from which `--resume` goes on."""
+
+
+class PreferSettings(Section):
+    """A policy straight from preferences: DPO and its family."""
+
+    loss: Literal[
+        "dpo", "ipo", "conservative-dpo", "robust-dpo", "hinge", "kto", "simpo", "orpo", "cpo"
+    ] = "dpo"  # fmt: skip
+    """Which of them."""
+    policy: str = "latest:sft"
+    """What the policy starts from."""
+    reference: str | None = None
+    """What departure is measured from; null for `prefer.policy` itself. In a second round on a policy's own samples,
+    naming the first round's start keeps the optimum pi_ref exp(R / beta); null moves the reference along, and after
+    k rounds the policy tends to pi_ref exp(k R / beta)."""
+    comparisons: list[str] | None = None
+    """Judge runs (or `latest:judge`) and imports to learn from; null for all in the workspace."""
+    beta: Rate = 0.1
+    """Implied reward per nat of departure (for ipo: tau; for simpo 2 to 2.5 is usual)."""
+    gamma_over_beta: Annotated[float, Field(ge=0)] = 0.5
+    """Of simpo: margin wanted between chosen and rejected, nats a token."""
+    flip_rate: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
+    """Of conservative-dpo and robust-dpo: share of labels that are the wrong way round."""
+    per_token: bool = False
+    """Of ipo: compare mean log-probs of a token instead of their sums."""
+    odds_coefficient: Rate = 0.1
+    """Of orpo: weight of the odds ratio beside the likelihood."""
+    likelihood_coefficient: Annotated[float, Field(ge=0)] | None = None
+    """Weight of the chosen response's negative log-likelihood a token; null for the loss's own: 1 for orpo and cpo,
+    else 0."""
+    desirable_weight: Rate = 1.0
+    """Of kto: weight of liked responses; times their number about 1 to 1.33 of the other side's is advised."""
+    undesirable_weight: Rate = 1.0
+    """Of kto: weight of disliked responses."""
+    epochs: Positive = 1
+    """Passes over the preferences."""
+    batch_size: Positive = 16
+    """Prompts per optimiser step; all comparisons of a prompt stay together and share one forward per response."""
+    max_response_tokens: Positive = 512
+    """Comparisons with a longer response are left out, and counted."""
+    optimiser: OptimiserSettings = OptimiserSettings(learning_rate=5e-5, warmup_share=0.1)
+    """Optimiser of all trained weights."""
+    save_every: Positive = 50
+    """Steps between checkpoints from which `--resume` goes on."""
+
+
+class EvaluateSettings(Section):
+    """A policy against a baseline on prompts that no stage has trained on."""
+
+    policy: str = "latest:rl"
+    """The policy to judge."""
+    baseline: str = "latest:sft"
+    """What it is compared with."""
+    reward: str | None = "latest:reward"
+    """A reward model whose verdict is shown beside the taste's; null for none."""
+    best_of: Positive = 1
+    """The policy's answer is the best of this many samples by `evaluate.reward`; the baseline's is one sample."""
+    samples_per_prompt: Positive = 2
+    """Responses of each policy to each held-out prompt."""
+    temperature: Rate = 1.0
+    """Of both policies, and of the KL."""
+    max_new_tokens: Positive = 128
+    """Length limit of a response, tokens."""
+    perplexity_text: str | None = None
+    """JSONL file with a `text` column for the perplexity; null takes the prose that ships with Plaudit."""
+    taste: TasteSettings = TasteSettings()
+    """The judge of the win rate."""
+
+    @model_validator(mode="after")
+    def _best_needs_a_reward(self) -> EvaluateSettings:
+        if self.best_of > 1 and self.reward is None:
+            raise ValueError("best_of needs evaluate.reward to choose by")
+        return self

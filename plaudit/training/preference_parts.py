@@ -1,0 +1,183 @@
+"""The losses of preferences over one optimiser step, micro-batch by micro-batch.
+
+R responses of a micro-batch, N pairs of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plaudit.config import PreferSettings
+from plaudit.models.network import Network
+from plaudit.objectives import (
+    conservative_dpo,
+    cpo,
+    dpo,
+    hinge,
+    ipo,
+    kto,
+    kto_reference_point,
+    orpo_odds,
+    robust_dpo,
+    simpo,
+)
+from plaudit.text.batches import collate, micro_batches
+from plaudit.text.chat import TokenSequence
+from plaudit.training.comparisons import LabelledResponse, prompt_groups, side_by_side
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What every step needs.
+
+    reference   None for the losses that have none
+    known       response id -> log-prob of the whole response under the reference, nats
+    """
+
+    policy: Network
+    reference: Network | None
+    known: dict[str, float]
+    settings: PreferSettings
+    budget: int
+
+    def reference_sums(self, response_ids: Sequence[str]) -> Tensor:
+        """[R] on the policy's device; zeros without a reference."""
+        values = [self.known.get(r, 0.0) if self.reference is None else self.known[r] for r in response_ids]
+        return torch.tensor(values, device=self.policy.device)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one micro-batch adds to an optimiser step: losses and figures are the step's once summed.
+
+    right  (prompt, whether the policy ranks the pair or places the response as people did), for each of them
+    """
+
+    loss: Tensor
+    figures: dict[str, float]
+    right: list[tuple[str, bool]]
+
+
+def parts_of_a_step(learner: Learner, batch: Sequence[Any]) -> Iterator[Part]:
+    """The loss of one optimiser step, micro-batch by micro-batch."""
+    if learner.settings.loss == "kto":
+        yield from _kto_losses(learner, batch)
+        return
+    pairs = sum(len(prompt.judgments) for prompt in batch)  # the one denominator of this step
+    settings = learner.settings
+    weight = settings.likelihood_coefficient
+    if weight is None:
+        weight = 1.0 if settings.loss in ("orpo", "cpo") else 0.0
+    for group in prompt_groups(batch, learner.budget):
+        tokens = collate([s for prompt in group for s in prompt.sequences], device=learner.policy.device)
+        own = learner.policy.log_probs(tokens)[0].sum(dim=1)  # [R]
+        reference = learner.reference_sums([r for prompt in group for r in prompt.response_ids])  # [R]
+        first, second, preference, _ = side_by_side(group, own.device)
+        chosen = torch.where(preference > 0.5, first, second)  # [N]
+        rejected = torch.where(preference > 0.5, second, first)
+        lengths = tokens.response_lengths.float()  # [R]
+        losses = pair_losses(settings, own, reference, lengths, chosen, rejected)
+        likelihood = -(own / lengths)[chosen]
+        total = (losses + weight * likelihood).sum() / pairs
+        margin = (own - reference)[chosen] - (own - reference)[rejected]
+        if settings.loss == "simpo":
+            margin = (own / lengths)[chosen] - (own / lengths)[rejected]
+        names = [prompt.prompt_id for prompt in group for _ in prompt.judgments]
+        figures = {
+            "loss": float(total.detach()),
+            "accuracy": float((margin > 0).sum()) / pairs,
+            "margin": float(margin.detach().sum()) / pairs,
+            "chosen_log_prob": float(own.detach()[chosen].sum()) / pairs,
+            "rejected_log_prob": float(own.detach()[rejected].sum()) / pairs,
+        }
+        yield Part(total, figures, list(zip(names, (margin > 0).tolist(), strict=True)))
+
+
+def pair_losses(
+    settings: PreferSettings, own: Tensor, reference: Tensor, lengths: Tensor, chosen: Tensor, rejected: Tensor
+) -> Tensor:
+    """[N] the chosen loss of each pair.
+
+    own, reference    [R]  log-probs of whole responses, nats
+    lengths           [R]  tokens
+    chosen, rejected  [N]  rows of the two sides
+    """
+    own_gap, reference_gap = own[chosen] - own[rejected], reference[chosen] - reference[rejected]
+    beta = settings.beta
+    match settings.loss:
+        case "dpo":
+            return dpo(own_gap, reference_gap, beta=beta)
+        case "conservative-dpo":
+            return conservative_dpo(own_gap, reference_gap, beta=beta, flip_rate=settings.flip_rate)
+        case "robust-dpo":
+            return robust_dpo(own_gap, reference_gap, beta=beta, flip_rate=settings.flip_rate)
+        case "hinge":
+            return hinge(own_gap, reference_gap, beta=beta)
+        case "ipo":
+            if settings.per_token:
+                own, reference = own / lengths, reference / lengths
+            return ipo(own[chosen] - own[rejected], reference[chosen] - reference[rejected], tau=beta)
+        case "simpo":
+            gamma = settings.gamma_over_beta
+            return simpo(
+                own[chosen], own[rejected], lengths[chosen], lengths[rejected], beta=beta, gamma_over_beta=gamma
+            )
+        case "orpo":
+            odds = orpo_odds(own[chosen], own[rejected], lengths[chosen], lengths[rejected])
+            return settings.odds_coefficient * odds
+        case "cpo":
+            return cpo(own_gap, beta=beta)
+    raise AssertionError(f"{settings.loss} is not a loss of pairs")
+
+
+def _kto_losses(learner: Learner, batch: Sequence[LabelledResponse]) -> Iterator[Part]:
+    settings = learner.settings
+    point = _kto_point(learner, batch)
+    liked = sum(item.desirable for item in batch)
+    for rows, tokens in micro_batches([item.sequence for item in batch], learner.budget, learner.policy.device):
+        own = learner.policy.log_probs(tokens)[0].sum(dim=1)
+        ratio = own - learner.reference_sums([batch[i].response_id for i in rows])
+        desirable = torch.tensor([batch[i].desirable for i in rows], device=own.device)
+        losses = kto(
+            ratio,
+            desirable,
+            point,
+            beta=settings.beta,
+            desirable_weight=settings.desirable_weight,
+            undesirable_weight=settings.undesirable_weight,
+        )
+        total = losses.sum() / len(batch)
+        right = (ratio.detach() > point) == desirable
+        figures = {
+            "loss": float(total.detach()),
+            "accuracy": float(right.sum()) / len(batch),
+            "reference_point": float(point) * len(rows) / len(batch),
+        }
+        detached = own.detach()
+        if liked:
+            figures["chosen_log_prob"] = float(detached[desirable].sum()) / liked
+        if liked < len(batch):
+            figures["rejected_log_prob"] = float(detached[~desirable].sum()) / (len(batch) - liked)
+        yield Part(total, figures, list(zip([batch[i].prompt_id for i in rows], right.tolist(), strict=True)))
+
+
+@torch.no_grad()
+def _kto_point(learner: Learner, batch: Sequence[LabelledResponse]) -> Tensor:
+    """z0 from each prompt with the response to the next different prompt of the step."""
+    assert learner.reference is not None
+    mismatched = []
+    for i, item in enumerate(batch):
+        others = (batch[(i + k) % len(batch)] for k in range(1, len(batch)))
+        other = next((o for o in others if o.prompt_id != item.prompt_id), None)
+        if other is not None:
+            mismatched.append(TokenSequence(item.sequence.prompt_ids, other.sequence.response_ids))
+    ratios = [
+        (learner.policy.log_probs(tokens)[0] - learner.reference.log_probs(tokens)[0]).sum(dim=1)
+        for _, tokens in micro_batches(mismatched, learner.budget, learner.policy.device)
+    ]
+    return kto_reference_point(torch.cat(ratios)) if ratios else torch.zeros((), device=learner.policy.device)
