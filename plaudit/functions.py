@@ -46,10 +46,12 @@ def load_function(reference: str, *, setting: str) -> Callable[..., Any]:
 def _from_file(path: Path) -> Any:
     if not path.exists():
         raise ConfigError(f"{path}: no such file (looked for a function in it, from {Path.cwd()}).")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"plaudit_user_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses, for one, look their module up there
     spec.loader.exec_module(module)
     return module
 

@@ -88,6 +88,17 @@ class Run:
         write_json(self.path / "run.json", updated)
         self.info = updated
 
+    def check_data(self, data: dict[str, Any]) -> None:
+        """Raise WorkspaceError unless the data that a run goes on with is the data it began with."""
+        began = self.info["data"]
+        if began == data:
+            return
+        counts = [", ".join(f"{facts['count']} {name}" for name, facts in side.items()) for side in (began, data)]
+        raise WorkspaceError(
+            f"run `{self.name}` began with {counts[0]}; the workspace now has others ({counts[1]}), so going on would "
+            "not be the same run. Start a new one, or restore the data."
+        )
+
     def log(self, step: int, **numbers: float | None) -> None:
         """Append one step's metrics to metrics.jsonl and to TensorBoard. A metric without a value is left out."""
         present = {key: value for key, value in numbers.items() if value is not None}

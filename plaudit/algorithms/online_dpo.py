@@ -2,9 +2,10 @@
 
 Guo et al. 2024 (arXiv:2402.04792). The reference stays the policy that the run began with.
 
-With soft labels, sigmoid(score difference), the optimum is that of the KL-regularised reward, pi_ref exp(R / beta) / Z
-with R the score and beta = `rl.kl_coefficient`. Hard labels (the higher score always wins), as published, have no
-finite optimum: what holds the policy back then is that it soon samples few pairs that differ.
+With the DPO loss and soft labels, sigmoid(score difference), the optimum is that of the KL-regularised reward,
+pi_ref exp(R / beta) / Z with R the score and beta = `rl.kl_coefficient`; IPO and hinge end elsewhere. Hard labels (the
+higher score always wins), as published, give the DPO loss no finite optimum: what holds the policy back then is that it
+soon samples few pairs that differ.
 """
 
 from __future__ import annotations

@@ -190,7 +190,7 @@ class RlSettings(Section):
     epochs: Positive = 1
     """Passes over each rollout batch."""
     minibatches: Positive = 2
-    """Optimiser steps per pass."""
+    """Optimiser steps per pass, each on whole prompts, as equal in number as they can be."""
     clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Change of the probability ratio past which further gain is ignored (ppo, ppo-lagrangian, grpo, p3o; reinforce
     and rloo with `clip_ratio`)."""
@@ -199,7 +199,7 @@ class RlSettings(Section):
     value_clip: Rate | None = 0.2
     """Change of a value estimate past which further gain is ignored, in units of reward; null for no bound."""
     discount: Share = 1.0
-    """Gamma: weight of a reward one token later."""
+    """Gamma: weight of a reward one token later (ppo, ppo-lagrangian, reinforce)."""
     gae_lambda: Share = 0.95
     """Lambda of generalised advantage estimation (ppo, ppo-lagrangian)."""
     whiten_advantages: bool = True
@@ -232,6 +232,8 @@ class RlSettings(Section):
 
     def _contradictions(self) -> list[tuple[bool, str]]:
         in_reward = self.kl_placement == "reward"
+        with_value = self.algorithm == "reinforce" and self.reinforce.baseline == "value"
+        has_critic = self.algorithm in ("ppo", "ppo-lagrangian", "rejection-then-ppo") or with_value
         return [
             (
                 in_reward and self.kl_estimator != "k1",
@@ -256,6 +258,24 @@ class RlSettings(Section):
             (
                 self.algorithm == "online-dpo" and self.kl_coefficient == 0,
                 "online-dpo takes kl_coefficient as its beta, and with beta 0 it learns nothing",
+            ),
+            (
+                self.algorithm == "online-dpo" and (self.kl_target is not None or not in_reward),
+                "online-dpo has its KL in the loss already, with kl_coefficient as a fixed beta; leave kl_target and "
+                "kl_placement as they are",
+            ),
+            (
+                self.value_warmup_steps > 0 and not has_critic,
+                f"value_warmup_steps trains value models alone, and {self.algorithm} has none; set it to 0",
+            ),
+            (
+                self.minibatches > self.prompts_per_step,
+                f"{self.minibatches} minibatches of whole prompts cannot be made of prompts_per_step: "
+                f"{self.prompts_per_step}",
+            ),
+            (
+                self.algorithm == "rejection" and self.pretraining.text is not None,
+                "rejection sampling is likelihood training as it is; pretraining.text is for the other algorithms",
             ),
             (
                 self.kl_target is not None and self.kl_coefficient == 0,

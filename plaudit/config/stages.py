@@ -201,6 +201,14 @@ class PreferSettings(Section):
     save_every: Positive = 50
     """Steps between checkpoints from which `--resume` goes on."""
 
+    @model_validator(mode="after")
+    def _refuse_what_a_loss_has_no_use_for(self) -> PreferSettings:
+        if self.reference is not None and self.loss in ("simpo", "orpo", "cpo"):
+            raise ValueError(f"{self.loss} has no reference; leave prefer.reference unset")
+        if self.likelihood_coefficient is not None and self.loss == "kto":
+            raise ValueError("kto has no likelihood term; leave prefer.likelihood_coefficient unset")
+        return self
+
 
 class EvaluateSettings(Section):
     """A policy against a baseline on prompts that no stage has trained on."""

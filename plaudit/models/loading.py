@@ -69,10 +69,10 @@ def load_causal(source: str, settings: ModelSettings) -> LoadedModel:
     """
     folder = _resolve(source)
     device, dtype = device_and_dtype(settings)
-    model = _from_pretrained(AutoModelForCausalLM, folder, source, dtype)
+    model = _from_pretrained(AutoModelForCausalLM, folder, source, _held_dtype(settings, dtype))
     tokenizer = load_tokenizer(folder, source)
     if ensure_pad_token(tokenizer) and len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        _add_rows(model, len(tokenizer))
     model.config.pad_token_id = tokenizer.pad_token_id
     model = model.to(device).eval()
     network = Network(
@@ -97,7 +97,8 @@ def load_reward(source: str, settings: ModelSettings) -> LoadedModel:
     """A reward model (a one-label sequence classifier) as a frozen network with a scalar head."""
     folder = _resolve(source)
     device, dtype = device_and_dtype(settings)
-    model = _from_pretrained(AutoModelForSequenceClassification, folder, source, dtype, num_labels=1)
+    held = _held_dtype(settings, dtype)
+    model = _from_pretrained(AutoModelForSequenceClassification, folder, source, held, num_labels=1)
     tokenizer = load_tokenizer(folder, source)
     head = getattr(model, "score", None)
     if not isinstance(head, nn.Linear) or head.out_features != 1:
@@ -229,10 +230,62 @@ def _from_pretrained(kind: Any, folder: str, source: str, dtype: torch.dtype, **
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            if dtype == torch.bfloat16 and _holds_float32(folder):
+                model = kind.from_pretrained(folder, dtype=torch.float32, **more)
+                _round_without_bias(model)
+                return model
             return kind.from_pretrained(folder, dtype=dtype, **more)
     except Exception as error:  # a missing file, a network error or a broken checkpoint: all end here
         known = f"the built-in {BUILT_IN}, a run (see `plaudit status`), a Hugging Face folder, or a hub name"
         raise ModelError(f"cannot load the model `{source}`: {_first_line(error)}\nA model is {known}.") from None
+
+
+def _add_rows(model: Any, count: int) -> None:
+    """Enlarge the vocabulary; a new token gets the mean of the others, input and output.
+
+    A row drawn anew would be another model at each load, and in families whose logits are far below 0 the likeliest
+    token of all.
+    """
+    before = model.get_input_embeddings().num_embeddings
+    model.resize_token_embeddings(count, mean_resizing=False)
+    with torch.no_grad():
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+            layer.weight[before:] = layer.weight[:before].float().mean(dim=0).to(layer.weight.dtype)
+            if getattr(layer, "bias", None) is not None:
+                layer.bias[before:] = layer.bias[:before].float().mean().to(layer.bias.dtype)
+
+
+def _held_dtype(settings: ModelSettings, dtype: torch.dtype) -> torch.dtype:
+    """How weights are held: as they are computed with, but in float32 where all of them are to be trained.
+
+    Policy and reference are then computed alike: float32 weights, products in `dtype`.
+    """
+    return torch.float32 if settings.lora is None else dtype
+
+
+def _holds_float32(folder: str) -> bool:
+    path = Path(folder) / "config.json"
+    if not path.exists():
+        return False
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return content.get("dtype", content.get("torch_dtype")) == "float32"
+
+
+def _round_without_bias(model: nn.Module, *, seed: int = 0) -> None:
+    """float32 weights to bfloat16, each up or down with the probability that keeps its mean. Deterministic by seed.
+
+    What a run has learnt is mostly finer than bfloat16 can hold. Rounding to nearest drops each change of less than
+    half a unit in the last place, and always the same way; this keeps their sum. Values that bfloat16 holds stay,
+    and so does a reward model's small head, in float32.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    head = {id(p) for p in getattr(model, "score", nn.Identity()).parameters()}
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.dtype == torch.float32 and id(tensor) not in head:
+            bits = tensor.data.contiguous().view(torch.int32)
+            noise = torch.randint(0, 1 << 16, bits.shape, generator=generator, dtype=torch.int32)
+            rounded = ((bits + noise) & -(1 << 16)).view(torch.float32)
+            tensor.data = torch.where(tensor.data.isfinite(), rounded, tensor.data).bfloat16()
 
 
 def _check_logits(model: Any, network: Network, source: str) -> None:

@@ -10,7 +10,7 @@ from plaudit.objectives.advantages import (
     leave_one_out_advantages,
 )
 from plaudit.objectives.best_of_n import best_of_n_distribution, best_of_n_estimate, best_of_n_kl_bound
-from plaudit.objectives.combining import safety_gated_scores
+from plaudit.objectives.combining import safety_gated_scores, whitened_safety_gated_scores
 from plaudit.objectives.kl import k1, k2, k3, kl_penalised_rewards, next_kl_coefficient, scores_at_the_end
 from plaudit.objectives.lagrangian import lagrangian_advantages, next_log_multiplier
 from plaudit.objectives.policy_losses import (
@@ -82,4 +82,5 @@ __all__ = [
     "scores_at_the_end",
     "simpo",
     "whiten",
+    "whitened_safety_gated_scores",
 ]

@@ -310,9 +310,9 @@ def _rl_facts(
     gaps = [row["first_ratio_gap"] for row in rows if "first_ratio_gap" in row]
     ratios = [row["largest_log_ratio"] for row in rows if "largest_log_ratio" in row]
     first, last = result.get("first", {}), result.get("last", {})
-    if settings.get("algorithm") == "rejection":
+    if str(settings.get("algorithm")).startswith("rejection"):
         return [
-            ("Algorithm", "rejection"),
+            ("Algorithm", "rejection sampling"),
             ("Rounds", _number(result.get("rounds"), 0)),
             ("Responses kept", _number(result.get("kept"), 0)),
             ("Score, first to last round", _from_to(first.get("score"), last.get("score"), "")),

@@ -295,7 +295,7 @@ def rl_plots(run: str, rows: Rows, settings: Mapping[str, Any]) -> list[Plot]:
             "should stay tiny and not grow.",
         ),
     ]
-    algorithm = settings.get("algorithm", "ppo")
+    algorithm = "rejection" if "rejection" in str(settings.get("algorithm")) else settings.get("algorithm", "ppo")
     left_out = {title for title, having in OF_SOME_ALGORITHMS.items() if algorithm not in having}
     left_out |= NOT_OF_REJECTION if algorithm == "rejection" else set()
     return [plot for plot in plots if plot.svg or plot.title not in left_out]

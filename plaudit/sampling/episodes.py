@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from plaudit.errors import DataError
 from plaudit.models.loading import LoadedModel
 from plaudit.models.network import Network
 from plaudit.records import Message, Prompt
@@ -97,7 +96,7 @@ def play(
     An episode ends after `turns` answers, when the user has nothing more to say, when an answer does not finish,
     or when the next answer might not fit the model's context.
 
-    Raises DataError for a prompt over the limit, or a user that returns something else than texts.
+    Raises DataError for a prompt over the limit.
     """
     options: dict[str, Any] = {
         "stops": model.format.stops,
@@ -133,16 +132,11 @@ def _take_user_turns(episodes: list[Episode], user: User, form: ChatFormat) -> l
     if not episodes:
         return []
     texts = user([list(episode.messages) for episode in episodes])
-    if len(texts) != len(episodes):
-        raise DataError(f"the simulated user gave {len(texts)} turns for {len(episodes)} conversations.")
     going_on = []
     for episode, text in zip(episodes, texts, strict=True):
-        if text is None:
-            continue
-        if not isinstance(text, str) or not text.strip():
-            raise DataError(f"the simulated user must return a text, or None to end; it returned {text!r}.")
-        episode.add_user_turn(text, form)
-        going_on.append(episode)
+        if text is not None:
+            episode.add_user_turn(text, form)
+            going_on.append(episode)
     return going_on
 
 

@@ -68,7 +68,7 @@ def sample(
     results: list[list[Completion]] = [[] for _ in prompts]
     for number, start in enumerate(range(0, len(order), size)):
         rows = order[start : start + size]
-        generator = torch.Generator(device=network.device).manual_seed(seed * 1_000_003 + number)
+        generator = torch.Generator(device=network.device).manual_seed((seed * 1_000_003 + number) % (1 << 63))
         completions = _sample_batch(
             network,
             [prompts[i] for i in rows],

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from plaudit.config import Config
 from plaudit.errors import DataError
 from plaudit.functions import is_function, load_function
@@ -27,10 +30,32 @@ def load_user(workspace: Workspace, config: Config) -> User | None:
     if reference is None:
         return None
     if is_function(reference):
-        function = load_function(reference, setting="rl.episodes.user")
-        return lambda conversations: [function(conversation) for conversation in conversations]
+        user = FunctionUser(load_function(reference, setting="rl.episodes.user"), reference)
+        user([[{"role": "user", "content": "How are you?"}, {"role": "assistant", "content": "Well, thank you."}]])
+        return user
     model = load_causal(workspace.model_source(reference.removeprefix(MODEL)), config.model)
     return ModelUser(model, config)
+
+
+class FunctionUser:
+    """A Python callable f(conversation) -> the user's next turn, or None to end."""
+
+    def __init__(self, function: Callable[..., Any], name: str):
+        self.function = function
+        self.name = name
+
+    def __call__(self, conversations: list[list[Message]]) -> list[str | None]:
+        """One turn each. Raises DataError for anything but a text or None, or when the function fails."""
+        turns: list[str | None] = []
+        for conversation in conversations:
+            try:
+                turn = self.function(conversation)
+            except Exception as error:  # whatever the user's code raises
+                raise DataError(f"{self.name} failed: {type(error).__name__}: {error}") from error
+            if turn is not None and (not isinstance(turn, str) or not turn.strip()):
+                raise DataError(f"{self.name} must return a text, or None to end; it returned {turn!r}.")
+            turns.append(turn)
+        return turns
 
 
 class ModelUser:
@@ -41,10 +66,14 @@ class ModelUser:
         self.config = config
 
     def __call__(self, conversations: list[list[Message]]) -> list[str | None]:
-        """One sampled message each; an empty one ends the episode. Depends on the conversations and the seed alone."""
+        """One sampled message each; an empty one ends the episode, and so does a conversation that fills this model's
+        context. Depends on the conversations and the seed alone."""
         settings = self.config.rl
         limit = self.model.prompt_limit(1 << 30, settings.max_new_tokens)
-        prompts = [self.model.format.encode_prompt(_exchanged(c), limit=limit) for c in conversations]
+        encoded = [self.model.format.encode_prompt(_exchanged(c)) for c in conversations]
+        fitting = [i for i, ids in enumerate(encoded) if len(ids) <= limit]
+        prompts = [encoded[i] for i in fitting]
+        turns: list[str | None] = [None] * len(conversations)
         drawn = sample(
             self.model.network,
             prompts,
@@ -53,15 +82,17 @@ class ModelUser:
             temperature=settings.temperature,
             seed=self.config.seed + sum(map(sum, prompts)) % 1_000_003,
         )
-        return [self.model.format.decode_response(completion.token_ids) or None for (completion,) in drawn]
+        for i, (completion,) in zip(fitting, drawn, strict=True):
+            turns[i] = self.model.format.decode_response(completion.token_ids) or None
+        return turns
 
 
 def _exchanged(conversation: list[Message]) -> list[Message]:
-    """System instruction, an opening for templates that want the user first, and the turns with roles exchanged."""
+    """The instruction as the first user's turn, which every template has, and the turns with roles exchanged."""
     other = {"user": "assistant", "assistant": "user"}
     turns: list[Message] = [
         {"role": other[turn["role"]], "content": turn["content"]} for turn in conversation if turn["role"] in other
     ]
     if not turns:
         raise DataError("a conversation without any turn cannot be continued by a simulated user.")
-    return [{"role": "system", "content": ROLE}, {"role": "user", "content": "Begin."}, *turns]
+    return [{"role": "user", "content": ROLE}, *turns]

@@ -74,7 +74,13 @@ def load_scorer(
         if helpfulness.model is None or safety.model is None:
             raise ConfigError(f"`{setting}`: the safety-gated rule needs two reward runs, whose scores are log-odds.")
         sources_about_safety = frozenset(config.rl.safety_sources)
-        rule = SafetyGated(helpfulness.score, safety.score, config.rl.safety_threshold, sources_about_safety)
+        rule = SafetyGated(
+            helpfulness.score,
+            safety.score,
+            config.rl.safety_threshold,
+            sources_about_safety,
+            whitened=not config.rl.algorithm.startswith("rejection"),  # which compares scores of several rounds
+        )
         return LoadedScorer(rule, first)
     if len(loaded) == 1 and sources[0].weight == 1:
         return loaded[0]

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from plaudit.errors import DataError
+from plaudit.errors import DataError, ModelError
 from plaudit.models.loading import LoadedModel
-from plaudit.objectives import safety_gated_scores
+from plaudit.objectives import safety_gated_scores, whitened_safety_gated_scores
 from plaudit.records import Message
 from plaudit.text.batches import micro_batches
 from plaudit.text.chat import TokenSequence
@@ -69,6 +69,8 @@ class RewardModelScorer:
         scores = torch.zeros(len(answers))
         for rows, batch in micro_batches(sequences, self.tokens_per_micro_batch, network.device):
             scores[rows] = network.scores(batch).float().cpu()
+        if not scores.isfinite().all():
+            raise ModelError(f"the reward model {self.model.source} gives scores that are no finite numbers.")
         mean, std = self.model.score_normaliser if self.normalise else (0.0, 1.0)
         return (scores - mean) / std
 
@@ -88,7 +90,13 @@ class FunctionScorer:
         """Raises DataError, naming the prompt and the value, unless it returns one finite number an answer."""
         prompts, responses = [a.conversation for a in answers], [a.text for a in answers]
         try:
-            values = list(self.function(prompts, responses))
+            returned = self.function(prompts, responses)
+        except Exception as error:  # whatever the user's code raises
+            raise DataError(
+                f"{self.name} failed on {len(answers)} responses: {type(error).__name__}: {error}"
+            ) from error
+        try:
+            values = list(returned)
             scores = [float(value) for value in values]
         except (TypeError, ValueError) as error:
             raise DataError(f"{self.name} must return one number for each response, but: {error}.") from error
@@ -125,8 +133,10 @@ class SafetyGated:
     safety: Scorer
     threshold: float
     sources: frozenset[str]
+    whitened: bool
 
     def __call__(self, answers: Sequence[Answered]) -> Tensor:
-        """[B], mean 0 and variance 1 over these answers."""
+        """[B]; whitened to mean 0 and variance 1 over these answers, or comparable between calls."""
         tagged = torch.tensor([a.source in self.sources for a in answers])
-        return safety_gated_scores(self.helpfulness(answers), self.safety(answers), tagged, threshold=self.threshold)
+        rule = whitened_safety_gated_scores if self.whitened else safety_gated_scores
+        return rule(self.helpfulness(answers), self.safety(answers), tagged, threshold=self.threshold)

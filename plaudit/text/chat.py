@@ -91,14 +91,19 @@ class ChatFormat:
     def decode_response(self, ids: list[int]) -> str:
         """The text of a response, without its stop token or what follows the first stop string."""
         kept = ids[:-1] if ids and ids[-1] in self.stop_ids else ids
-        text = str(self.tokenizer.decode(kept, skip_special_tokens=True))
+        text = str(self.tokenizer.decode(kept))
         ends = [place for stop in self.stop_strings if (place := text.find(stop)) >= 0]
-        return text[: min(ends, default=len(text))].strip()
+        if not ends:
+            return str(self.tokenizer.decode(kept, skip_special_tokens=True)).strip()
+        text = text[: min(ends)]
+        for token in self.tokenizer.all_special_tokens:
+            text = text.replace(token, "")
+        return text.strip()
 
     def ended_by_text(self, ids: list[int]) -> bool:
         """Whether a stop string is complete at the end of these response ids."""
         longest = max((len(stop.encode()) for stop in self.stop_strings), default=0)
-        tail = str(self.tokenizer.decode(ids[-longest - 3 :], skip_special_tokens=True)) if longest else ""
+        tail = str(self.tokenizer.decode(ids[-longest - 3 :])) if longest else ""
         return any(stop in tail for stop in self.stop_strings)
 
     def scored_ids(self, ids: list[int], *, finished: bool) -> list[int]:

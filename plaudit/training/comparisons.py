@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,12 +15,15 @@ from plaudit.errors import DataError
 from plaudit.models.loading import LoadedModel
 from plaudit.progress import say
 from plaudit.records import Comparison, Response
+from plaudit.store.database import snapshot
 from plaudit.text.batches import by_token_budget
 from plaudit.text.chat import TokenSequence
 from plaudit.workspace import Run, Workspace
 
 SOURCE = "comparisons_"
 """In a run's parents, the roles of the judge runs and imports that its comparisons come from."""
+LABELS = "labels_"
+"""Of the imports that its labels come from."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,15 @@ def choose_comparisons(workspace: Workspace, wanted: Sequence[str] | None, *, se
     return comparisons
 
 
+def source_data(workspace: Workspace, run: Run) -> dict[str, Any]:
+    """The snapshot of what stands in the store of a run's sources."""
+    sources = {name for role, name in run.parents.items() if role.startswith(SOURCE)}
+    data = snapshot("comparisons", (c.id for c in workspace.store.comparisons() if c.run in sources))
+    names = {name for role, name in run.parents.items() if role.startswith(LABELS)}
+    labels = [label for label in workspace.store.labels() if label.run in names]
+    return data | (snapshot("labels", (label.id for label in labels)) if labels else {})
+
+
 def source_parents(comparisons: Sequence[Comparison]) -> dict[str, str]:
     """Role -> run, for the lineage."""
     return {f"{SOURCE}{i}": name for i, name in enumerate(sorted({c.run for c in comparisons}))}
@@ -93,6 +106,7 @@ def load_judged_prompts(
         if comparison.run in sources:
             by_prompt[comparison.prompt_id].append(comparison)
     responses = {response.id: response for response in workspace.store.responses()}
+    run.check_data(source_data(workspace, run))
     same_ids = sampled_with(workspace, model)
     limit = model.prompt_limit(config.data.max_prompt_tokens, 1)
     found: dict[str, list[JudgedPrompt]] = {"train": [], "held_out": []}
@@ -196,7 +210,7 @@ def load_labelled_responses(
                             prompt.prompt_id, prompt.response_ids[place], prompt.sequences[place], desirable
                         )
                     )
-    names = {name for role, name in run.parents.items() if role.startswith("labels_")}
+    names = {name for role, name in run.parents.items() if role.startswith(LABELS)}
     labels = [label for label in workspace.store.labels() if label.run in names]
     by_id = {prompt.id: prompt for prompt in workspace.store.prompts()} if labels else {}
     responses = {response.id: response for response in workspace.store.responses()} if labels else {}

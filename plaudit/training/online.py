@@ -39,24 +39,27 @@ def rl(workspace: Workspace, config: Config | None = None, *, resume: str | None
     """
     if resume is not None:
         with workspace.resume_run(resume, "rl") as run:
-            return _dispatch(workspace, run, run.config())
-    config = config or workspace.config()
+            config = run.config()
+            _dispatch(workspace, run, config)
+    else:
+        config = config or workspace.config()
+        prompts = workspace.store.prompts("train")
+        if not prompts:
+            raise DataError(
+                f"{workspace.path} has no training prompts. Add some with `plaudit import FILE --kind prompts`."
+            )
+        parents, data = lineage(workspace, config), snapshot("prompts", (p.id for p in prompts))
+        with workspace.new_run("rl", config, parents=parents, data=data) as run:
+            _dispatch(workspace, run, config)
     if config.rl.algorithm == "rejection-then-ppo":
-        first = rl(workspace, _changed(config, algorithm="rejection"))
-        return rl(workspace, _changed(config, algorithm="ppo", policy=first.name))
-    prompts = workspace.store.prompts("train")
-    if not prompts:
-        raise DataError(
-            f"{workspace.path} has no training prompts. Add some with `plaudit import FILE --kind prompts`."
-        )
-    parents = lineage(workspace, config)
-    with workspace.new_run("rl", config, parents=parents, data=snapshot("prompts", (p.id for p in prompts))) as run:
-        return _dispatch(workspace, run, config)
+        return rl(workspace, _changed(config, algorithm="ppo", policy=run.name))
+    return run
 
 
 def _dispatch(workspace: Workspace, run: Run, config: Config) -> Run:
     prompts = workspace.store.prompts("train")
-    if config.rl.algorithm == "rejection":
+    run.check_data(snapshot("prompts", (p.id for p in prompts)))
+    if config.rl.algorithm.startswith("rejection"):
         return rejection_sampling(workspace, run, config, prompts)
     return _run(workspace, run, config, prompts)
 
@@ -71,10 +74,14 @@ def _run(workspace: Workspace, run: Run, config: Config, prompts: list[Prompt]) 
     texts = encode_texts(actors.model, settings.pretraining.text, settings.pretraining.max_tokens)
     batching = Batching(config, settings.samples_per_prompt, algorithm.needs.whole_groups, actors.policy.device)
 
-    updates = settings.steps * settings.epochs * settings.minibatches
+    updates_of_a_step = settings.epochs * settings.minibatches
     networks = {"policy": actors.policy} | {name: critic.network for name, critic in actors.critics.items()}
     optimisers = {
-        name: Optimiser(network, settings.optimiser if name == "policy" else settings.value_optimiser, updates)
+        name: Optimiser(
+            network,
+            settings.optimiser if name == "policy" else settings.value_optimiser,
+            settings.steps * updates_of_a_step,
+        )
         for name, network in networks.items()
     }
     parts = {name: (network, optimisers[name]) for name, network in networks.items()}
@@ -106,6 +113,8 @@ def _run(workspace: Workspace, run: Run, config: Config, prompts: list[Prompt]) 
                 actors, algorithm, rollouts, advantages, batching, optimisers,
                 texts=texts, step=step, kl_coefficient=kl_coefficient,
             )  # fmt: skip
+            for optimiser in optimisers.values():
+                optimiser.move_schedule_to((step + 1) * updates_of_a_step)  # also after an early stop
             if settings.kl_target is not None:
                 facts["kl_coefficient"] = kl_coefficient
                 kl_coefficient = next_kl_coefficient(

@@ -23,6 +23,7 @@ from plaudit.progress import progress
 from plaudit.store.database import snapshot
 from plaudit.text.batches import micro_batches, shuffled_batches
 from plaudit.training.comparisons import (
+    LABELS,
     JudgedPrompt,
     LabelledResponse,
     choose_comparisons,
@@ -65,7 +66,7 @@ def prefer(workspace: Workspace, config: Config | None = None, *, resume: str | 
     if settings.loss not in WITHOUT_REFERENCE:
         parents["reference"] = workspace.lineage_name(settings.reference or settings.policy)
         workspace.model_source(parents["reference"])
-    parents |= {f"labels_{i}": name for i, name in enumerate(sorted({label.run for label in labels}))}
+    parents |= {f"{LABELS}{i}": name for i, name in enumerate(sorted({label.run for label in labels}))}
     data = snapshot("comparisons", (c.id for c in comparisons))
     if labels:
         data |= snapshot("labels", (label.id for label in labels))
@@ -86,7 +87,7 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     reference = _reference(workspace, run, model, config)
     budget = config.model.tokens_per_micro_batch
     known = _reference_log_probs(run, reference, [*liked, *held_out_liked], [*train, *held_out], budget)
-    learner = Learner(policy, reference, known, settings, budget)
+    learner = Learner(policy, reference, known, settings, budget, model.context_length)
 
     by_response = settings.loss == "kto"
     items: Sequence[Any] = liked if by_response else train
@@ -141,12 +142,10 @@ def _quality(learner: Learner, items: Sequence[Any], config: Config) -> dict[str
         return None
     sums: dict[str, float] = {}
     right: list[tuple[str, bool]] = []
-    for start in range(0, len(items), learner.settings.batch_size):
-        batch = items[start : start + learner.settings.batch_size]
-        for part in parts_of_a_step(learner, batch):
-            right += part.right
-            for name, value in part.figures.items():
-                sums[name] = sums.get(name, 0.0) + value * len(batch) / len(items)
+    for part in parts_of_a_step(learner, items):
+        right += part.right
+        for name, value in part.figures.items():
+            sums[name] = sums.get(name, 0.0) + value
     accuracy = cluster_bootstrap([float(r) for _, r in right], [prompt for prompt, _ in right], seed=config.seed)
     return {**sums, "accuracy": accuracy}
 

@@ -44,6 +44,7 @@ class Learner:
     known: dict[str, float]
     settings: PreferSettings
     budget: int
+    context_length: int
 
     def reference_sums(self, response_ids: Sequence[str]) -> Tensor:
         """[R] on the policy's device; zeros without a reference."""
@@ -168,14 +169,19 @@ def _kto_losses(learner: Learner, batch: Sequence[LabelledResponse]) -> Iterator
 
 @torch.no_grad()
 def _kto_point(learner: Learner, batch: Sequence[LabelledResponse]) -> Tensor:
-    """z0 from each prompt with the response to the next different prompt of the step."""
+    """z0 from each prompt with the response to the next different prompt of the step (that fits the context)."""
     assert learner.reference is not None
     mismatched = []
     for i, item in enumerate(batch):
         others = (batch[(i + k) % len(batch)] for k in range(1, len(batch)))
-        other = next((o for o in others if o.prompt_id != item.prompt_id), None)
-        if other is not None:
-            mismatched.append(TokenSequence(item.sequence.prompt_ids, other.sequence.response_ids))
+        pairs = (
+            TokenSequence(item.sequence.prompt_ids, other.sequence.response_ids)
+            for other in others
+            if other.prompt_id != item.prompt_id
+        )
+        fitting = next((pair for pair in pairs if len(pair) <= learner.context_length), None)
+        if fitting is not None:
+            mismatched.append(fitting)
     ratios = [
         (learner.policy.log_probs(tokens)[0] - learner.reference.log_probs(tokens)[0]).sum(dim=1)
         for _, tokens in micro_batches(mismatched, learner.budget, learner.policy.device)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -35,10 +36,12 @@ class Batching:
     device: torch.device
 
     def minibatches(self, count: int, step: int, epoch: int) -> list[list[int]]:
-        """Rows of each minibatch; those of a prompt stay together."""
-        prompts, size = count // self.group_size, self.config.rl.minibatches
+        """Rows of each minibatch; those of a prompt stay together, and sizes differ by one prompt at most."""
+        prompts, pieces = count // self.group_size, self.config.rl.minibatches
         seed = f"{self.config.seed}:minibatches:{step}:{epoch}"
-        groups = shuffled_batches(prompts, -(-prompts // size), seed=seed)
+        (order,) = shuffled_batches(prompts, prompts, seed=seed)
+        cuts = [round(piece * prompts / pieces) for piece in range(pieces + 1)]
+        groups = [order[start:end] for start, end in pairwise(cuts)]
         return [[p * self.group_size + k for p in chosen for k in range(self.group_size)] for chosen in groups]
 
     def micro(self, sequences: Sequence[TokenSequence], rows: list[int]) -> Iterator[tuple[list[int], TokenBatch]]:

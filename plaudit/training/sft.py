@@ -49,6 +49,7 @@ def sft(workspace: Workspace, config: Config | None = None, *, resume: str | Non
 
 def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     settings = config.sft
+    run.check_data(snapshot("demonstrations", (d.id for d in workspace.store.demonstrations())))
     model = load_causal(workspace.model_source(config.model.name), config.model)
     train = _encode(model, workspace.store.demonstrations("train"), config)
     held_out = _encode(model, workspace.store.demonstrations("held_out"), config)

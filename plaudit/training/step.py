@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from plaudit.config import OptimiserSettings
-from plaudit.errors import WorkspaceError
+from plaudit.errors import ModelError, WorkspaceError
 from plaudit.models.network import Network, load_trainable_state, trainable_state
 from plaudit.workspace import Run
 
@@ -45,6 +45,12 @@ class Optimiser:
     def step(self) -> float:
         """Apply the gradients that have been summed up, clear them, and return their norm before clipping."""
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_gradient_norm)
+        if not norm.isfinite():
+            raise ModelError(
+                f"the gradient of optimiser step {self.steps_taken + 1} is {float(norm)}, so nothing could be learnt "
+                "from it; the run's last checkpoint is from before it.\nLook at the run's metrics.jsonl for what grew; "
+                "a lower learning rate or a higher KL price usually mends it."
+            )
         for group in self._adam.param_groups:
             group["lr"] = self.learning_rate
         self._adam.step()
@@ -56,6 +62,10 @@ class Optimiser:
         """Clear the gradients without applying them; the schedule goes on."""
         self._adam.zero_grad(set_to_none=True)
         self.steps_taken += 1
+
+    def move_schedule_to(self, steps: int) -> None:
+        """The schedule's place after updates that were left out."""
+        self.steps_taken = steps
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""

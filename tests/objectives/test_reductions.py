@@ -7,6 +7,7 @@ from plaudit.objectives import (
     rescale,
     response_weights,
     safety_gated_scores,
+    whitened_safety_gated_scores,
 )
 
 
@@ -61,5 +62,7 @@ def test_the_safety_gated_rule_worked_by_hand():
     safety = torch.tensor([0.05, 0.9, 0.5, 0.14], dtype=torch.float64).logit()
     helpfulness = torch.tensor([0.8, 0.7, 0.95, 0.6], dtype=torch.float64).logit()
     tagged = torch.tensor([False, False, True, False])
-    found = safety_gated_scores(helpfulness, safety, tagged)
+    plain = safety_gated_scores(helpfulness, safety, tagged)
+    assert plain.tolist() == pytest.approx([-2.944439, 0.847298, 0.0, -1.815290], abs=1e-6)
+    found = whitened_safety_gated_scores(helpfulness, safety, tagged)
     assert found.tolist() == pytest.approx([-1.321492, 1.226782, 0.657347, -0.562637], abs=1e-6)

@@ -127,7 +127,7 @@ def test_without_a_price_the_reference_is_never_run(four_answers, name, monkeypa
 def test_a_stopped_run_resumes_to_the_very_same_weights(four_answers, name, monkeypatch):
     """Multiplier, KL coefficient, value models and kept samples included."""
     common = [f"rl.algorithm={name}", *extra(four_answers, name), "rl.steps=3", "rl.save_every=1"]
-    common += [] if name == "rejection" else ["rl.kl_target=0.5", "rl.kl_horizon=100"]
+    common += [] if name in ("rejection", "online-dpo") else ["rl.kl_target=0.5", "rl.kl_horizon=100"]
     whole = train(four_answers, *common)
     log, calls = plaudit.Run.log, 0
 
@@ -194,7 +194,7 @@ def test_a_model_can_rate_the_answers_directly(four_answers):
 def test_ppo_after_rejection_sampling_is_two_runs_of_one_command(four_answers):
     run = train(four_answers, "rl.algorithm=rejection-then-ppo", "rl.steps=1", "rl.rejection.rounds=1")
     first = four_answers.run(run.parents["policy"])
-    assert first.config().rl.algorithm == "rejection"
+    assert first.config().rl.algorithm == "rejection-then-ppo"
     assert run.config().rl.algorithm == "ppo"
 
 
