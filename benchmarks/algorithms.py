@@ -31,33 +31,33 @@ GROUP = ["rl.samples_per_prompt=4", "rl.prompts_per_step=8"]
 COMMON = [f"rl.steps={STEPS}", "rl.policy=sft-001", "rl.reward=reward-001"]
 
 ENTRANTS: dict[str, list[str]] = {
-    "REINFORCE, batch baseline": ["rl.algorithm=reinforce"],
-    "REINFORCE, value baseline": ["rl.algorithm=reinforce", "rl.reinforce.baseline=value"],
+    "PPO": ["rl.algorithm=ppo"],
     "RLOO": ["rl.algorithm=rloo", *GROUP],
     "GRPO": ["rl.algorithm=grpo", *GROUP],
-    "GRPO, as first published": [
-        "rl.algorithm=grpo", *GROUP, "rl.grpo={divide_by_deviation: true, reduction: response_mean}",
-        "rl.kl_placement=loss", "rl.kl_estimator=k3",
-    ],
-    "PPO": ["rl.algorithm=ppo"],
     "P3O, separate clipping": ["rl.algorithm=p3o", *GROUP],
-    "P3O, joint clipping": ["rl.algorithm=p3o", *GROUP, "rl.p3o.clipping=joint"],
-    "PPO-Lagrangian, short answers": [
-        "rl.algorithm=ppo-lagrangian", f"rl.lagrangian.cost=function:{HERE / 'algorithms.py'}:over_twenty_words",
-        "rl.lagrangian.threshold=0.1", "rl.lagrangian.rate=0.5",
-    ],
+    "REINFORCE, batch baseline": ["rl.algorithm=reinforce"],
+    "DPO": ["prefer.policy=sft-001", "prefer.comparisons=[judge-001]", "prefer.batch_size=5",
+            "prefer.optimiser.learning_rate=0.0003"],
     "Online DPO": ["rl.algorithm=online-dpo", *GROUP],
     "Rejection sampling": [
         "rl.algorithm=rejection", "rl.rejection.rounds=2", "rl.rejection.prompts_per_round=40",
         "rl.rejection.samples_per_prompt=4", "rl.rejection.batch_size=4", "rl.rejection.optimiser.learning_rate=0.0006",
     ],
+    "PPO-Lagrangian, short answers": [
+        "rl.algorithm=ppo-lagrangian", f"rl.lagrangian.cost=function:{HERE / 'algorithms.py'}:over_twenty_words",
+        "rl.lagrangian.threshold=0.1", "rl.lagrangian.rate=0.5",
+    ],
+    "Best of 4, no training": ["evaluate.best_of=4"],
+    "GRPO, as first published": [
+        "rl.algorithm=grpo", *GROUP, "rl.grpo={divide_by_deviation: true, reduction: response_mean}",
+        "rl.kl_placement=loss", "rl.kl_estimator=k3",
+    ],
     "Rejection sampling, then PPO": [
         "rl.algorithm=rejection-then-ppo", "rl.steps=5", "rl.rejection.rounds=1", "rl.rejection.prompts_per_round=40",
         "rl.rejection.samples_per_prompt=4", "rl.rejection.batch_size=4", "rl.rejection.optimiser.learning_rate=0.0006",
     ],
-    "DPO": ["prefer.policy=sft-001", "prefer.comparisons=[judge-001]", "prefer.batch_size=5",
-            "prefer.optimiser.learning_rate=0.0003"],
-    "Best of 4, no training": ["evaluate.best_of=4"],
+    "REINFORCE, value baseline": ["rl.algorithm=reinforce", "rl.reinforce.baseline=value"],
+    "P3O, joint clipping": ["rl.algorithm=p3o", *GROUP, "rl.p3o.clipping=joint"],
 }  # fmt: skip
 
 
@@ -176,13 +176,15 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=list(ENTRANTS), choices=list(ENTRANTS), metavar="ENTRANT")
     arguments = parser.parse_args()
     workspace = Workspace(arguments.workspace)
-    rows = [enter(workspace, name, ENTRANTS[name]) for name in arguments.only]
-    baseline = workspace.runs("evaluate")[-1].result["baseline"]
-    means = {name: baseline[name]["value"] for name in ("length", "finished_rate")}
-    (HERE / "algorithms.json").write_text(json.dumps({"entrants": rows, "fine_tuned": means}, indent=2) + "\n")
-    (HERE / "algorithms.md").write_text(table(rows, means))
-    draw(rows, HERE / "algorithms.png")
-    print(table(rows, means))
+    rows: list[dict[str, Any]] = []
+    for name in arguments.only:
+        rows.append(enter(workspace, name, ENTRANTS[name]))
+        baseline = workspace.runs("evaluate")[-1].result["baseline"]
+        means = {key: baseline[key]["value"] for key in ("length", "finished_rate")}
+        (HERE / "algorithms.json").write_text(json.dumps({"entrants": rows, "fine_tuned": means}, indent=2) + "\n")
+        (HERE / "algorithms.md").write_text(table(rows, means))
+        draw(rows, HERE / "algorithms.png")
+    print((HERE / "algorithms.md").read_text())
 
 
 if __name__ == "__main__":
