@@ -142,3 +142,63 @@ def test_saving_leaves_no_half_written_folder_when_the_disk_is_full(tiny_model, 
         save_causal(model.network, model, tmp_path / "saved")
     assert json.loads((tmp_path / "saved" / "config.json").read_text()) == before
     assert [p.name for p in tmp_path.iterdir()] == ["saved"]
+
+
+def test_bfloat16_keeps_changes_that_are_finer_than_it_holds(tiny_model, tmp_path):
+    """A base on bfloat16's grid, changed by a tenth of a unit in the last place: to nearest, nothing would be left."""
+    theirs = AutoModelForCausalLM.from_pretrained(tiny_model).bfloat16().float()
+    change = {
+        n: torch.randn(p.shape[0], 1) @ torch.randn(1, p.shape[-1])
+        for n, p in theirs.named_parameters()
+        if p.dim() == 2
+    }
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            if name in change:
+                change[name] = change[name].sign() * parameter.abs() / 2560
+                parameter += change[name]
+    theirs.save_pretrained(tmp_path / "changed")
+    make_tokenizer().save_pretrained(tmp_path / "changed")
+    first, second = (load_causal(str(tmp_path / "changed"), ModelSettings(dtype="bfloat16")) for _ in range(2))
+    before = AutoModelForCausalLM.from_pretrained(tiny_model).bfloat16().float().base_model.state_dict()
+    kept = wanted = 0.0
+    for name, value in first.network.body.state_dict().items():
+        assert value.dtype == torch.bfloat16
+        assert value.equal(second.network.body.state_dict()[name])  # every load is the same model
+        if "layers" in name and value.dim() == 2:
+            delta = change[f"model.{name}"]
+            kept += float(((value.float() - before[name]) * delta).sum())
+            wanted += float(delta.square().sum())
+            assert (theirs.state_dict()[f"model.{name}"].bfloat16().float() - before[name]).abs().max() == 0
+        else:
+            assert value.dim() == 2 or value.equal(before[name].bfloat16())
+    assert kept / wanted == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("role", ["causal", "reward"])
+def test_all_weights_trained_are_held_and_computed_alike_in_policy_and_reference(tiny_model, role):
+    """Without LoRA in bfloat16: float32 weights on both sides, so that they start exactly equal."""
+    settings = ModelSettings(dtype="bfloat16", lora=None)
+    model = load_causal(str(tiny_model), settings)
+    network = model.network if role == "causal" else reward_from_causal(model, seed=0).network
+    trained = make_trainable(network, None, role="x", seed=0, train_head=role == "reward")
+    batch = collate(SEQUENCES)
+    with torch.no_grad():
+        if role == "causal":
+            assert network.log_probs(batch)[0].equal(trained.log_probs(batch)[0])
+        else:
+            assert network.scores(batch).equal(trained.scores(batch))
+
+
+def test_a_pad_token_that_a_model_lacks_is_the_mean_of_its_others_at_every_load(tmp_path):
+    """A row drawn anew would be another model each time, and likelier than every word where logits are far below 0."""
+    folder = make_model(tmp_path / "m", tie_word_embeddings=False)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(folder)
+    first, second = (load_causal(str(folder), SETTINGS) for _ in range(2))
+    new = first.format.tokenizer.pad_token_id
+    assert new == len(tokenizer)
+    for weight in (first.network.body.get_input_embeddings().weight, first.network.head.weight):
+        torch.testing.assert_close(weight[new], weight[:new].mean(dim=0))
+    assert first.network.head.weight.equal(second.network.head.weight)

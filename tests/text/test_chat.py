@@ -84,3 +84,13 @@ def test_a_users_turn_continues_the_sampled_ids_as_the_template_would():
     after = form.encode_user_turn("moon", after_end=True)
     assert prompt + sampled + after == form.encode_prompt([*turns, {"role": "user", "content": "moon"}])
     assert form.encode_user_turn("moon", after_end=False) == [form.end_id, *after]
+
+
+def test_a_stop_string_may_be_spelt_by_a_special_token():
+    tokenizer = make_tokenizer()
+    form = ChatFormat(tokenizer, stop_strings=["<|start|>"])
+    ids = tokenizer("a good answer<|start|>user", add_special_tokens=False)["input_ids"]
+    place = ids.index(tokenizer.convert_tokens_to_ids("<|start|>"))
+    assert form.ended_by_text(ids[: place + 1])
+    assert not form.ended_by_text(ids[:place])
+    assert form.decode_response(ids) == "a good answer"

@@ -259,3 +259,117 @@ def test_a_missing_cost_model_and_a_missing_reward_are_named(four_answers):
 def test_math_of_the_optimum_used_above():
     """exp(1) + exp(0) + exp(2) + exp(-1), the best arm's share."""
     assert math.exp(2) / (math.exp(1) + 1 + math.exp(2) + math.exp(-1)) == pytest.approx(0.6439, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["rl.algorithm=online-dpo", "rl.kl_target=3"], "KL in the loss already"),
+        (["rl.algorithm=online-dpo", "rl.kl_placement=loss", "rl.kl_estimator=k2"], "KL in the loss already"),
+        (["rl.algorithm=rloo", "rl.value_warmup_steps=2"], "rloo has none"),
+        (["rl.minibatches=9"], "cannot be made of prompts_per_step: 8"),
+        (["rl.algorithm=rejection", "rl.pretraining.text=t.jsonl"], "likelihood training as it is"),
+        (["prefer.loss=simpo", "prefer.reference=sft-001"], "has no reference"),
+        (["prefer.loss=kto", "prefer.likelihood_coefficient=1"], "no likelihood term"),
+    ],
+)
+def test_settings_that_would_be_ignored_are_refused(four_answers, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        four_answers.config(overrides=changes)
+
+
+def test_a_gradient_that_is_no_number_stops_the_run_and_keeps_its_checkpoint(four_answers, monkeypatch):
+    from plaudit.errors import ModelError
+    from plaudit.training import updates
+
+    accumulate, calls = updates._accumulate, 0
+
+    def poison(actors, *args):
+        nonlocal calls
+        found = accumulate(actors, *args)
+        calls += 1
+        if calls == 5:
+            next(p for p in actors.policy.trainable_parameters() if p.grad is not None).grad.fill_(float("nan"))
+        return found
+
+    monkeypatch.setattr(updates, "_accumulate", poison)
+    with pytest.raises(ModelError, match=r"gradient of optimiser step 5 is nan(.|\n)*last checkpoint"):
+        train(four_answers, "rl.steps=4", "rl.save_every=1")
+    monkeypatch.undo()
+    stopped = four_answers.runs("rl")[-1]
+    assert stopped.status == "failed"
+    assert len(stopped.metrics()) == 2
+    assert plaudit.rl(four_answers, resume=stopped.name).status == "complete"
+
+
+def test_a_resumed_rejection_goes_on_to_ppo(four_answers, monkeypatch):
+    changes = ["rl.algorithm=rejection-then-ppo", "rl.steps=1", "rl.rejection.rounds=1"]
+
+    def stop(self, *args, **facts):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(plaudit.Run, "log", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(four_answers, *changes)
+    monkeypatch.undo()
+    first = four_answers.runs("rl")[-1]
+    run = plaudit.rl(four_answers, resume=first.name)
+    assert run.parents["policy"] == first.name
+    assert run.config().rl.algorithm == "ppo"
+
+
+@pytest.mark.parametrize(("prompts", "pieces"), [(5, 4), (9, 6), (10, 4), (8, 8), (7, 1)])
+def test_minibatches_are_as_many_and_as_equal_as_asked(four_answers, prompts, pieces):
+    from plaudit.training.rollouts import Batching
+
+    config = four_answers.config(overrides=[f"rl.minibatches={pieces}", f"rl.prompts_per_step={prompts}"])
+    batches = Batching(config, 3, False, torch.device("cpu")).minibatches(3 * prompts, step=2, epoch=1)
+    assert len(batches) == pieces
+    sizes = [len(batch) // 3 for batch in batches]
+    assert max(sizes) - min(sizes) <= 1
+    assert sorted(row for batch in batches for row in batch) == list(range(3 * prompts))
+    for batch in batches:  # responses to one prompt stand side by side
+        assert all(batch[i] + 1 == batch[i + 1] for i in range(0, len(batch), 3))
+
+
+def test_an_early_stop_leaves_the_schedule_where_it_belongs(four_answers):
+    """Linear to 0 over the steps, whatever part of a step's updates was dropped."""
+    linear = "rl.optimiser={learning_rate: 0.01, schedule: linear, warmup_share: 0}"
+    run = train(four_answers, linear, "rl.steps=4", "rl.epochs=3", "rl.max_approximate_kl=0.000001")
+    assert rows(run)[0]["updates"] < 6
+    assert [row["learning_rate"] for row in rows(run)] == pytest.approx([0.01, 0.0075, 0.005, 0.0025])
+
+
+def test_scores_by_llama_2s_rule_compare_between_rounds_of_rejection():
+    from plaudit.scoring.scorers import Answered, SafetyGated
+    from plaudit.text.chat import TokenSequence
+
+    def by_length(answers):
+        return torch.tensor([float(len(answer.text)) for answer in answers])
+
+    def answers(*texts):
+        return [Answered([], TokenSequence([], []), text, True) for text in texts]
+
+    plain = SafetyGated(by_length, by_length, 0.1, frozenset(), whitened=False)
+    assert plain(answers("aaaa", "a"))[0] == plain(answers("aaaa", "aaaaaaaaa"))[0]
+    whitened = SafetyGated(by_length, by_length, 0.1, frozenset(), whitened=True)
+    assert whitened(answers("aaaa", "a"))[0] != whitened(answers("aaaa", "aaaaaaaaa"))[0]
+
+
+def test_a_function_that_fails_says_how(four_answers, tmp_path):
+    file = tmp_path / "failing.py"
+    file.write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n\n@dataclass\nclass Weights:\n"
+        "    tea: float = 1.0\n\ndef missing(prompts, responses):\n    return [{}['tea'] for _ in responses]\n"
+        "def fine(prompts, responses):\n    return [Weights().tea] * len(responses)\n"
+        "def reply(conversation):\n    return conversation[0]['text']\n"
+    )
+    with pytest.raises(DataError, match="failed on 2 responses: KeyError: 'tea'"):
+        train(four_answers, f"rl.reward=function:{file}:missing")
+    with pytest.raises(DataError, match="reply failed: KeyError: 'text'"):
+        train(four_answers, f"rl.episodes.user=function:{file}:reply")
+    assert train(four_answers, f"rl.reward=function:{file}:fine", "rl.steps=1").status == "complete"
+
+
+def test_a_large_seed_is_a_seed(four_answers, tmp_path):
+    assert train(four_answers, "seed=1732190000000", "rl.steps=1").status == "complete"

@@ -190,3 +190,39 @@ def test_bad_labels_name_the_line(judged, tmp_path, row, message):
     file = write_lines(tmp_path / "bad.jsonl", [{"prompt": "a", "completion": "b", "label": True}, row])
     with pytest.raises(DataError, match=f"line 2: {message}"):
         plaudit.import_file(judged.store, file, kind="labels")
+
+
+@pytest.mark.parametrize("loss", ["dpo", "kto"])
+def test_held_out_figures_do_not_depend_on_the_batch_size(judged, loss):
+    """Measured before anything is learnt, in batches of two prompts and of a hundred."""
+    few, many = (
+        train(judged, f"prefer.loss={loss}", f"prefer.batch_size={size}", "prefer.epochs=1").result["before"]
+        for size in (2, 100)
+    )
+    assert few.pop("accuracy") == many.pop("accuracy")
+    assert few == pytest.approx(many, rel=1e-4)
+
+
+def test_mismatched_pairs_fit_the_context():
+    """A long prompt meets a response that fits beside it, or none."""
+    from types import SimpleNamespace
+
+    from plaudit.text.chat import TokenSequence
+    from plaudit.training.comparisons import LabelledResponse
+    from plaudit.training.preference_parts import _kto_point
+
+    seen = []
+
+    def log_probs(batch):
+        seen.extend((batch.prompt_lengths + batch.response_lengths).tolist())
+        return torch.zeros(len(batch.input_ids), 1), None
+
+    network = SimpleNamespace(log_probs=log_probs, device="cpu")
+    items = [
+        LabelledResponse("a", "1", TokenSequence([1] * 90, [2] * 5), True),
+        LabelledResponse("b", "2", TokenSequence([1] * 5, [2] * 90), False),
+        LabelledResponse("c", "3", TokenSequence([1] * 9, [2] * 9), False),
+    ]
+    learner = SimpleNamespace(policy=network, reference=network, budget=1000, context_length=100)
+    assert float(_kto_point(learner, items)) == 0.0
+    assert sorted(seen) == [14, 14, 14, 14, 99, 99]  # by policy and reference

@@ -344,3 +344,30 @@ def test_a_cost_models_zero_keeps_its_meaning(finished):
     mean, std = load_reward(str(finished.run("reward-001").model_folder), ModelSettings()).score_normaliser
     assert row["cost"] == pytest.approx(row["score"] * std + mean, abs=1e-4)
     assert abs(row["cost"] - row["score"]) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["sft", "reward", "rl", "prefer"])
+def test_a_run_does_not_go_on_with_other_data_than_it_began_with(good_and_bad, kind, monkeypatch, tmp_path):
+    """Prompts, demonstrations or comparisons that were added meanwhile would shift every later draw in silence."""
+    name = good_and_bad.config().model.name
+    pinned = [f"reward.model={name}", f"rl.policy={name}", f"prefer.policy={name}"]
+    if kind == "rl":
+        plaudit.reward(good_and_bad, good_and_bad.config(overrides=pinned))
+
+    def stop(self, *args, **facts):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(plaudit.Run, "log", stop)
+    with pytest.raises(KeyboardInterrupt):
+        getattr(plaudit, kind)(good_and_bad, good_and_bad.config(overrides=pinned))
+    monkeypatch.undo()
+    stopped = good_and_bad.runs(kind)[-1].name
+    more = [
+        {"prompt": f"Why is the sky blue {i}?", "chosen": "a good answer", "rejected": "a bad one"} for i in range(9)
+    ]
+    file = tmp_path / "c.jsonl"  # the same file, grown
+    plaudit.import_file(good_and_bad.store, write_lines(file, more), kind="comparisons")
+    added = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in more]
+    plaudit.import_file(good_and_bad.store, write_lines(tmp_path / "new.jsonl", added), kind="demonstrations")
+    with pytest.raises(WorkspaceError, match="would not be the same run"):
+        getattr(plaudit, kind)(good_and_bad, resume=stopped)
