@@ -12,8 +12,8 @@ import pytest
 from conftest import write_lines
 
 from plaudit.config import Config, resolve
+from plaudit.reporting.drawing import running_mean
 from plaudit.reporting.page import evenly_spaced, extremes, report, short_name, verdict, visible
-from plaudit.reporting.plots import running_mean
 from plaudit.workspace import Run, Workspace
 
 RL_METRICS = (

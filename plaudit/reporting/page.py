@@ -12,11 +12,9 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from plaudit.files import write_json, write_text
+from plaudit.reporting.drawing import Plot, duration, percent
 from plaudit.reporting.plots import (
-    Plot,
     agreement_plot,
-    duration,
-    percent,
     prefer_plots,
     reward_plots,
     rl_plots,
