@@ -1,5 +1,6 @@
 """Gradients against the true one, by enumerating every draw."""
 
+import math
 from itertools import product
 
 import pytest
@@ -193,3 +194,15 @@ def test_zero_advantages_give_no_gradient():
         size = 1 if name == "reinforce" else 2
         drawn = Draws(LOGITS, flat, size=size, coefficient=0.0, reference=REFERENCE)
         assert drawn.gradient(algorithm(name), LOGITS).abs().max() < 1e-15
+
+
+def test_rloos_clipped_ratio_is_of_the_whole_response_with_its_one_advantage():
+    """Two responses, of two tokens and of one, ratios e^.1 and e^.5; the second, the worse one, is not clipped."""
+    made = algorithm("rloo", rloo={"clip_ratio": True})
+    mask = torch.tensor([[True, True], [True, False]])
+    advantages = torch.tensor([[2.0, 2.0], [-2.0, 0.0]], dtype=torch.float64)
+    log_probs = torch.tensor([[0.06, 0.04], [0.5, 9.0]], dtype=torch.float64)
+    piece = Piece(2, mask, torch.zeros(2, 2, dtype=torch.float64), advantages, torch.zeros(2), torch.zeros(2))
+    loss, clipped = made.loss(log_probs, piece)
+    assert loss.tolist() == pytest.approx([-2 * math.exp(0.1), 2 * math.exp(0.5)])
+    assert clipped.tolist() == [False, False]

@@ -105,3 +105,9 @@ def test_advantages_combine_as_written():
     a, c = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.5, -1.0]])
     assert lagrangian_advantages(a, c, multiplier=3.0)[0].tolist() == pytest.approx([-0.125, 1.25])
     assert lagrangian_advantages(a, c, multiplier=3.0, rescale=False)[0].tolist() == pytest.approx([-0.5, 5.0])
+
+
+def test_one_step_of_the_multiplier_by_hand():
+    """ln 2 + 0.1 * 2 * (0.7 - 0.2): twice as large, it moves twice as fast."""
+    found = next_log_multiplier(math.log(2), 0.7, threshold=0.2, rate=0.1, maximum=5)
+    assert found == pytest.approx(math.log(2) + 0.1)

@@ -373,3 +373,13 @@ def test_a_function_that_fails_says_how(four_answers, tmp_path):
 
 def test_a_large_seed_is_a_seed(four_answers, tmp_path):
     assert train(four_answers, "seed=1732190000000", "rl.steps=1").status == "complete"
+
+
+def test_a_price_in_the_loss_is_not_in_the_reward_as_well(four_answers):
+    by_loss = train(four_answers, "rl.algorithm=rloo", "rl.steps=3", "rl.kl_placement=loss", "rl.kl_estimator=k2")
+    by_reward = train(four_answers, "rl.algorithm=rloo", "rl.steps=3")
+    last = rows(by_loss)[-1]
+    assert last["reward"] == pytest.approx(last["score"], abs=1e-5)
+    assert last["kl_loss"] > 0
+    last = rows(by_reward)[-1]
+    assert last["reward"] == pytest.approx(last["score"] - 0.1 * last["kl"], abs=1e-4)
