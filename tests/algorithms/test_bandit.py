@@ -29,9 +29,31 @@ from plaudit.objectives import k1, k2, k3
     ids=lambda value: type(value).__name__ if not isinstance(value, int) else str(value),
 )
 def test_it_reaches_the_kl_regularised_optimum(made, size):
+    """The four arms of the published case."""
     rate = {"Grpo": 4.0, "OnlineDPO": 40.0}.get(type(made).__name__, 2.0)  # their slopes are a half, and about beta / 8
     found, _ = climb(made, iterations=2500, rate=rate, size=size)
     assert found.tolist() == pytest.approx(OPTIMUM, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["reinforce", "rloo", "grpo", "ppo", "p3o", "online-dpo"])
+def test_it_reaches_the_optimum_of_another_bandit(name):
+    """Three arms, two of equal reward that the reference likes differently; from a start other than the reference."""
+    reference = torch.tensor([0.05, 0.6, 0.35], dtype=torch.float64)
+    reward = torch.tensor([0.7, 0.7, -0.4], dtype=torch.float64)
+    optimum = reference * (reward / 0.5).exp() / (reference * (reward / 0.5).exp()).sum()
+    size = 1 if name in ("reinforce", "ppo") else 2
+    settings = {"reinforce": {"baseline": "none"}} if name == "reinforce" else {}
+    found, _ = climb(
+        algorithm(name, kl_coefficient=0.5, **settings),
+        iterations=2000,
+        rate=40.0 if name == "online-dpo" else 2.0,
+        start=torch.tensor([0.4, 0.2, 0.4], dtype=torch.float64),
+        size=size,
+        reward=reward,
+        reference=reference,
+    )
+    assert found.tolist() == pytest.approx(optimum.tolist(), abs=1e-4)
+    assert (found[0] / found[1]).item() == pytest.approx(0.05 / 0.6, rel=1e-2)
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,19 @@ def test_the_first_ratio_is_exactly_1_and_the_start_is_the_reference(four_answer
     assert first["first_ratio_gap"] == second["first_ratio_gap"] == 0.0
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_what_stands_in_the_padding_changes_nothing(four_answers, name, monkeypatch):
+    """Answers of uneven length, padded with another token: the same figures and weights to the last bit."""
+    from plaudit.text.batches import collate
+
+    common = [f"rl.algorithm={name}", *extra(four_answers, name), "rl.steps=2", "rl.temperature=1.5"]
+    plain = train(four_answers, *common)
+    monkeypatch.setitem(collate.__kwdefaults__, "pad_id", 77)
+    garbage = train(four_answers, *common)
+    assert rows(garbage) == rows(plain)
+    assert all(value.equal(weights(plain)[key]) for key, value in weights(garbage).items())
+
+
 @pytest.mark.parametrize("name", ["rloo", "grpo", "p3o"])
 def test_a_shift_of_each_prompts_rewards_changes_nothing(four_answers, name):
     common = [f"rl.algorithm={name}", "rl.steps=1", "rl.missing_eos_score=null"]
