@@ -396,3 +396,33 @@ def test_a_price_in_the_loss_is_not_in_the_reward_as_well(four_answers):
     assert last["kl_loss"] > 0
     last = rows(by_reward)[-1]
     assert last["reward"] == pytest.approx(last["score"] - 0.1 * last["kl"], abs=1e-4)
+
+
+@pytest.mark.parametrize("estimator", ["k2", "k3"])
+def test_a_higher_price_in_the_loss_keeps_the_policy_nearer(four_answers, estimator):
+    common = ["rl.algorithm=grpo", "rl.kl_placement=loss", f"rl.kl_estimator={estimator}", "rl.steps=15"]
+    far, near = (
+        train(four_answers, *common, f"rl.kl_coefficient={price}").result["last"]["kl"] for price in (0.01, 3.0)
+    )
+    assert near < 0.3 * far
+
+
+def test_each_round_of_rejection_sampling_begins_at_the_start(four_answers, monkeypatch):
+    """Samples are the newest policy's, weights are the start's: round upon round would forget."""
+    from plaudit.models.network import trainable_state
+    from plaudit.training import rejection
+
+    imitate, starts, ends = rejection._imitate, [], []
+
+    def look(actors, *args):
+        starts.append(trainable_state(actors.policy))
+        losses = imitate(actors, *args)
+        ends.append(trainable_state(actors.policy))
+        return losses
+
+    monkeypatch.setattr(rejection, "_imitate", look)
+    train(four_answers, "rl.algorithm=rejection", "rl.rejection.rounds=3")
+    assert len(starts) == 3
+    for start in starts:
+        assert all(a.equal(b) for a, b in zip(start, starts[0], strict=True))
+    assert not all(a.equal(b) for a, b in zip(ends[0], starts[0], strict=True))

@@ -220,9 +220,11 @@ def test_mismatched_pairs_fit_the_context():
     network = SimpleNamespace(log_probs=log_probs, device="cpu")
     items = [
         LabelledResponse("a", "1", TokenSequence([1] * 90, [2] * 5), True),
+        LabelledResponse("a", "4", TokenSequence([1] * 90, [2] * 3), False),
         LabelledResponse("b", "2", TokenSequence([1] * 5, [2] * 90), False),
         LabelledResponse("c", "3", TokenSequence([1] * 9, [2] * 9), False),
     ]
     learner = SimpleNamespace(policy=network, reference=network, budget=1000, context_length=100)
     assert float(_kto_point(learner, items)) == 0.0
-    assert sorted(seen) == [14, 14, 14, 14, 99, 99]  # by policy and reference
+    # Each length twice, by policy and reference; never the two answers to one prompt exchanged (95 or 93).
+    assert sorted(seen) == [14, 14, 14, 14, 99, 99, 99, 99]
