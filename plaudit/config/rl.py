@@ -287,7 +287,7 @@ class RlSettings(Section):
             ),
             (
                 self.algorithm == "ppo-lagrangian" and self.lagrangian.cost is None,
-                "ppo-lagrangian needs a cost model; set rl.lagrangian.cost to a run or function:...",
+                "ppo-lagrangian needs a cost model; set rl.lagrangian.cost to a reward run or a function",
             ),
             (
                 self.algorithm in ("rloo", "grpo", "p3o", "online-dpo") and self.samples_per_prompt < 2,

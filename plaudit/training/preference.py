@@ -141,12 +141,12 @@ def _quality(learner: Learner, items: Sequence[Any], config: Config) -> dict[str
     if not items:
         return None
     sums: dict[str, float] = {}
-    right: list[tuple[str, bool]] = []
+    right: list[tuple[str, float]] = []
     for part in parts_of_a_step(learner, items):
         right += part.right
         for name, value in part.figures.items():
             sums[name] = sums.get(name, 0.0) + value
-    accuracy = cluster_bootstrap([float(r) for _, r in right], [prompt for prompt, _ in right], seed=config.seed)
+    accuracy = cluster_bootstrap([value for _, value in right], [prompt for prompt, _ in right], seed=config.seed)
     return {**sums, "accuracy": accuracy}
 
 

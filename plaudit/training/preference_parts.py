@@ -56,12 +56,13 @@ class Learner:
 class Part:
     """What one micro-batch adds to an optimiser step: losses and figures are the step's once summed.
 
-    right  (prompt, whether the policy ranks the pair or places the response as people did), for each of them
+    right  (prompt, 1 where the policy ranks the pair or places the response as people did, 1/2 where it has no
+           preference, else 0), for each of them
     """
 
     loss: Tensor
     figures: dict[str, float]
-    right: list[tuple[str, bool]]
+    right: list[tuple[str, float]]
 
 
 def parts_of_a_step(learner: Learner, batch: Sequence[Any]) -> Iterator[Part]:
@@ -89,14 +90,15 @@ def parts_of_a_step(learner: Learner, batch: Sequence[Any]) -> Iterator[Part]:
         if settings.loss == "simpo":
             margin = (own / lengths)[chosen] - (own / lengths)[rejected]
         names = [prompt.prompt_id for prompt in group for _ in prompt.judgments]
+        right = (margin.detach().sign() + 1) / 2
         figures = {
             "loss": float(total.detach()),
-            "accuracy": float((margin > 0).sum()) / pairs,
+            "accuracy": float(right.sum()) / pairs,
             "margin": float(margin.detach().sum()) / pairs,
             "chosen_log_prob": float(own.detach()[chosen].sum()) / pairs,
             "rejected_log_prob": float(own.detach()[rejected].sum()) / pairs,
         }
-        yield Part(total, figures, list(zip(names, (margin > 0).tolist(), strict=True)))
+        yield Part(total, figures, list(zip(names, right.tolist(), strict=True)))
 
 
 def pair_losses(
@@ -153,7 +155,7 @@ def _kto_losses(learner: Learner, batch: Sequence[LabelledResponse]) -> Iterator
             undesirable_weight=settings.undesirable_weight,
         )
         total = losses.sum() / len(batch)
-        right = (ratio.detach() > point) == desirable
+        right = ((ratio.detach() - point).sign() * (2.0 * desirable - 1) + 1) / 2
         figures = {
             "loss": float(total.detach()),
             "accuracy": float(right.sum()) / len(batch),

@@ -68,6 +68,8 @@ def test_at_the_start_dpo_has_the_loss_of_a_coin(judged):
     first = train(judged, "prefer.epochs=1").metrics()[0]
     assert first["loss"] == pytest.approx(0.693147, abs=1e-5)
     assert first["margin"] == pytest.approx(0.0, abs=1e-4)
+    untouched = train(judged, "prefer.epochs=1").result["before"]
+    assert untouched["accuracy"]["value"] == 0.5  # no preference is half right
 
 
 @pytest.mark.parametrize("loss", ["simpo", "orpo", "cpo"])
