@@ -260,8 +260,8 @@ def _reward_scores(scorer: RewardModelScorer, answers: list[Answer]) -> list[flo
 
 def _in_tokens_of(model: LoadedModel, conversation: list[Message], text: str, *, finished: bool) -> Answered:
     """An answer's text in the reward model's own tokens: the policy may have other ones."""
-    ids = model.format.encode_response(text)
-    sequence = TokenSequence(model.format.encode_prompt(conversation), ids if finished else ids[:-1] or ids)
+    ids = model.format.encode_response(text, finished=finished)
+    sequence = TokenSequence(model.format.encode_prompt(conversation), ids)
     return Answered(conversation, sequence, text, finished)
 
 

@@ -84,9 +84,13 @@ class ChatFormat:
             )
         return ids
 
-    def encode_response(self, text: str) -> list[int]:
-        """The answer's ids with the end token: what supervised training and scoring see."""
-        return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.end_id]
+    def encode_response(self, text: str, *, finished: bool = True) -> list[int]:
+        """The answer's ids with the end token: what supervised training and scoring see.
+
+        finished  an answer that was cut off has no end token (an empty one has nothing else, and keeps it)
+        """
+        ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return [*ids, self.end_id] if finished or not ids else ids
 
     def decode_response(self, ids: list[int]) -> str:
         """The text of a response, without its stop token or what follows the first stop string."""

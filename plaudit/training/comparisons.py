@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from plaudit.config import Config
 from plaudit.errors import DataError
 from plaudit.models.loading import LoadedModel
 from plaudit.progress import say
-from plaudit.records import Comparison, Response
+from plaudit.records import Comparison, Label, Response
 from plaudit.store.database import snapshot
 from plaudit.text.batches import by_token_budget
 from plaudit.text.chat import TokenSequence
@@ -78,13 +78,20 @@ def choose_comparisons(workspace: Workspace, wanted: Sequence[str] | None, *, se
     return comparisons
 
 
-def source_data(workspace: Workspace, run: Run) -> dict[str, Any]:
-    """The snapshot of what stands in the store of a run's sources."""
-    sources = {name for role, name in run.parents.items() if role.startswith(SOURCE)}
-    data = snapshot("comparisons", (c.id for c in workspace.store.comparisons() if c.run in sources))
-    names = {name for role, name in run.parents.items() if role.startswith(LABELS)}
-    labels = [label for label in workspace.store.labels() if label.run in names]
+def data_snapshot(comparisons: Sequence[Comparison], labels: Sequence[Label] = ()) -> dict[str, Any]:
+    """What a run that learns from these was made from."""
+    data = snapshot("comparisons", (c.id for c in comparisons))
     return data | (snapshot("labels", (label.id for label in labels)) if labels else {})
+
+
+def _sources(run: Run, role: str) -> set[str]:
+    """The runs and imports that stand in a run's parents in one role."""
+    return {name for key, name in run.parents.items() if key.startswith(role)}
+
+
+def _labels_of(workspace: Workspace, run: Run) -> list[Label]:
+    names = _sources(run, LABELS)
+    return [label for label in workspace.store.labels() if label.run in names]
 
 
 def source_parents(comparisons: Sequence[Comparison]) -> dict[str, str]:
@@ -100,13 +107,13 @@ def load_judged_prompts(
     Judgments with a response of over `most_tokens`, or that does not fit the model's context, are counted and said.
     """
     prompts = {prompt.id: prompt for prompt in workspace.store.prompts()}
-    sources = {name for role, name in run.parents.items() if role.startswith(SOURCE)}
+    sources = _sources(run, SOURCE)
+    comparisons = [c for c in workspace.store.comparisons() if c.run in sources]
+    run.check_data(data_snapshot(comparisons, _labels_of(workspace, run)))
     by_prompt: dict[str, list[Comparison]] = defaultdict(list)
-    for comparison in workspace.store.comparisons():
-        if comparison.run in sources:
-            by_prompt[comparison.prompt_id].append(comparison)
+    for comparison in comparisons:
+        by_prompt[comparison.prompt_id].append(comparison)
     responses = {response.id: response for response in workspace.store.responses()}
-    run.check_data(source_data(workspace, run))
     same_ids = sampled_with(workspace, model)
     limit = model.prompt_limit(config.data.max_prompt_tokens, 1)
     found: dict[str, list[JudgedPrompt]] = {"train": [], "held_out": []}
@@ -137,8 +144,7 @@ def encode_stored(model: LoadedModel, response: Response, same_ids: set[str]) ->
     """The ids as sampled where this tokenizer sampled them; else the text, encoded, with its end token."""
     if response.token_ids is not None and response.run in same_ids:
         return model.format.scored_ids(response.token_ids, finished=response.finished)
-    ids = model.format.encode_response(response.text)
-    return ids if response.finished else ids[:-1] or ids
+    return model.format.encode_response(response.text, finished=response.finished)
 
 
 def fits(sequence: TokenSequence, model: LoadedModel, most_tokens: int) -> bool:
@@ -183,11 +189,7 @@ def without_ties(prompts: Sequence[JudgedPrompt]) -> list[JudgedPrompt]:
         decided = [(j, c) for j, c in zip(prompt.judgments, prompt.comparisons, strict=True) if j[2] != 0.5]
         if decided:
             judgments, comparisons = zip(*decided, strict=True)
-            kept.append(
-                JudgedPrompt(
-                    prompt.prompt_id, prompt.response_ids, prompt.sequences, list(judgments), list(comparisons)
-                )
-            )
+            kept.append(replace(prompt, judgments=list(judgments), comparisons=list(comparisons)))
     return kept
 
 
@@ -210,8 +212,7 @@ def load_labelled_responses(
                             prompt.prompt_id, prompt.response_ids[place], prompt.sequences[place], desirable
                         )
                     )
-    names = {name for role, name in run.parents.items() if role.startswith(LABELS)}
-    labels = [label for label in workspace.store.labels() if label.run in names]
+    labels = _labels_of(workspace, run)
     by_id = {prompt.id: prompt for prompt in workspace.store.prompts()} if labels else {}
     responses = {response.id: response for response in workspace.store.responses()} if labels else {}
     same_ids = sampled_with(workspace, model)

@@ -20,13 +20,13 @@ from plaudit.files import write_text
 from plaudit.models.loading import LoadedModel, load_causal, save_causal
 from plaudit.models.network import Network, make_trainable
 from plaudit.progress import progress
-from plaudit.store.database import snapshot
 from plaudit.text.batches import micro_batches, shuffled_batches
 from plaudit.training.comparisons import (
     LABELS,
     JudgedPrompt,
     LabelledResponse,
     choose_comparisons,
+    data_snapshot,
     load_judged_prompts,
     load_labelled_responses,
     source_parents,
@@ -67,9 +67,7 @@ def prefer(workspace: Workspace, config: Config | None = None, *, resume: str | 
         parents["reference"] = workspace.lineage_name(settings.reference or settings.policy)
         workspace.model_source(parents["reference"])
     parents |= {f"{LABELS}{i}": name for i, name in enumerate(sorted({label.run for label in labels}))}
-    data = snapshot("comparisons", (c.id for c in comparisons))
-    if labels:
-        data |= snapshot("labels", (label.id for label in labels))
+    data = data_snapshot(comparisons, labels)
     with workspace.new_run("prefer", config, parents=parents, data=data) as run:
         return _run(workspace, run, config)
 

@@ -22,11 +22,11 @@ from plaudit.models.network import Network, make_trainable
 from plaudit.objectives import bradley_terry
 from plaudit.progress import progress
 from plaudit.records import unit_interval
-from plaudit.store.database import snapshot
 from plaudit.text.batches import collate, micro_batches, shuffled_batches
 from plaudit.training.comparisons import (
     JudgedPrompt,
     choose_comparisons,
+    data_snapshot,
     load_judged_prompts,
     prompt_groups,
     side_by_side,
@@ -54,8 +54,7 @@ def reward(workspace: Workspace, config: Config | None = None, *, resume: str | 
     config = config or workspace.config()
     comparisons = choose_comparisons(workspace, config.reward.comparisons, setting="reward.comparisons")
     parents = {"model": workspace.lineage_name(config.reward.model)} | source_parents(comparisons)
-    data = snapshot("comparisons", (c.id for c in comparisons))
-    with workspace.new_run("reward", config, parents=parents, data=data) as run:
+    with workspace.new_run("reward", config, parents=parents, data=data_snapshot(comparisons)) as run:
         return _run(workspace, run, config)
 
 
