@@ -28,7 +28,7 @@ from plaudit import Config, Run, Workspace
 HERE = Path(__file__).parent
 EPISODES, STEPS = 320, 10
 GROUP = ["rl.samples_per_prompt=4", "rl.prompts_per_step=8"]
-COMMON = [f"rl.steps={STEPS}", "rl.policy=sft-001", "rl.reward=reward-001"]
+COMMON = [f"rl.steps={STEPS}", "rl.kl_coefficient=0.1", "rl.policy=sft-001", "rl.reward=reward-001"]
 
 ENTRANTS: dict[str, list[str]] = {
     "PPO": ["rl.algorithm=ppo"],
@@ -147,7 +147,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         left.plot([won["low"], won["high"]], [place, place], color="#1f6f8b", linewidth=2)
         left.plot(won["value"], place, "o", color="#1f6f8b")
         left.plot(row["win_rate_by_reward"]["value"], place, "D", color="#c4643b", markersize=5)
-    left.set_yticks(range(len(ordered)), [row["name"] for row in ordered])
+    rank = {row["name"]: len(ordered) - place for place, row in enumerate(ordered)}
+    left.set_yticks(range(len(ordered)), [f"{row['name']}   {rank[row['name']]:2d}" for row in ordered])
     left.axvline(0.5, color="#888", linestyle="--", linewidth=1)
     left.set_xlabel(
         "win rate on held-out prompts\n(dot with 95 % interval: by the taste; diamond: by the reward model)"
@@ -159,9 +160,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             x, won["value"], yerr=[[won["value"] - won["low"]], [won["high"] - won["value"]]], fmt="o",
             color="#1f6f8b", alpha=0.75, linewidth=1,
         )  # fmt: skip
-        right.annotate(row["name"].split(",")[0], (x, won["value"]), (5, 4), textcoords="offset points", fontsize=7)
+        right.annotate(str(rank[row["name"]]), (x, won["value"]), (5, 4), textcoords="offset points", fontsize=8)
     right.axhline(0.5, color="#888", linestyle="--", linewidth=1)
-    right.set_xlabel("√KL from the fine-tuned policy (√nats a response)")
+    right.set_xlabel("√KL from the fine-tuned policy (√nats a response)\nnumbers as on the left")
     right.set_ylabel("win rate by the taste")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)

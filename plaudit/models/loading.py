@@ -6,7 +6,8 @@ import importlib.util
 import json
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from plaudit.config import ModelSettings
 from plaudit.errors import ModelError
 from plaudit.files import whole_folder
-from plaudit.models.network import Network, merged_body_weights, scalar_head
+from plaudit.models.network import Network, merged_body_weights, scalar_head, takes_packed_batches
+from plaudit.progress import say
 from plaudit.text.chat import ChatFormat, ensure_pad_token
 
 BUILT_IN = "smollm2-135m-instruct"
@@ -81,6 +83,7 @@ def load_causal(source: str, settings: ModelSettings) -> LoadedModel:
         adapter=None,
         dtype=dtype,
         softcap=getattr(model.config, "final_logit_softcapping", None),
+        packs=_packs(model),
     )
     _check_logits(model, network, source)
     eos = model.generation_config.eos_token_id
@@ -104,7 +107,7 @@ def load_reward(source: str, settings: ModelSettings) -> LoadedModel:
     if not isinstance(head, nn.Linear) or head.out_features != 1:
         raise ModelError(f"{source} is not a reward model: it has no linear `score` head of one output.")
     model = model.to(device).eval()
-    network = Network(body=model.base_model, head=head.float(), adapter=None, dtype=dtype)
+    network = Network(body=model.base_model, head=head.float(), adapter=None, dtype=dtype, packs=_packs(model))
     form = ChatFormat(tokenizer, system_prompt=settings.system_prompt, stop_strings=settings.stop_strings)
     return LoadedModel(network, form, model.config, source)
 
@@ -114,7 +117,7 @@ def reward_from_causal(causal: LoadedModel, *, seed: int, head_scale: float = 1.
     head = scalar_head(causal.config.get_text_config().hidden_size, seed=seed, scale=head_scale).to(
         causal.network.device
     )
-    network = Network(body=causal.network.body, head=head, adapter=None, dtype=causal.network.dtype)
+    network = replace(causal.network, head=head, softcap=None)
     return LoadedModel(network, causal.format, causal.config, causal.source)
 
 
@@ -286,6 +289,19 @@ def _round_without_bias(model: nn.Module, *, seed: int = 0) -> None:
             noise = torch.randint(0, 1 << 16, bits.shape, generator=generator, dtype=torch.int32)
             rounded = ((bits + noise) & -(1 << 16)).view(torch.float32)
             tensor.data = torch.where(tensor.data.isfinite(), rounded, tensor.data).bfloat16()
+
+
+def _packs(model: Any) -> bool:
+    packs = takes_packed_batches(model.base_model)
+    if not packs:
+        _say_padded(model.config.model_type)
+    return packs
+
+
+@cache
+def _say_padded(family: str) -> None:
+    """Once a process."""
+    say(f"{family} models cannot take packed batches: this one runs on padded ones, more slowly.")
 
 
 def _check_logits(model: Any, network: Network, source: str) -> None:

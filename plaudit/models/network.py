@@ -4,7 +4,7 @@ Policy and reference share a body, as do value and reward model: under LoRA a ro
 shared frozen body, and the frozen role is the same body with the adapter off. Without LoRA the trained
 role is a copy in float32.
 
-N response tokens of a batch, D hidden width.
+B sequences of a batch, M response tokens altogether, T of the longest response; D hidden width.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners import lora as peft_lora
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
@@ -25,8 +26,10 @@ from transformers.pytorch_utils import Conv1D
 
 from plaudit.config import LoraSettings
 from plaudit.errors import ModelError
+from plaudit.models import attention
 from plaudit.models.log_probs import chunked_log_probs, scaled_logits
-from plaudit.text.batches import TokenBatch
+from plaudit.text.batches import TokenBatch, collate
+from plaudit.text.chat import TokenSequence
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Network:
     adapter   the name of this role's adapter in the body; None for the body as it is
     dtype     precision of matrix products
     softcap   bound of the logits, cap * tanh(logits / cap), for the families that have one
+    packs     whether the body takes packed batches, as `takes_packed_batches` found
     """
 
     body: nn.Module
@@ -45,6 +49,7 @@ class Network:
     adapter: str | None
     dtype: torch.dtype
     softcap: float | None = None
+    packs: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -70,29 +75,40 @@ class Network:
             yield
 
     def states(self, batch: TokenBatch) -> Tensor:
-        """[N, D] the states that predict each response token, row by row."""
+        """[M, D] the states that predict each response token, sequence by sequence."""
+        return self._states_at(batch, *batch.predicting_positions)
+
+    def _states_at(self, batch: TokenBatch, sequences: Tensor, positions: Tensor) -> Tensor:
+        """[n, D] last states at these positions of these sequences."""
         with self.active():
-            # Right padding under causal attention needs no mask: no token sees what stands to its right.
-            hidden = self.body(input_ids=batch.input_ids, use_cache=False).last_hidden_state  # [B, L, D]
-        return hidden[batch.predicting_positions]
+            if not self.packs:
+                hidden = self.body(input_ids=batch.padded_ids, use_cache=False).last_hidden_state  # [B, L, D]
+                return hidden[sequences, positions]
+            hidden = self.body(
+                input_ids=batch.token_ids[None],
+                position_ids=batch.positions[None],
+                layout=attention.PackedRows(batch.rows),
+                use_cache=False,
+            ).last_hidden_state[0]  # [N, D]
+            return hidden[batch.places[sequences, positions]]
 
     def log_probs(
         self, batch: TokenBatch, *, temperature: float = 1.0, with_entropy: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """([B, T] log-probs of the response tokens, [B, T] entropies or None), nats, zero on padding."""
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self._head_dtype != self.dtype):
-            log_probs, entropies = chunked_log_probs(
-                self.states(batch),
-                batch.response_ids,
-                self.head,
-                temperature=temperature,
-                softcap=self.softcap,
-                with_entropy=with_entropy,
-            )
+        log_probs, entropies = chunked_log_probs(
+            self.states(batch),
+            batch.response_ids,
+            self.head,
+            dtype=self.dtype,
+            temperature=temperature,
+            softcap=self.softcap,
+            with_entropy=with_entropy,
+        )
         return batch.to_grid(log_probs), None if entropies is None else batch.to_grid(entropies)
 
     def logits(self, batch: TokenBatch) -> Tensor:
-        """[N, V] float32 logits that predict the response tokens; for a few tokens, they are all held at once."""
+        """[M, V] float32 logits that predict the response tokens; for a few tokens, they are all held at once."""
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self._head_dtype != self.dtype):
             return scaled_logits(self.states(batch), self.head, 1.0, self.softcap)
 
@@ -102,15 +118,62 @@ class Network:
 
     def scores(self, batch: TokenBatch) -> Tensor:
         """[B] one number per sequence, read at its last token. float32, so that no two scores tie by rounding."""
-        with self.active():
-            hidden = self.body(input_ids=batch.input_ids, use_cache=False).last_hidden_state  # [B, L, D]
-        rows = torch.arange(len(hidden), device=hidden.device)
-        last = hidden[rows, batch.prompt_lengths + batch.response_lengths - 1]  # [B, D]
+        sequences = torch.arange(len(batch.places), device=self.device)
+        last = self._states_at(batch, sequences, batch.prompt_lengths + batch.response_lengths - 1)  # [B, D]
         return self.head(last.float()).squeeze(-1)
 
     @property
     def _head_dtype(self) -> torch.dtype:
         return next(self.head.parameters()).dtype
+
+
+@torch.no_grad()
+def takes_packed_batches(body: nn.Module) -> bool:
+    """Whether the body computes a packed batch as it computes each sequence alone; if so it is set to take them.
+
+    Found by trying: a family may keep the batch's layout from its attention, or mix tokens by other means. The two may
+    differ by what two ways of computing attention differ anyhow, which in bfloat16 is much for odd token ids.
+    """
+    config: Any = body.config
+    before = config._attn_implementation
+    network = Network(body, nn.Identity(), None, next(body.parameters()).dtype)
+    sequences = [TokenSequence([11, 4], [5]), TokenSequence([17, 7], [8, 9]), TokenSequence([17, 7], [15, 14, 13])]
+
+    def states(implementation: str) -> Tensor:
+        config._attn_implementation = implementation
+        packs = implementation == attention.NAME
+        batches = [sequences] if packs else [[sequence] for sequence in sequences]
+        return torch.cat([replace(network, packs=packs).states(collate(b, device=network.device)) for b in batches])
+
+    try:
+        one, other, packed = (states(implementation).float() for implementation in (before, "eager", attention.NAME))
+        noise = (one - other).abs().mean()
+        packs = bool((one - packed).abs().mean() <= 3 * noise + 1e-4 * one.abs().mean())
+    except Exception:  # whatever a family raises that does not know the arguments
+        packs = False
+    if not packs:
+        config._attn_implementation = before
+    return packs
+
+
+class AdaptedLinear(peft_lora.Linear):  # type: ignore[misc]
+    """x W' + (alpha / rank) (x A') B', all products in the body's precision.
+
+    The adapter's weights stay float32 and are rounded for the products, as under autocast; peft's own layer would
+    carry the activations over to float32 and back.
+    """
+
+    def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        """[..., in] -> [..., out]."""
+        result = self.base_layer(x)
+        if self.disable_adapters:
+            return result
+        (name,) = self.active_adapters
+        dtype = result.dtype
+        down, up = self.lora_A[name].weight.to(dtype), self.lora_B[name].weight * self.scaling[name]
+        low = nn.functional.linear(x.to(dtype), down)  # [..., rank]
+        flat = torch.addmm(result.flatten(0, -2), low.flatten(0, -2), up.to(dtype).T)
+        return flat.view(result.shape)
 
 
 def scalar_head(width: int, *, seed: int, scale: float = 1.0) -> nn.Linear:
@@ -197,6 +260,7 @@ def _add_adapter(body: nn.Module, name: str, lora: LoraSettings, *, seed: int) -
         target_modules=sorted({n.rsplit(".", 1)[-1] for n in linear}) if lora.targets == "all" else sorted(linear),
         fan_in_fan_out=any(isinstance(m, Conv1D) for m in linear.values()),
     )
+    settings._register_custom_module({nn.Linear: AdaptedLinear})
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several roles share a body
         torch.manual_seed(seed)

@@ -1,26 +1,36 @@
 """Sampling in the training process, with the very weights that are being trained.
 
-B rows being sampled, P the longest prompt of a batch, V vocabulary.
+Rows of a fixed number are filled with prompts; a row whose response has ended is filled again at once. What a sample
+becomes depends on its prompt and the seed, not on its neighbours, beyond rounding.
+
+B rows being sampled, R samples altogether, V vocabulary.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
-from plaudit.models import attention
-from plaudit.models.log_probs import scaled_logits
+from plaudit.models.laid_out import laid_out
+from plaudit.models.log_probs import rows_in_cache, scale
 from plaudit.models.network import Network
+from plaudit.sampling.decoders import Decoder, make_decoder
 from plaudit.text.chat import Stops
 
 COMPACT_BELOW = 0.75
 """Finished rows are taken out of the batch once fewer than this share of its rows is still running."""
+JOIN_FROM = 0.125
+"""Prompts wait until this share of the rows is free: a prefill of one prompt costs nearly as much as one of ten."""
+PREFILL_TOKENS = 2048
+"""Most prompt tokens in one forward pass, unless a single prompt has more."""
+BLOCK = 256
+"""Vocabulary entries that are summed before one of them is looked for."""
 
 
 @dataclass(frozen=True)
@@ -56,145 +66,228 @@ def sample(
     prompts              token ids, each ending where the answer begins
     stops                where a response ends
     top_p                draw from the fewest tokens that hold this probability; log-probs are then of that distribution
-    sequences_per_batch  rows sampled side by side; prompts of like length share a batch
+    sequences_per_batch  rows sampled side by side
     progress             called with the number of responses just completed
-    on_batch             called with [(index of the prompt, its completions)] as each batch ends
+    on_batch             called now and then with [(index of a prompt, its completions)] that are complete
 
-    Returns one list of `samples_per_prompt` completions for each prompt, in the order given. The result
-    depends on the seed and the arguments, not on earlier calls.
+    Returns one list of `samples_per_prompt` completions for each prompt, in the order given. A prompt's samples
+    depend on the seed, the prompt, and how often it occurs before; not on the other prompts or earlier calls.
     """
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    size = max(1, sequences_per_batch // samples_per_prompt)
-    results: list[list[Completion]] = [[] for _ in prompts]
-    for number, start in enumerate(range(0, len(order), size)):
-        rows = order[start : start + size]
-        generator = torch.Generator(device=network.device).manual_seed((seed * 1_000_003 + number) % (1 << 63))
-        completions = _sample_batch(
+    if not prompts:
+        return []
+    with torch.no_grad(), network.active(), laid_out(network):
+        return _Sampler(
             network,
-            [prompts[i] for i in rows],
+            prompts,
             samples_per_prompt,
             stops=stops,
-            max_new_tokens=max_new_tokens,
+            limit=max_new_tokens,
             temperature=temperature,
             top_p=top_p,
-            generator=generator,
+            uniforms=_uniforms(prompts, samples_per_prompt, max_new_tokens, seed),
+            most_rows=min(sequences_per_batch, len(prompts) * samples_per_prompt),
+        ).run(progress, on_batch)
+
+
+class _Sampler:
+    """One call's rows and what has been sampled so far.
+
+    tokens, log_probs   [R + 1, limit]; the last line takes what rows without a sample give
+    lengths, finished   [R + 1]
+    samples             [B] which sample each row is at; R for none
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        prompts: Sequence[list[int]],
+        copies: int,
+        *,
+        stops: Stops,
+        limit: int,
+        temperature: float,
+        top_p: float,
+        uniforms: Tensor,
+        most_rows: int,
+    ):
+        self.network, self.prompts, self.copies = network, prompts, copies
+        self.stops, self.limit, self.temperature, self.top_p = stops, limit, temperature, top_p
+        device = network.device
+        self.uniforms = torch.cat([uniforms, torch.zeros(1, limit)]).to(device)
+        self.stop_ids = torch.tensor(sorted(stops.ids), device=device)
+        self.count = len(prompts) * copies
+        self.tokens = torch.zeros(self.count + 1, limit, dtype=torch.long, device=device)
+        self.log_probs = torch.zeros(self.count + 1, limit, device=device)
+        self.lengths = torch.zeros(self.count + 1, dtype=torch.long, device=device)
+        self.finished = torch.zeros(self.count + 1, dtype=torch.bool, device=device)
+        self.samples = torch.zeros(0, dtype=torch.long, device=device)
+        self.most_rows = most_rows
+        self.decoder: Decoder = make_decoder(network, most_rows, max(map(len, prompts)), limit)
+        order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+        self.waiting = deque(  # (prompt, its first sample, how many), no more than there are rows
+            (index, index * copies + start, min(most_rows, copies - start))
+            for index in order
+            for start in range(0, copies, most_rows)
         )
-        for position, index in enumerate(rows):
-            results[index] = completions[position * samples_per_prompt : (position + 1) * samples_per_prompt]
-        if on_batch is not None:
-            on_batch([(index, results[index]) for index in rows])
-        if progress is not None:
-            progress(len(completions))
-    return results
 
+        self.alive = 0
+        self.left = [copies] * len(prompts)  # samples of each prompt still to be completed
+        self.ready: list[int] = []  # prompts that are complete and not handed over
 
-@torch.no_grad()
-def _sample_batch(
-    network: Network,
-    prompts: list[list[int]],
-    copies: int,
-    *,
-    stops: Stops,
-    max_new_tokens: int,
-    temperature: float,
-    top_p: float,
-    generator: torch.Generator,
-) -> list[Completion]:
-    device = network.device
-    ids, mask = _pad_left(prompts, device)  # [B/copies, P] both
-    stop_ids = torch.tensor(sorted(stops.ids), device=device)
-    cache = DynamicCache(config=network.body.config)
-    with network.active(), _rollout_attention(network.body):
-        states = _forward(network, ids, mask, cache)  # each prompt once, shared by its copies
-        if copies > 1:
-            cache.batch_repeat_interleave(copies)
-            states, mask = states.repeat_interleave(copies, 0), mask.repeat_interleave(copies, 0)
-        rows = torch.arange(len(states), device=device)  # the batch's rows, as numbered at the start
-        tokens = torch.zeros(len(states), max_new_tokens, dtype=torch.long, device=device)
-        log_probs = torch.zeros(len(states), max_new_tokens, device=device)
-        lengths = torch.full((len(states),), max_new_tokens, device=device)
-        finished = torch.zeros(len(states), dtype=torch.bool, device=device)
-        running = torch.ones(len(states), dtype=torch.bool, device=device)  # of the rows still in the batch
-        for step in range(max_new_tokens):
-            logits = scaled_logits(states, network.head, temperature, network.softcap)
-            if top_p < 1:
-                logits = _nucleus(logits, top_p)
-            token, log_prob = _draw(logits, generator)  # [B, 1] both
-            tokens[rows, step] = torch.where(running, token[:, 0], tokens[rows, step])
-            log_probs[rows, step] = torch.where(running, log_prob[:, 0], 0.0)
-            stopped = running & torch.isin(token[:, 0], stop_ids)
-            if stops.ended_by_text is not None:
-                texts = [stops.ended_by_text(tokens[row, : step + 1].tolist()) for row in rows.tolist()]
-                stopped |= running & torch.tensor(texts, device=device)
-            lengths[rows[stopped]] = step + 1
-            finished[rows[stopped]] = True
-            running = running & ~stopped
-            alive = int(running.sum())
-            if alive == 0 or step + 1 == max_new_tokens:
+    def run(
+        self,
+        progress: Callable[[int], None] | None,
+        on_batch: Callable[[list[tuple[int, list[Completion]]]], None] | None,
+    ) -> list[list[Completion]]:
+        """Until every sample is complete."""
+        while self.waiting or self.alive:
+            ended = self._join() if self._can_join() else self._step()
+            if progress is not None and ended:
+                progress(ended)
+            everything = not self.waiting and not self.alive
+            if on_batch is not None and self.ready and (everything or len(self.ready) * self.copies >= self.most_rows):
+                on_batch([(index, self._completions(index)) for index in self.ready])
+                self.ready = []
+        return [self._completions(index) for index in range(len(self.prompts))]
+
+    def _can_join(self) -> bool:
+        if not self.waiting or (self.alive and not self.decoder.joins):
+            return False
+        free = self.most_rows - self.alive
+        wanted = max(self.waiting[0][2], JOIN_FROM * self.most_rows)
+        return free >= min(wanted, sum(copies for _, _, copies in self.waiting)) or self.alive == 0
+
+    def _join(self) -> int:
+        """Let as many prompts in as there is room for, and draw their first tokens; how many ended at once."""
+        if not self.decoder.joins:
+            self.samples = self.samples[:0]  # it starts afresh
+        free = (self.samples == self.count).nonzero(as_tuple=True)[0].tolist()
+        free += range(len(self.samples), self.most_rows)
+        prompts: list[list[int]] = []
+        copies: list[int] = []
+        samples: list[int] = []
+        while self.waiting and len(samples) + self.waiting[0][2] <= len(free):
+            prompt = self.prompts[self.waiting[0][0]]
+            if prompts and sum(map(len, prompts)) + len(prompt) > PREFILL_TOKENS:
                 break
-            if alive < COMPACT_BELOW * len(rows):
-                kept = running.nonzero(as_tuple=True)[0]
-                cache.batch_select_indices(kept)
-                rows, mask, token, running = rows[kept], mask[kept], token[kept], running[kept]
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            states = _forward(network, token, mask, cache)
-    return [
-        Completion(tokens[i, : lengths[i]].tolist(), log_probs[i, : lengths[i]].tolist(), bool(finished[i]))
-        for i in range(len(tokens))
-    ]
+            _, first, many = self.waiting.popleft()
+            prompts.append(prompt)
+            copies.append(many)
+            samples += range(first, first + many)
+        device = self.network.device
+        rows = torch.tensor(free[: len(samples)], device=device)
+        more = int(rows.max()) + 1 - len(self.samples)
+        if more > 0:
+            self.samples = torch.cat([self.samples, self.samples.new_full((more,), self.count)])
+        self.samples[rows] = torch.tensor(samples, device=device)
+        self.alive += len(samples)
+        return self._take(rows, self.decoder.start(prompts, copies, rows))
+
+    def _step(self) -> int:
+        """One more token for every row; how many ended."""
+        running = self.samples < self.count
+        if not self.waiting and self.alive < COMPACT_BELOW * len(running):
+            kept = running.nonzero(as_tuple=True)[0]
+            self.decoder.keep(kept)
+            self.samples, running = self.samples[kept], running[kept]
+        last = self.tokens[self.samples, (self.lengths[self.samples] - 1).clamp(min=0)]
+        states = self.decoder.step(last, running)
+        return self._take(torch.arange(len(last), device=last.device), states)
+
+    def _take(self, rows: Tensor, states: Tensor) -> int:
+        """Draw the next token of these rows from their states; how many ended with it."""
+        samples = self.samples[rows]
+        ages = self.lengths[samples]
+        uniforms = self.uniforms[samples, ages.clamp(max=self.limit - 1)]
+        head: Any = self.network.head
+        logits = head(states.to(head.weight.dtype))  # [n, V]
+        size = rows_in_cache(logits)
+        drawn = [self._draw(*part) for part in zip(logits.split(size), uniforms.split(size), strict=True)]
+        tokens, log_probs = torch.cat([d[0] for d in drawn]), torch.cat([d[1] for d in drawn])
+        running = samples < self.count
+        at = torch.where(running, ages, 0)
+        self.tokens[samples, at] = tokens
+        self.log_probs[samples, at] = log_probs
+        self.lengths[samples] = at + 1
+        stopped = torch.isin(tokens, self.stop_ids)
+        if self.stops.ended_by_text is not None:
+            texts = zip(samples.tolist(), (at + 1).tolist(), strict=True)
+            spelt = [self.stops.ended_by_text(self.tokens[sample, :length].tolist()) for sample, length in texts]
+            stopped |= torch.tensor(spelt, device=stopped.device)
+        ended = running & (stopped | (at + 1 == self.limit))
+        if not bool(ended.any()):
+            return 0
+        self.finished[samples[ended]] = stopped[ended]
+        self.samples[rows[ended]] = self.count
+        over = samples[ended].tolist()
+        self.alive -= len(over)
+        for sample in over:
+            prompt = sample // self.copies
+            self.left[prompt] -= 1
+            if self.left[prompt] == 0:
+                self.ready.append(prompt)
+        return len(over)
+
+    def _draw(self, logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        scaled = scale(logits, self.temperature, self.network.softcap)
+        return draw(_nucleus(scaled, self.top_p) if self.top_p < 1 else scaled, uniforms)
+
+    def _completions(self, index: int) -> list[Completion]:
+        found = []
+        for sample in range(index * self.copies, (index + 1) * self.copies):
+            length = int(self.lengths[sample])
+            ids, log_probs = self.tokens[sample, :length].tolist(), self.log_probs[sample, :length].tolist()
+            found.append(Completion(ids, log_probs, bool(self.finished[sample])))
+        return found
 
 
-def _draw(logits: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """([B, 1] tokens drawn from softmax(logits), [B, 1] their log-probs), by inverting the cumulative distribution.
+def _uniforms(prompts: Sequence[list[int]], copies: int, limit: int, seed: int) -> Tensor:
+    """[R, limit] numbers in [0, 1), by seed, prompt and how often the prompt occurs before."""
+    seen: Counter[str] = Counter()
+    parts = []
+    for prompt in prompts:
+        name = f"{seed}:{prompt}"
+        digest = hashlib.blake2b(f"{name}:{seen[name]}".encode(), digest_size=7).digest()
+        seen[name] += 1
+        generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+        parts.append(torch.rand(copies, limit, generator=generator))
+    return torch.cat(parts)
 
-    One uniform number a row: `torch.multinomial` draws one a vocabulary entry, a third of a decoding step on a CPU.
+
+def draw(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """([B] tokens drawn from softmax(logits), [B] their log-probs), by inverting the cumulative distribution.
+
+    logits    [B, V] float32
+    uniforms  [B]    in [0, 1)
+
+    One number a row decides: `torch.multinomial` would draw one a vocabulary entry. The sums of blocks say in which
+    block the token is, so that only its entries are summed one by one.
     """
     top = logits.max(dim=-1, keepdim=True).values
-    cumulative = (logits - top).exp_().cumsum(dim=-1)  # [B, V]
-    total = cumulative[:, -1:]
-    uniform = torch.rand(len(logits), 1, generator=generator, device=logits.device)
-    token = torch.searchsorted(cumulative, uniform * total, right=True).clamp_(max=logits.shape[-1] - 1)
-    return token, logits.gather(1, token) - top - total.log()
+    weights = (logits - top).exp_()  # [B, V]
+    whole = weights.shape[1] // BLOCK * BLOCK
+    sums = weights[:, :whole].unflatten(1, (-1, BLOCK)).sum(dim=-1)
+    if whole < weights.shape[1]:
+        sums = torch.cat([sums, weights[:, whole:].sum(dim=-1, keepdim=True)], dim=1)
+    ends = sums.double().cumsum(dim=-1)  # [B, blocks]
+    total = ends[:, -1:]
+    target = uniforms.double()[:, None] * total
+    block = torch.searchsorted(ends, target, right=True).clamp_(max=ends.shape[1] - 1)  # [B, 1]
+    begin = ends.gather(1, block) - sums.gather(1, block)
+    places = block * BLOCK + torch.arange(BLOCK, device=logits.device)  # [B, BLOCK]
+    inside = weights.gather(1, places.clamp(max=weights.shape[1] - 1)).double()
+    inside = inside.masked_fill_(places >= weights.shape[1], 0.0).cumsum(dim=-1)
+    # a target past the last sum by rounding takes the last token that has any weight
+    rest = torch.minimum(target - begin, inside[:, -1:] * (1 - 1e-12))
+    token = places.gather(1, torch.searchsorted(inside, rest, right=True).clamp_(max=BLOCK - 1))
+    log_prob = logits.gather(1, token) - top - total.log().float()
+    return token.squeeze(1), log_prob.squeeze(1)
 
 
 def _nucleus(logits: Tensor, top_p: float) -> Tensor:
     """[B, V] logits with all but the most likely tokens, which together hold `top_p`, at minus infinity."""
     ordered, places = logits.sort(dim=-1, descending=True)
-    before = ordered.softmax(dim=-1).cumsum(dim=-1) - ordered.softmax(dim=-1)  # mass of the likelier ones
+    chances = ordered.softmax(dim=-1)
+    before = chances.cumsum(dim=-1) - chances  # mass of the likelier ones
     ordered = ordered.masked_fill(before >= top_p, -torch.inf)
     return torch.empty_like(logits).scatter_(-1, places, ordered)
-
-
-def _forward(network: Network, ids: Tensor, mask: Tensor, cache: Any) -> Tensor:
-    """[B, D] the state after the last of the given ids. Positions come from the mask, so padding shifts nothing."""
-    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-    padded = not bool(mask.all())
-    hidden = network.body(
-        input_ids=ids,
-        attention_mask=mask if padded else None,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-    ).last_hidden_state
-    return hidden[:, -1]
-
-
-def _pad_left(prompts: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    longest = max(len(prompt) for prompt in prompts)
-    ids = torch.tensor([[0] * (longest - len(p)) + p for p in prompts], device=device)
-    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
-    return ids, mask
-
-
-@contextmanager
-def _rollout_attention(body: Any) -> Any:
-    """Use the attention of `plaudit.models.attention` while sampling; families without it keep their own."""
-    before = body.config._attn_implementation
-    if before != "sdpa":
-        yield
-        return
-    body.config._attn_implementation = attention.NAME
-    try:
-        yield
-    finally:
-        body.config._attn_implementation = before

@@ -1,8 +1,9 @@
-"""Batches by token budget: sequences of like length together, padded on the right.
+"""Batches by token budget, packed: the tokens of all sequences in one row, without padding.
 
-B sequences, L positions (the longest prompt and response), T response tokens (the longest response).
-Under causal attention a token never sees what stands to its right, so right padding needs no attention
-mask and its content cannot matter.
+B sequences of at most L tokens, N tokens altogether, T response tokens (the longest response). A prompt that
+several neighbouring sequences begin with stands in the row once, and is computed once.
+
+Attention alone works on rows of its own: A rows of at most Q queries, each of which sees at most S keys.
 """
 
 from __future__ import annotations
@@ -10,88 +11,193 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from plaudit.text.chat import TokenSequence
+
+
+@dataclass(frozen=True)
+class AttentionRows:
+    """Which tokens of a packed row attend to which: queries are the last tokens of a row, keys all of them.
+
+    A sequence by itself is one row. Sequences with a prompt in common are one row for the prompt, and one for each
+    response, whose keys are the prompt's tokens and its own.
+
+    queries, keys                [A, Q], [A, S]  places in the packed row; 0 past the end
+    query_lengths, key_lengths   [A]
+    owners                       [N]  where each token is among the A * Q queries
+    shared                       whether some token is a key of several rows
+    """
+
+    queries: Tensor
+    keys: Tensor
+    query_lengths: Tensor
+    key_lengths: Tensor
+    owners: Tensor
+    shared: bool
+
+    def allowed(self, window: int | None = None) -> Tensor:
+        """[A, Q, S] bool: keys that stand at or before the query, and within the sliding window where there is one."""
+        steps = torch.arange(self.queries.shape[1], device=self.queries.device)
+        at = (self.key_lengths - self.query_lengths)[:, None, None] + steps[:, None]  # [A, Q, 1] place in its row
+        key = torch.arange(self.keys.shape[1], device=self.queries.device)  # [S]
+        seen = key <= at
+        return seen if window is None else seen & (key > at - window)
 
 
 @dataclass(frozen=True)
 class TokenBatch:
     """Sequences on one device.
 
-    input_ids        [B, L]  prompt, response, padding
+    token_ids        [N]     the packed row
+    positions        [N]     of each token in its sequence
+    places           [B, L]  where each sequence's tokens are in the packed row, prompt then response; 0 past its end
     prompt_lengths   [B]     tokens
     response_lengths [B]     tokens
+    rows                     for attention
     """
 
-    input_ids: Tensor
+    token_ids: Tensor
+    positions: Tensor
+    places: Tensor
     prompt_lengths: Tensor
     response_lengths: Tensor
+    rows: AttentionRows
+
+    @property
+    def padded_ids(self) -> Tensor:
+        """[B, L] the sequences one below the other, anything past their ends.
+
+        Under causal attention a token never sees what stands to its right, so this needs no mask.
+        """
+        return self.token_ids[self.places]
 
     @property
     def response_mask(self) -> Tensor:
         """[B, T] bool: true on the response's tokens, its stop token included."""
-        steps = torch.arange(int(self.response_lengths.max()), device=self.input_ids.device)
+        steps = torch.arange(int(self.response_lengths.max()), device=self.token_ids.device)
         return steps < self.response_lengths[:, None]
 
     @property
     def predicting_positions(self) -> tuple[Tensor, Tensor]:
-        """([N], [N]) row and position of the states that predict each of the N response tokens, row by row.
+        """([M], [M]) sequence and position of the states that predict each of the M response tokens, in order.
 
         The state at position p-1 predicts the token at p.
         """
-        rows, steps = self.response_mask.nonzero(as_tuple=True)
-        return rows, self.prompt_lengths[rows] - 1 + steps
+        sequence, steps = self.response_mask.nonzero(as_tuple=True)
+        return sequence, self.prompt_lengths[sequence] - 1 + steps
 
     @property
     def response_ids(self) -> Tensor:
-        """[N] the response tokens, row by row."""
-        rows, positions = self.predicting_positions
-        return self.input_ids[rows, positions + 1]
+        """[M] the response tokens, sequence by sequence."""
+        sequence, positions = self.predicting_positions
+        return self.token_ids[self.places[sequence, positions + 1]]
 
     def to_grid(self, values: Tensor) -> Tensor:
-        """[N] values of response tokens -> [B, T], zero on padding."""
+        """[M] values of response tokens -> [B, T], zero on padding."""
         mask = self.response_mask
         return values.new_zeros(mask.shape).masked_scatter(mask, values)
 
 
-def collate(sequences: Sequence[TokenSequence], *, pad_id: int = 0, device: torch.device | str = "cpu") -> TokenBatch:
-    """Pad sequences on the right to one length."""
-    longest = max(len(sequence) for sequence in sequences)
-    ids = torch.full((len(sequences), longest), pad_id, dtype=torch.long)
-    for row, sequence in enumerate(sequences):
-        ids[row, : len(sequence)] = torch.tensor(sequence.prompt_ids + sequence.response_ids)
+def collate(sequences: Sequence[TokenSequence], *, device: torch.device | str = "cpu") -> TokenBatch:
+    """Pack sequences; neighbours with the same prompt share it."""
+    ids: list[int] = []
+    positions: list[int] = []
+    places: list[list[int]] = []
+    rows: list[tuple[list[int], list[int]]] = []  # (queries, keys)
+
+    def add(tokens: list[int], after: int) -> list[int]:
+        start = len(ids)
+        ids.extend(tokens)
+        positions.extend(range(after, after + len(tokens)))
+        return list(range(start, len(ids)))
+
+    for _, neighbours in groupby(sequences, key=lambda sequence: sequence.prompt_ids):
+        together = list(neighbours)
+        prompt = add(together[0].prompt_ids, 0)
+        if len(together) > 1:
+            rows.append((prompt, prompt))
+        for sequence in together:
+            response = add(sequence.response_ids, len(prompt))
+            places.append(prompt + response)
+            rows.append((response if len(together) > 1 else places[-1], places[-1]))
+    rows = [row for row in rows if row[0]]
+    width = max(len(queries) for queries, _ in rows)
+    owners = torch.empty(len(ids), dtype=torch.long)
+    for number, (queries, _) in enumerate(rows):
+        owners[queries] = torch.arange(number * width, number * width + len(queries))
+
+    def padded(lists: Sequence[list[int]]) -> Tensor:
+        return pad_sequence([torch.tensor(one) for one in lists], batch_first=True).to(device)
+
+    def count(lists: Sequence[list[int]]) -> Tensor:
+        return torch.tensor([len(one) for one in lists], device=device)
+
+    of_queries, of_keys = [q for q, _ in rows], [k for _, k in rows]
     return TokenBatch(
-        ids.to(device),
-        torch.tensor([len(s.prompt_ids) for s in sequences], device=device),
-        torch.tensor([len(s.response_ids) for s in sequences], device=device),
+        token_ids=torch.tensor(ids, device=device),
+        positions=torch.tensor(positions, device=device),
+        places=padded(places),
+        prompt_lengths=count([s.prompt_ids for s in sequences]),
+        response_lengths=count([s.response_ids for s in sequences]),
+        rows=AttentionRows(
+            queries=padded(of_queries),
+            keys=padded(of_keys),
+            query_lengths=count(of_queries),
+            key_lengths=count(of_keys),
+            owners=owners.to(device),
+            shared=len(rows) > len(sequences),
+        ),
     )
 
 
-def by_token_budget(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Split indices into groups of like length whose padded size (rows x longest) is within the budget.
+def by_token_budget(costs: Sequence[int], budget: int, *, lengths: Sequence[int] | None = None) -> list[list[int]]:
+    """Split indices into groups of like length whose costs sum to no more than the budget.
 
-    A single sequence over the budget gets a group of its own. Depends on the lengths alone.
+    costs    tokens that each adds to a batch
+    lengths  what "like length" is; the costs where not given
+
+    A single one over the budget gets a group of its own. Depends on the arguments alone.
     """
-    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    by = costs if lengths is None else lengths
     groups: list[list[int]] = []
-    for index in order:
-        # sorted ascending: the newcomer is the longest, and decides the padded length of the group
-        if groups and (len(groups[-1]) + 1) * lengths[index] <= budget:
+    spent = 0
+    for index in sorted(range(len(costs)), key=lambda i: (by[i], i)):
+        spent += costs[index]
+        if groups and spent <= budget:
             groups[-1].append(index)
         else:
             groups.append([index])
+            spent = costs[index]
     return groups
+
+
+def packed_size(sequences: Sequence[TokenSequence]) -> int:
+    """Tokens that sequences with one prompt take in a batch."""
+    return len(sequences[0].prompt_ids) + sum(len(sequence.response_ids) for sequence in sequences)
 
 
 def micro_batches(
     sequences: Sequence[TokenSequence], budget: int, device: torch.device | str
 ) -> Iterator[tuple[list[int], TokenBatch]]:
-    """(indices, batch) groups of like length within a token budget. Every sequence exactly once."""
-    for group in by_token_budget([len(sequence) for sequence in sequences], budget):
-        yield group, collate([sequences[i] for i in group], device=device)
+    """(indices, batch) within a token budget, those of a prompt together if they fit. Every sequence exactly once."""
+    by_prompt: dict[tuple[int, ...], list[int]] = {}
+    for index, sequence in enumerate(sequences):
+        by_prompt.setdefault(tuple(sequence.prompt_ids), []).append(index)
+    pieces: list[list[int]] = []
+    for prompt, indices in by_prompt.items():
+        room = max(0, budget - len(prompt))
+        split = by_token_budget([len(sequences[i].response_ids) for i in indices], room)
+        pieces += [[indices[i] for i in part] for part in split]
+    costs = [packed_size([sequences[i] for i in piece]) for piece in pieces]
+    lengths = [max(len(sequences[i]) for i in piece) for piece in pieces]
+    for group in by_token_budget(costs, budget, lengths=lengths):
+        chosen = [i for number in group for i in pieces[number]]
+        yield chosen, collate([sequences[i] for i in chosen], device=device)
 
 
 def shuffled_batches(count: int, size: int, *, seed: str) -> list[list[int]]:

@@ -16,7 +16,7 @@ from plaudit.models.loading import LoadedModel
 from plaudit.progress import say
 from plaudit.records import Comparison, Label, Response
 from plaudit.store.database import snapshot
-from plaudit.text.batches import by_token_budget
+from plaudit.text.batches import by_token_budget, packed_size
 from plaudit.text.chat import TokenSequence
 from plaudit.workspace import Run, Workspace
 
@@ -154,8 +154,8 @@ def fits(sequence: TokenSequence, model: LoadedModel, most_tokens: int) -> bool:
 
 def prompt_groups(batch: Sequence[JudgedPrompt], budget: int) -> list[list[JudgedPrompt]]:
     """Groups of whole prompts, since a judgment needs both of its responses in one graph."""
-    sizes = [max(len(p.sequences) for p in batch) * p.longest for p in batch]
-    return [[batch[i] for i in group] for group in by_token_budget(sizes, budget)]
+    costs, lengths = [packed_size(p.sequences) for p in batch], [p.longest for p in batch]
+    return [[batch[i] for i in group] for group in by_token_budget(costs, budget, lengths=lengths)]
 
 
 def side_by_side(group: Sequence[JudgedPrompt], device: torch.device | str) -> tuple[Tensor, Tensor, Tensor, Tensor]:

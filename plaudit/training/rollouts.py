@@ -17,7 +17,7 @@ from plaudit.config import Config
 from plaudit.objectives import k1, kl_penalised_rewards, masked_mean
 from plaudit.sampling.episodes import Episode
 from plaudit.scoring.scorers import Scorer
-from plaudit.text.batches import TokenBatch, by_token_budget, collate, micro_batches, shuffled_batches
+from plaudit.text.batches import TokenBatch, by_token_budget, collate, micro_batches, packed_size, shuffled_batches
 from plaudit.text.chat import TokenSequence
 from plaudit.training.actors import Actors
 
@@ -53,8 +53,9 @@ class Batching:
                 yield [rows[i] for i in indices], batch
             return
         groups = [rows[start : start + self.group_size] for start in range(0, len(rows), self.group_size)]
-        sizes = [self.group_size * max(len(sequences[i]) for i in group) for group in groups]
-        for picked in by_token_budget(sizes, budget):
+        costs = [packed_size([sequences[i] for i in group]) for group in groups]
+        lengths = [max(len(sequences[i]) for i in group) for group in groups]
+        for picked in by_token_budget(costs, budget, lengths=lengths):
             indices = [i for number in picked for i in groups[number]]
             yield indices, collate([sequences[i] for i in indices], device=self.device)
 

@@ -110,7 +110,7 @@ def _accumulate(
     by_row[rows] = response_weights(lengths, algorithm.reduction, longest=longest)
     found, largest = _Totals(), 0.0
     for indices, batch in batching.micro(rollouts.sequences, rows):
-        cut = _Cut(indices, int(batch.response_lengths.max()), batch.input_ids.device)
+        cut = _Cut(indices, int(batch.response_lengths.max()), batch.token_ids.device)
         mask = cut(rollouts.mask)
         weights = by_row[indices].to(mask.device, torch.float32)  # [b]
 

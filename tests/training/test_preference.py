@@ -217,7 +217,7 @@ def test_mismatched_pairs_fit_the_context():
 
     def log_probs(batch):
         seen.extend((batch.prompt_lengths + batch.response_lengths).tolist())
-        return torch.zeros(len(batch.input_ids), 1), None
+        return torch.zeros(len(batch.places), 1), None
 
     network = SimpleNamespace(log_probs=log_probs, device="cpu")
     items = [

@@ -311,7 +311,7 @@ def test_a_policy_from_preferences_is_evaluated_and_reported_like_any_other(fini
 @pytest.mark.parametrize("algorithm", ["rloo", "rejection", "ppo-lagrangian"])
 def test_the_report_shows_what_an_algorithm_has_and_nothing_it_cannot_have(finished, algorithm):
     changes = [f"rl.algorithm={algorithm}", "rl.samples_per_prompt=2", "rl.policy=sft-001", "rl.reward=reward-001"]
-    changes += ["rl.lagrangian.cost=reward-001", "rl.rejection.rounds=1", "rl.rejection.samples_per_prompt=2"]
+    changes += ["rl.lagrangian.cost=reward-001", "rl.rejection.rounds=1", "rl.rejection.samples_per_prompt=8"]
     run = plaudit.rl(finished, finished.config(overrides=changes))
     evaluation = plaudit.evaluate(finished, finished.config(overrides=[f"evaluate.policy={run.name}"]))
     page = plaudit.report(finished, evaluation).read_text()

@@ -1,0 +1,216 @@
+"""How a body goes from tokens to states while sampling: one prefill a prompt, then one token a row at a time.
+
+B rows being sampled, P the longest prompt, C columns of the cache, G key heads of width d, D hidden width.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import Cache, DynamicLayer
+
+from plaudit.models.attention import CacheRows, PackedRows
+from plaudit.models.network import Network
+from plaudit.text.batches import collate
+from plaudit.text.chat import TokenSequence
+
+SPARE_COLUMNS = 32
+"""Of the cache beyond the longest possible row; when they are used up, what is still needed moves to the front."""
+
+
+class Decoder(Protocol):
+    """Rows that grow by a token a step."""
+
+    joins: bool
+    """Whether prompts can enter while other rows are running."""
+
+    def start(self, prompts: Sequence[list[int]], copies: Sequence[int], rows: Tensor) -> Tensor:
+        """[n, D] the states after each prompt, once for each of its copies, which go to these n rows."""
+        ...
+
+    def step(self, tokens: Tensor, running: Tensor) -> Tensor:
+        """[B, D] the states after one more token of each row.
+
+        tokens   [B]
+        running  [B] bool; what the others give is of no use
+        """
+        ...
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows alone, renumbered from 0."""
+        ...
+
+
+def make_decoder(network: Network, rows: int, longest_prompt: int, max_new_tokens: int) -> Decoder:
+    """The fast one where the body takes packed batches."""
+    if network.packs:
+        return SlotDecoder(network, rows, longest_prompt, max_new_tokens)
+    return PaddedDecoder(network)
+
+
+class SlotDecoder:
+    """A cache of fixed size whose rows are filled, left and filled again.
+
+    All rows write the same column at a step. A row that enters has its prompt in the columns just before, whatever the
+    others have there: where its own begin is all that its attention needs to know.
+    """
+
+    joins = True
+
+    def __init__(self, network: Network, rows: int, longest_prompt: int, max_new_tokens: int):
+        self.network = network
+        self.longest_prompt = longest_prompt
+        self.columns = longest_prompt + max_new_tokens + SPARE_COLUMNS
+        self.column = longest_prompt  # the next to be written
+        self.starts = torch.zeros(0, dtype=torch.long, device=network.device)  # [B] first column of each row
+        config: Any = network.body.config
+        self.layers = [_Slots(self, rows) for _ in range(config.get_text_config().num_hidden_layers)]
+        self.cache: Any = Cache(layers=list(self.layers))
+        self.first = 0  # the first column that a running row still needs
+        self.targets: tuple[Tensor, Tensor, Tensor] | None = None  # of a prefill: (rows, columns, packed places)
+
+    def start(self, prompts: Sequence[list[int]], copies: Sequence[int], rows: Tensor) -> Tensor:
+        """[n, D]. Prompts are packed, and computed once for all copies."""
+        device = self.network.device
+        batch = collate([TokenSequence(prompt, []) for prompt in prompts], device=device)
+        which = torch.repeat_interleave(torch.arange(len(prompts)), torch.tensor(copies)).to(device)  # [n]
+        lengths = batch.prompt_lengths[which]
+        if int(rows.max()) >= len(self.starts):
+            more = int(rows.max()) + 1 - len(self.starts)
+            self.starts = torch.cat([self.starts, self.starts.new_full((more,), self.column)])
+        self.starts[rows] = self.column - lengths
+        row, step = (torch.arange(batch.places.shape[1], device=device) < lengths[:, None]).nonzero(as_tuple=True)
+        self.targets = (rows[row], self.starts[rows[row]] + step, batch.places[which[row], step])
+        hidden = self._forward(batch.token_ids[None], batch.positions[None], PackedRows(batch.rows))[0]  # [N, D]
+        self.targets = None
+        return hidden[batch.places[which, lengths - 1]]
+
+    def step(self, tokens: Tensor, running: Tensor) -> Tensor:
+        """[B, D]."""
+        self.starts = torch.where(running, self.starts, self.column)  # a row that is done looks at itself alone
+        self.first = int(self.starts.min())
+        if self.column == self.columns:
+            self._move_to_front()
+        seen = torch.arange(self.first, self.column + 1, device=tokens.device) >= self.starts[:, None]  # [B, S]
+        bias = None
+        if not bool(seen.all()):
+            bias = torch.zeros(seen.shape, device=tokens.device)
+            bias.masked_fill_(~seen, torch.finfo(torch.float32).min)
+        positions = (self.column - self.starts)[:, None]
+        hidden = self._forward(tokens[:, None], positions, CacheRows(None if bias is None else bias[:, None, None]))
+        self.column += 1
+        return hidden[:, 0]
+
+    def keep(self, rows: Tensor) -> None:
+        """Copy them together."""
+        self.starts = self.starts[rows]
+        for layer in self.layers:
+            layer.move(rows, slice(self.first, self.column), self.first)
+
+    def _forward(self, ids: Tensor, positions: Tensor, layout: Any) -> Tensor:
+        return self.network.body(
+            input_ids=ids, position_ids=positions, past_key_values=self.cache, layout=layout, use_cache=True
+        ).last_hidden_state
+
+    def _move_to_front(self) -> None:
+        by = min(self.first, self.column - self.longest_prompt)  # a prompt yet to come needs its columns
+        for layer in self.layers:
+            layer.move(slice(0, len(self.starts)), slice(self.first, self.column), self.first - by)
+        self.column -= by
+        self.first -= by
+        self.starts -= by
+
+
+class _Slots(DynamicLayer):  # type: ignore[misc]
+    """One layer's keys and values, [rows, G, C, d] each, allotted once."""
+
+    def __init__(self, owner: SlotDecoder, rows: int):
+        super().__init__()
+        self.owner = owner
+        self.rows = rows
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Take in new keys and values; returns those that the tokens at hand may attend to."""
+        owner = self.owner
+        if self.keys is None or self.values is None:
+            # Zeros, for what is masked is still multiplied, and 0 times what memory held before may be no number.
+            shape = (self.rows, key_states.shape[1], owner.columns)
+            self.keys = key_states.new_zeros(*shape, key_states.shape[3])
+            self.values = value_states.new_zeros(*shape, value_states.shape[3])
+            self.is_initialized = True
+        if owner.targets is not None:
+            rows, columns, places = owner.targets
+            self.keys[rows, :, columns] = key_states[0].transpose(0, 1)[places]
+            self.values[rows, :, columns] = value_states[0].transpose(0, 1)[places]
+            return key_states, value_states
+        count, column = len(key_states), owner.column
+        self.keys[:count, :, column] = key_states[:, :, 0]
+        self.values[:count, :, column] = value_states[:, :, 0]
+        seen = slice(owner.first, column + 1)
+        return self.keys[:count, :, seen], self.values[:count, :, seen]
+
+    def move(self, rows: Tensor | slice, columns: slice, to: int) -> None:
+        """Copy these rows' columns to the first rows, from column `to` on."""
+        for store in (self.keys, self.values):
+            assert store is not None
+            moved = store[rows, :, columns].clone()
+            store[: len(moved), :, to : to + moved.shape[2]] = moved
+
+    def get_seq_length(self) -> int:
+        """Positions are always given, so nothing may be counted from this."""
+        return 0
+
+
+class PaddedDecoder:
+    """For families that take no packed batches: prompts padded on the left, a cache that grows."""
+
+    joins = False
+
+    def __init__(self, network: Network):
+        self.network = network
+        self.cache: Any = None
+        self.mask = torch.zeros(0, 0)
+        self.takes_positions = "position_ids" in inspect.signature(network.body.forward).parameters
+
+    def start(self, prompts: Sequence[list[int]], copies: Sequence[int], rows: Tensor) -> Tensor:
+        """[n, D]; the rows are always 0 to n - 1."""
+        device = self.network.device
+        longest = max(len(prompt) for prompt in prompts)
+        ids = torch.tensor([[0] * (longest - len(p)) + p for p in prompts], device=device)
+        mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
+        self.cache = DynamicCache(config=self.network.body.config)
+        states = self._forward(ids, mask)
+        which = torch.repeat_interleave(torch.arange(len(prompts)), torch.tensor(copies)).to(device)
+        self.cache.batch_select_indices(which)
+        self.mask = mask[which]
+        return states[which]
+
+    def step(self, tokens: Tensor, running: Tensor) -> Tensor:
+        """[B, D]."""
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
+        return self._forward(tokens[:, None], self.mask)
+
+    def keep(self, rows: Tensor) -> None:
+        """Leave the others out."""
+        self.cache.batch_select_indices(rows)
+        self.mask = self.mask[rows]
+
+    def _forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """[B, D] the state after the last of the given ids. Positions come from the mask, so padding shifts nothing."""
+        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        given = {"position_ids": positions} if self.takes_positions else {}
+        hidden = self.network.body(
+            input_ids=ids,
+            attention_mask=None if bool(mask.all()) else mask,
+            past_key_values=self.cache,
+            use_cache=True,
+            **given,
+        ).last_hidden_state
+        return hidden[:, -1]
