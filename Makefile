@@ -2,7 +2,8 @@
 # make test         the tests
 # make check        style and types
 # make test-slow    the tests that take minutes
-# make clean        remove the virtual environment and caches
+# make bench        speed against TRL, in an environment of its own (about half an hour; run nothing beside it)
+# make clean        remove the virtual environments and caches
 #
 # PYTHON=python3.12        another interpreter (3.11 to 3.13)
 # TORCH_INDEX=ADDRESS      the package index to take PyTorch from, for a CPU-only or a particular CUDA build;
@@ -17,7 +18,7 @@ TORCH_INDEX ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test test-slow check clean install install-dev
+.PHONY: quickstart test test-slow check bench clean install install-dev
 
 quickstart: install
 	$(BIN)/plaudit quickstart --workspace $(WORKSPACE) --seed $(SEED)
@@ -32,6 +33,15 @@ check: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: install-dev benchmarks/peers/trl/.installed
+	$(BIN)/python benchmarks/speed/run.py --peer benchmarks/peers/trl/bin/python
+
+benchmarks/peers/trl/.installed: benchmarks/peers/trl.txt
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers/trl.txt
+	@touch $@
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -51,4 +61,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) benchmarks/peers/trl .pytest_cache .mypy_cache .ruff_cache .hypothesis

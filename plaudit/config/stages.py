@@ -37,7 +37,7 @@ class ModelSettings(Section):
     stop_strings: list[str] = Field(default=[])
     """An answer also ends, and counts as finished, where one of these appears in its text; they are cut off."""
     tokens_per_micro_batch: Positive = 2048
-    """Tokens, padding included, in one forward pass: bounds memory, never changes a result."""
+    """Tokens in one forward pass, a shared prompt counted once: bounds memory, never changes a result."""
 
 
 class DataSettings(Section):

@@ -1,0 +1,143 @@
+"""One job of Plaudit's, a repetition at a time: python ours.py JOB MODEL_FOLDER."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from data import answers, prompts
+from turns import Turns
+
+import plaudit
+from plaudit.config import Config, LoraSettings, ModelSettings, OptimiserSettings, PreferSettings, resolve
+from plaudit.models.loading import load_causal, reward_from_causal
+from plaudit.models.network import make_trainable
+from plaudit.objectives import bradley_terry
+from plaudit.sampling.in_process import sample
+from plaudit.text.batches import collate
+from plaudit.text.chat import TokenSequence
+from plaudit.training.comparisons import JudgedPrompt, prompt_groups
+from plaudit.training.preference_parts import Learner, parts_of_a_step
+from plaudit.training.step import Optimiser
+from plaudit.training.supervised import likelihood_step
+
+turns = Turns()
+job, folder = sys.argv[1:3]
+kind, _, variant = job.partition(":")
+LORA = LoraSettings(rank=16, alpha=32, targets="attention")
+lora = LORA if "lora" in variant or kind in ("generate", "rloo") else None
+settings = ModelSettings(name=folder, lora=lora, system_prompt="")
+RATE = OptimiserSettings(learning_rate=1e-6)
+BATCH = 8
+BUDGET = settings.tokens_per_micro_batch
+
+
+def encoded(count: int, seed: int) -> list[TokenSequence]:
+    """Prompt and answer of each."""
+    form = model.format
+    return [
+        TokenSequence(form.encode_prompt([{"role": "user", "content": p}]), form.encode_response(a))
+        for p, a in zip(prompts(count), answers(count, seed=seed), strict=True)
+    ]
+
+
+if kind != "rloo":
+    model = load_causal(folder, settings)
+
+if kind == "sft":
+    policy = make_trainable(model.network, lora, role="policy", seed=0)
+    optimiser = Optimiser(policy, RATE, 1000)
+    rows = encoded(BATCH * 8, 0)
+    turns.say(tokens=sum(map(len, rows)) / 8)
+    step = 0
+    while True:
+        turns.next()
+        at = step % 8 * BATCH
+        likelihood_step(policy, optimiser, rows[at : at + BATCH], budget=BUDGET)
+        step += 1
+
+if kind == "reward":
+    scorer = make_trainable(reward_from_causal(model, seed=0).network, lora, role="reward", seed=0, train_head=True)
+    optimiser = Optimiser(scorer, RATE, 1000)
+    chosen, rejected = encoded(BATCH * 8, 0), encoded(BATCH * 8, 1)
+    turns.say(tokens=sum(map(len, [*chosen, *rejected])) / 8)
+    step = 0
+    while True:
+        turns.next()
+        at = step % 8 * BATCH
+        batch = [
+            JudgedPrompt(str(i), ["a", "b"], [chosen[i], rejected[i]], [(0, 1, 1.0)], []) for i in range(at, at + BATCH)
+        ]
+        for group in prompt_groups(batch, BUDGET):
+            scores = scorer.scores(collate([s for prompt in group for s in prompt.sequences]))
+            (bradley_terry(scores[::2], scores[1::2], scores.new_ones(len(group))).sum() / BATCH).backward()
+        optimiser.step()
+        step += 1
+
+if kind == "dpo":
+    policy = make_trainable(model.network, lora, role="policy", seed=0)
+    optimiser = Optimiser(policy, RATE, 1000)
+    chosen, rejected = encoded(BATCH * 8, 0), encoded(BATCH * 8, 1)
+    turns.say(tokens=sum(map(len, [*chosen, *rejected])) / 8)
+    known: dict[str, float] = {f"{side}{i}": -100.0 for side in "cr" for i in range(BATCH * 8)}
+    learner = Learner(policy, model.network, known, PreferSettings(), BUDGET, model.context_length)
+    step = 0
+    while True:
+        turns.next()
+        at = step % 8 * BATCH
+        batch = [
+            JudgedPrompt(str(i), [f"c{i}", f"r{i}"], [chosen[i], rejected[i]], [(0, 1, 1.0)], [])
+            for i in range(at, at + BATCH)
+        ]
+        for part in parts_of_a_step(learner, batch):
+            part.loss.backward()
+        optimiser.step()
+        step += 1
+
+if kind == "generate":
+    rows_at_once = int(variant)
+    ids = [s.prompt_ids for s in encoded(max(4, 2 * rows_at_once), 0)]
+    seed = 0
+    while True:
+        turns.next()
+        drawn = sample(
+            model.network, ids, stops=model.format.stops, max_new_tokens=128, seed=seed, temperature=0.8,
+            sequences_per_batch=rows_at_once,
+        )  # fmt: skip
+        turns.say(tokens=sum(len(c.token_ids) for group in drawn for c in group))
+        seed += 1
+
+if kind == "rloo":
+    home = Path(tempfile.mkdtemp())
+    (home / "shorter.py").write_text(
+        "def shorter(prompts, responses):\n    return [-len(r) / 100 for r in responses]\n"
+    )
+    config: Config = resolve(
+        overrides=[
+            f"model.name={folder}", "model.system_prompt=''", "model.lora={rank: 16, alpha: 32, targets: attention}",
+            "rl.algorithm=rloo", f"rl.policy={folder}", f"rl.reward=function:{home / 'shorter.py'}:shorter",
+            "rl.prompts_per_step=8", "rl.samples_per_prompt=4", "rl.max_new_tokens=128", "rl.temperature=0.8",
+            "rl.minibatches=1", "rl.epochs=1", "rl.kl_coefficient=0.05", "rl.steps=1000", "rl.save_every=1000",
+            "rl.optimiser.learning_rate=1e-6", "data.held_out_share=0",
+        ]
+    )  # fmt: skip
+    workspace = plaudit.init(home / "w", config=config)
+    lines = "".join(json.dumps({"prompt": p}) + "\n" for p in prompts(256))
+    (home / "prompts.jsonl").write_text(lines)
+    plaudit.import_file(workspace.store, home / "prompts.jsonl", kind="prompts", held_out_share=0.0)
+    import plaudit.training.online as online
+
+    plain = online.play
+
+    def play(*arguments, **options):  # type: ignore[no-untyped-def]
+        """A step begins with its rollouts."""
+        turns.next()
+        episodes = plain(*arguments, **options)
+        turns.say(tokens=sum(len(e.token_ids) for e in episodes))
+        return episodes
+
+    online.play = play
+    plaudit.rl(workspace, config)

@@ -1,0 +1,144 @@
+"""One job of TRL's, a repetition at a time: python peer.py JOB MODEL_FOLDER."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+import torch
+from data import answers, prompts
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
+from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, RLOOConfig, RLOOTrainer, SFTConfig, SFTTrainer
+from turns import Turns
+
+turns = Turns()
+job, folder = sys.argv[1:3]
+kind, _, variant = job.partition(":")
+tokenizer = AutoTokenizer.from_pretrained(folder)
+BATCH = 8
+COMMON = {
+    "output_dir": tempfile.mkdtemp(), "per_device_train_batch_size": BATCH, "learning_rate": 1e-6, "max_steps": 1000,
+    "use_cpu": not torch.cuda.is_available(), "bf16": True, "gradient_checkpointing": False, "report_to": "none",
+    "save_strategy": "no", "disable_tqdm": True, "logging_strategy": "no",
+}  # fmt: skip
+lora = (
+    LoraConfig(r=16, lora_alpha=32, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"])
+    if "lora" in variant or kind == "rloo"
+    else None
+)
+
+
+class Repetition(TrainerCallback):
+    """A step of the trainer."""
+
+    def on_step_begin(self, *_, **__):
+        """Begins when it is our turn."""
+        turns.next()
+
+
+def templated(prompt: str) -> str:
+    """As Plaudit frames it with an empty system message."""
+    messages = [{"role": "system", "content": ""}, {"role": "user", "content": prompt}]
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def count(texts: list[str]) -> int:
+    """Tokens."""
+    return sum(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
+
+
+questions = [templated(p) for p in prompts(BATCH * 8)]
+chosen, rejected = answers(BATCH * 8, seed=0), answers(BATCH * 8, seed=1)
+weights = {"dtype": torch.bfloat16 if lora or "pure" in variant else torch.float32}
+
+if kind == "sft":
+    model = AutoModelForCausalLM.from_pretrained(folder, **weights)
+    rows = Dataset.from_dict({"prompt": questions, "completion": chosen})
+    turns.say(tokens=count([q + a for q, a in zip(questions, chosen, strict=True)]) / 8)
+    trainer = SFTTrainer(
+        model, args=SFTConfig(**COMMON, max_length=None, loss_type="chunked_nll" if "chunk" in variant else "nll"),
+        train_dataset=rows, processing_class=tokenizer, peft_config=lora, callbacks=[Repetition()],
+    )  # fmt: skip
+    trainer.train()
+
+if kind == "reward":
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, **weights)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    sides = {
+        "chosen": [q + a for q, a in zip(questions, chosen, strict=True)],
+        "rejected": [q + a for q, a in zip(questions, rejected, strict=True)],
+    }
+    turns.say(tokens=count([*sides["chosen"], *sides["rejected"]]) / 8)
+    trainer = RewardTrainer(
+        model, args=RewardConfig(**COMMON, max_length=None), train_dataset=Dataset.from_dict(sides),
+        processing_class=tokenizer, peft_config=lora, callbacks=[Repetition()],
+    )  # fmt: skip
+    trainer.train()
+
+if kind == "dpo":
+    model = AutoModelForCausalLM.from_pretrained(folder, **weights)
+    rows = Dataset.from_dict({"prompt": questions, "chosen": chosen, "rejected": rejected})
+    both = [q + a for q, a in zip(questions, chosen, strict=True)] + [
+        q + a for q, a in zip(questions, rejected, strict=True)
+    ]
+    turns.say(tokens=count(both) / 8)
+    trainer = DPOTrainer(
+        model, args=DPOConfig(**COMMON, max_length=None, precompute_ref_log_probs=True), train_dataset=rows,
+        processing_class=tokenizer, peft_config=lora, callbacks=[Repetition()],
+    )  # fmt: skip
+    trainer.train()
+
+if kind == "generate":
+    rows_at_once = int(variant)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    tokenizer.padding_side = "left"
+    texts = [templated(p) for p in prompts(max(4, 2 * rows_at_once))]
+    texts.sort(key=len)
+    torch.manual_seed(0)
+    while True:
+        turns.next()
+        tokens = 0
+        for start in range(0, len(texts), rows_at_once):
+            batch = tokenizer(
+                texts[start : start + rows_at_once], return_tensors="pt", padding=True, add_special_tokens=False
+            )
+            with torch.no_grad():
+                out = model.generate(
+                    **batch, do_sample=True, temperature=0.8, top_k=0, top_p=1.0, max_new_tokens=128,
+                    pad_token_id=tokenizer.pad_token_id,
+                )  # fmt: skip
+            new = out[:, batch["input_ids"].shape[1] :]
+            ends = (new == tokenizer.eos_token_id).int()
+            tokens += int(((ends.cumsum(1) - ends) == 0).sum())
+        turns.say(tokens=tokens)
+
+if kind == "rloo":
+
+    def shorter(completions, **_):
+        """A reward."""
+        return [-len(c) / 100 for c in completions]
+
+    args = RLOOConfig(
+        **{**COMMON, "per_device_train_batch_size": 32}, num_generations=4, max_completion_length=128, temperature=0.8,
+        beta=0.05,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_pretrained(folder, **weights)
+    asked = Dataset.from_dict({"prompt": [templated(p) for p in prompts(256)]})
+    trainer = RLOOTrainer(
+        model, reward_funcs=shorter, args=args, train_dataset=asked,
+        processing_class=tokenizer, peft_config=lora, callbacks=[Repetition()],
+    )  # fmt: skip
+    plain = trainer._generate
+
+    def generate(*arguments, **options):
+        """Count what is generated."""
+        found = plain(*arguments, **options)
+        turns.say(tokens=sum(len(ids) for ids in found[1]))
+        return found
+
+    trainer._generate = generate
+    trainer.train()

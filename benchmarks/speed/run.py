@@ -1,0 +1,216 @@
+"""Plaudit against a peer, job by job, turn by turn on one machine; and against what the machine can do.
+
+    make bench        (or: python benchmarks/speed/run.py --peer PYTHON_OF_THE_PEER)
+
+Both programs of a job are started and warmed up, and then take turns: one repetition each, while the other waits. What
+is compared is the median. Run nothing beside it. Writes speed.json, speed.md and speed.png beside this file's parent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+JOBS = {
+    "sft": "SFT, all weights",
+    "sft:lora": "SFT, LoRA",
+    "reward": "Reward model, all weights",
+    "reward:lora": "Reward model, LoRA",
+    "dpo": "DPO, all weights",
+    "dpo:lora": "DPO, LoRA",
+    "rloo": "RLOO step, LoRA, 32 samples",
+    "generate:1": "Sampling, 1 row",
+    "generate:32": "Sampling, 32 rows",
+    "generate:128": "Sampling, 128 rows",
+}
+
+
+class Worker:
+    """One program at one job."""
+
+    def __init__(self, python: str, script: str, job: str, model: str):
+        self.process = subprocess.Popen(
+            [python, str(HERE / script), job, model], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+        self.seconds: list[float] = []
+        self.tokens: list[float] = []
+        self.peak_memory_gb = 0.0
+
+    def read_until(self, wanted: str) -> None:
+        """Take in what it says until that comes."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            facts = json.loads(line)
+            if "seconds" in facts:
+                self.seconds.append(facts["seconds"])
+            if "tokens" in facts:
+                self.tokens.append(facts["tokens"])
+            self.peak_memory_gb = facts.get("peak_memory_gb", self.peak_memory_gb)
+            if wanted in facts:
+                return
+        raise SystemExit(f"a worker stopped; run it by hand: {self.process.args}")
+
+    def tell(self, word: str) -> None:
+        """Its turn, or its end."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(word + "\n")
+        self.process.stdin.flush()
+
+    def result(self) -> dict[str, Any]:
+        """Medians. A trainer's tokens a step are told once, a sampler's after each repetition, warm-up included."""
+        varying = len(self.tokens) > 1
+        rates = [
+            tokens / seconds
+            for tokens, seconds in zip(
+                self.tokens[-len(self.seconds) :] if varying else self.tokens * len(self.seconds),
+                self.seconds, strict=False,
+            )
+        ]  # fmt: skip
+        return {
+            "tokens_a_second": round(statistics.median(rates), 1),
+            "seconds": round(statistics.median(self.seconds), 3),
+            "repetitions": len(self.seconds),
+            "spread": round(max(self.seconds) / min(self.seconds), 2),
+            "peak_memory_gb": round(self.peak_memory_gb, 2),
+        }
+
+
+def compare(job: str, peer: str, model: str, repetitions: int) -> dict[str, Any]:
+    """Both programs, in turn."""
+    workers = []
+    for python, script in ((sys.executable, "ours.py"), (peer, "peer.py")):
+        workers.append(Worker(python, script, job, model))
+        workers[-1].read_until("ready")  # one after the other, so that neither warms up beside the other
+    for _ in range(repetitions):
+        for worker in workers:
+            worker.tell("go")
+            worker.read_until("seconds")
+    for worker in workers:
+        worker.tell("stop")
+        worker.read_until("peak_memory_gb")
+        worker.process.wait()
+    ours, theirs = (worker.result() for worker in workers)
+    return {"ours": ours, "peer": theirs, "ratio": round(ours["tokens_a_second"] / theirs["tokens_a_second"], 2)}
+
+
+def limits() -> dict[str, float]:
+    """What this machine can do: bfloat16 matrix products, and copying memory."""
+    import torch
+
+    def best(work: Any, times: int) -> float:
+        work()
+        seconds = []
+        for _ in range(times):
+            start = time.perf_counter()
+            work()
+            seconds.append(time.perf_counter() - start)
+        return min(seconds)
+
+    square = torch.randn(2048, 2048).bfloat16()
+    source = torch.randn(1 << 26)
+    target = torch.empty_like(source)
+    return {
+        "matmul_gflops": round(2 * 2048**3 / best(lambda: square @ square, 10) / 1e9),
+        "memory_gb_a_second": round(2 * 4 * len(source) / best(lambda: target.copy_(source), 6) / 1e9, 1),
+    }
+
+
+def share_of_limit(
+    job: str, tokens_a_second: float, machine: dict[str, float], body: float, head: float
+) -> float | None:
+    """Useful operations a second over the matmul peak; in decoding over the tighter of that and reading the weights.
+
+    body, head  weights. Every token goes through the body, and in training through the head too (which counts a little
+                more than is needed: only answers' tokens are). None where a step mixes kinds of work.
+    """
+    peak = machine["matmul_gflops"] * 1e9
+    kind, _, variant = job.partition(":")
+    if kind == "generate":
+        compute = peak / (2 * (body + head))
+        memory = int(variant) * machine["memory_gb_a_second"] * 1e9 / (2 * (body + head))
+        return tokens_a_second / min(compute, memory)
+    if kind == "rloo":
+        return None
+    passes = 4 if variant == "lora" else 6  # a frozen weight has no gradient of its own
+    return tokens_a_second * passes * (body + (0 if kind == "reward" else head)) / peak
+
+
+def table(results: dict[str, Any]) -> str:
+    """Markdown."""
+    lines = [
+        "| | ours, tokens/s | TRL, tokens/s | ratio | ours, share of the limit | ours, memory GB | TRL, memory GB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for job, row in results["jobs"].items():
+        ours, theirs, share = row["ours"], row["peer"], row["share_of_limit"]
+        lines.append(
+            f"| {JOBS[job]} | {ours['tokens_a_second']:.0f} | {theirs['tokens_a_second']:.0f} | "
+            f"**{row['ratio']:.2f}** | "
+            + (f"{100 * share:.0f} %" if share else "")
+            + f" | {ours['peak_memory_gb']:.1f} | {theirs['peak_memory_gb']:.1f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Ratios as bars."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    jobs = list(results["jobs"])[::-1]
+    figure, axes = plt.subplots(figsize=(8, 0.45 * len(jobs) + 1.2), layout="constrained")
+    ratios = [results["jobs"][job]["ratio"] for job in jobs]
+    bars = axes.barh([JOBS[job] for job in jobs], ratios, color="#1f6f8b")
+    axes.bar_label(bars, [f"{ratio:.1f} x" for ratio in ratios], padding=4)
+    axes.axvline(1, color="#888", linestyle="--", linewidth=1)
+    axes.set_xlabel("tokens a second, in units of TRL's")
+    axes.set_xlim(0, max(ratios) * 1.15)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Run the jobs asked for; results of the others are kept."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--peer", required=True, help="the Python of the peer's environment (benchmarks/peers/)")
+    parser.add_argument("--only", nargs="*", default=list(JOBS), choices=list(JOBS), metavar="JOB")
+    parser.add_argument("--repetitions", type=int, default=5)
+    arguments = parser.parse_args()
+
+    from plaudit.config import ModelSettings
+    from plaudit.models.loading import BUILT_IN, _resolve, load_causal
+
+    network = load_causal(BUILT_IN, ModelSettings()).network
+    head = network.head.weight.numel()
+    body = sum(p.numel() for p in network.body.parameters()) - head  # the embedding is the head, and costs nothing
+    model = _resolve(BUILT_IN)
+    del network
+    target = HERE.parent / "speed.json"
+    results = json.loads(target.read_text()) if target.exists() else {"jobs": {}}
+    results["machine"] = limits()
+    for job in arguments.only:
+        row = compare(job, arguments.peer, model, arguments.repetitions)
+        row["share_of_limit"] = share_of_limit(
+            job, row["ours"]["tokens_a_second"], results["machine"], float(body), float(head)
+        )
+        results["jobs"][job] = row
+        results["jobs"] = {name: results["jobs"][name] for name in JOBS if name in results["jobs"]}
+        target.write_text(json.dumps(results, indent=2) + "\n")
+        (HERE.parent / "speed.md").write_text(table(results))
+        draw(results, HERE.parent / "speed.png")
+        print(job, row, flush=True)
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()

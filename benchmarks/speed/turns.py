@@ -1,0 +1,50 @@
+"""A worker's side of the conversation: warm up, then one repetition each time it is told to.
+
+Standard library alone. The conductor writes "go", the worker answers with one JSON line a repetition.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+
+WARM_UP = 1
+"""Repetitions before the first that counts."""
+
+
+class Turns:
+    """Called between repetitions: `turns.next()` returns when it is this program's turn again."""
+
+    def __init__(self) -> None:
+        self.answers = os.fdopen(os.dup(1), "w", buffering=1)
+        os.dup2(2, 1)  # what libraries print goes to the error stream
+        self.done = 0
+        self.begun: float | None = None
+
+    def next(self) -> None:
+        """End the repetition at hand, if there is one, and wait for the next; ends the program when there is none."""
+        now = time.perf_counter()
+        if self.begun is not None:
+            self.done += 1
+            if self.done > WARM_UP:
+                self._answer(seconds=now - self.begun)
+            elif self.done == WARM_UP:
+                self._answer(ready=True)
+        if self.done >= WARM_UP and sys.stdin.readline().strip() != "go":
+            self._answer(peak_memory_gb=_peak())
+            os._exit(0)
+        self.begun = time.perf_counter()
+
+    def say(self, **facts: object) -> None:
+        """Something for the table, such as how many tokens a repetition had."""
+        self._answer(**facts)
+
+    def _answer(self, **content: object) -> None:
+        self.answers.write(json.dumps(content) + "\n")
+
+
+def _peak() -> float:
+    with open("/proc/self/status", encoding="ascii") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20
