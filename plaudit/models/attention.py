@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from plaudit.text.batches import AttentionRows
+from plaudit.text.rows import AttentionRows
 
 NAME = "plaudit"
 SHORT = 256
@@ -68,7 +68,7 @@ class PackedRows:
 
     def __init__(self, rows: AttentionRows):
         self.rows = rows
-        self._biases: dict[int | None, Tensor] = {}
+        self._biases: dict[tuple[int, int | None], Tensor] = {}
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, *, scale: float, window: int | None, softcap: float | None
@@ -77,39 +77,50 @@ class PackedRows:
         heads, width = query.shape[1], query.shape[3]
         # Under autocast positions may have made queries and keys float32 again.
         flat = [x[0].transpose(0, 1).reshape(x.shape[2], -1).to(value.dtype) for x in (query, key, value)]  # [N, ...]
-        rows = self.rows
-        if window is not None and window >= rows.keys.shape[1]:
-            window = None
-        if softcap is None and query.device.type == "cpu" and rows.keys.shape[1] <= SHORT:
+        blocks = self.rows.blocks
+        holds = softcap is None and query.device.type == "cpu"
+        short = sum(block.keys.shape[1] <= SHORT for block in blocks) if holds else 0  # the first ones
+        mixed = []  # of each block, [A Q, H d]
+        if short:
+            biases = [self._bias(i, window) for i in range(short)]
             with torch.autocast("cpu", enabled=False):
-                mixed = _ShortRows.apply(*flat, rows, self._bias(window), heads, scale)
-        else:
-            mixed = self._long(flat, heads, width, scale, window, softcap)
-        return mixed.view(1, -1, heads, width)
+                mixed.append(_ShortRows.apply(*flat, self.rows, biases, heads, scale))
+        for i in range(short, len(blocks)):
+            mixed.append(self._long(i, flat, heads, width, scale, window, softcap))
+        together = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+        return _Pick.apply(together, self.rows.owners).view(1, -1, heads, width)
 
-    def _bias(self, window: int | None) -> Tensor:
-        """[A, 1, Q, S] float32: 0 where a query may look, else minus infinity as far as float32 has it."""
-        if window not in self._biases:
-            allowed = self.rows.allowed(window)
-            least = torch.finfo(torch.float32).min
-            self._biases[window] = torch.zeros(allowed.shape, device=allowed.device).masked_fill_(~allowed, least)[
-                :, None
-            ]
-        return self._biases[window]
+    def _bias(self, number: int, window: int | None) -> Tensor:
+        """[A, 1, Q, S] float32 of a block: 0 where a query may look, else minus infinity as far as float32 has it."""
+        name = (number, window)
+        if name not in self._biases:
+            allowed = self.rows.blocks[number].allowed(window)
+            bias = torch.zeros(allowed.shape, device=allowed.device)
+            self._biases[name] = bias.masked_fill_(~allowed, torch.finfo(torch.float32).min)[:, None]
+        return self._biases[name]
 
     def _long(
-        self, flat: list[Tensor], heads: int, width: int, scale: float, window: int | None, softcap: float | None
+        self,
+        number: int,
+        flat: list[Tensor],
+        heads: int,
+        width: int,
+        scale: float,
+        window: int | None,
+        softcap: float | None,
     ) -> Tensor:
-        """[N, H d] by PyTorch's fused attention, row by row of the gathered tokens."""
-        rows = self.rows
-        query = flat[0][rows.queries].unflatten(-1, (heads, width)).transpose(1, 2)  # [A, H, Q, d]
-        key, value = (x[rows.keys].unflatten(-1, (-1, width)).transpose(1, 2) for x in flat[1:])  # [A, G, S, d]
+        """[A Q, H d] of a block by PyTorch's fused attention, row by row of the gathered tokens."""
+        block = self.rows.blocks[number]
+        query = flat[0][block.queries].unflatten(-1, (heads, width)).transpose(1, 2)  # [A, H, Q, d]
+        key, value = (x[block.keys].unflatten(-1, (-1, width)).transpose(1, 2) for x in flat[1:])  # [A, G, S, d]
         copies = heads // key.shape[1]
-        causal = not rows.shared and window is None
+        if window is not None and window >= block.keys.shape[1]:
+            window = None
+        causal = not self.rows.shared and window is None
         if softcap is not None:
             key, value = key.repeat_interleave(copies, 1), value.repeat_interleave(copies, 1)
             scores = (query.float() @ key.float().transpose(2, 3)) * scale
-            scores = softcap * torch.tanh(scores / softcap) + self._bias(window)
+            scores = softcap * torch.tanh(scores / softcap) + self._bias(number, window)
             mixed = scores.softmax(dim=-1).to(value.dtype) @ value
         elif causal:
             mixed = nn.functional.scaled_dot_product_attention(
@@ -117,9 +128,9 @@ class PackedRows:
             )
         else:  # the kernels that take a mask know no groups
             key, value = key.repeat_interleave(copies, 1), value.repeat_interleave(copies, 1)
-            mask = self._bias(window).to(query.dtype).clamp(min=torch.finfo(query.dtype).min)
+            mask = self._bias(number, window).to(query.dtype).clamp(min=torch.finfo(query.dtype).min)
             mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
-        return mixed.transpose(1, 2).reshape(-1, heads * width)[rows.owners]
+        return mixed.transpose(1, 2).reshape(-1, heads * width)
 
 
 class CacheRows:
@@ -155,41 +166,74 @@ class CacheRows:
 
 
 class _ShortRows(torch.autograd.Function):
-    """softmax(scale Q K' + bias) V of every row; the probabilities are kept for the backward pass."""
+    """softmax(scale Q K' + bias) V of the first blocks' rows; the probabilities are kept for the backward pass."""
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, rows: AttentionRows, bias: Tensor, heads: int, scale: float
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        rows: AttentionRows,
+        biases: list[Tensor],
+        heads: int,
+        scale: float,
     ) -> Tensor:
-        """[N, H d], [N, G d] x 2, [A, 1, Q, S] -> [N, H d]."""
+        """[N, H d], [N, G d] x 2, the bias of each block to compute -> [sum of A Q, H d]."""
         width = query.shape[1] // heads
-        grouped = _gather(query, rows.queries, key.shape[1] // width, width)  # [A G, H/G Q, d]
-        keys, values = (_gather(x, rows.keys, key.shape[1] // width, width) for x in (key, value))  # [A G, S, d]
-        # scores in float32: bfloat16 would round an exponent of 20 by 0.06
-        scores = torch.bmm(grouped.float() * scale, keys.float().transpose(1, 2))
-        by_head = scores.view(len(rows.keys), heads, -1, scores.shape[-1])  # [A, H, Q, S]
-        chances = by_head.add_(bias).softmax(dim=-1).to(value.dtype).view(scores.shape)
-        ctx.save_for_backward(grouped, keys, values, chances)
-        ctx.rows, ctx.scale, ctx.heads = rows, scale, heads
-        return _scatter_queries(torch.bmm(chances, values), rows, heads)
+        groups = key.shape[1] // width
+        mixed, kept = [], []
+        for block, bias in zip(rows.blocks, biases, strict=False):
+            grouped = _gather(query, block.queries, groups, width)  # [A G, H/G Q, d]
+            keys, values = (_gather(x, block.keys, groups, width) for x in (key, value))  # [A G, S, d]
+            # scores in float32: bfloat16 would round an exponent of 20 by 0.06
+            scores = torch.bmm(grouped.float() * scale, keys.float().transpose(1, 2))
+            by_head = scores.view(len(block.keys), heads, -1, scores.shape[-1])  # [A, H, Q, S]
+            chances = by_head.add_(bias).softmax(dim=-1).to(value.dtype).view(scores.shape)
+            mixed.append(_queries_first(torch.bmm(chances, values), len(block.queries), heads))
+            kept += [grouped, keys, values, chances]
+        ctx.save_for_backward(*kept)
+        ctx.rows, ctx.blocks, ctx.scale, ctx.heads = rows, rows.blocks[: len(biases)], scale, heads
+        return torch.cat(mixed)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the three inputs."""
-        query, keys, values, chances = ctx.saved_tensors
-        rows, heads = ctx.rows, ctx.heads
-        count, longest = rows.queries.shape
-        spread = gradient.new_zeros(count * longest, gradient.shape[1])
-        spread[rows.owners] = gradient
-        groups = keys.shape[0] // count
-        back = spread.view(count, longest, groups, -1, keys.shape[-1]).permute(0, 2, 3, 1, 4)
-        back = back.reshape(count * groups, -1, keys.shape[-1])  # [A G, H/G Q, d]
-        to_chances = torch.bmm(back, values.transpose(1, 2))
-        to_scores = torch.ops.aten._softmax_backward_data(to_chances, chances, -1, chances.dtype)
-        to_query = _scatter_queries(torch.bmm(to_scores, keys).mul_(ctx.scale), rows, heads)
-        to_keys = torch.bmm(to_scores.transpose(1, 2), query).mul_(ctx.scale)  # [A G, S, d]
-        to_values = torch.bmm(chances.transpose(1, 2), back)
-        return to_query, _add_keys(to_keys, rows), _add_keys(to_values, rows), None, None, None, None
+        to_queries, to_keys, to_values = [], [], []
+        parts = gradient.split([block.queries.numel() for block in ctx.blocks])
+        for number, (block, part) in enumerate(zip(ctx.blocks, parts, strict=True)):
+            query, keys, values, chances = ctx.saved_tensors[4 * number : 4 * number + 4]
+            count, groups = len(block.queries), len(keys) // len(block.queries)
+            back = part.view(count, block.queries.shape[1], groups, -1, keys.shape[-1]).permute(0, 2, 3, 1, 4)
+            back = back.reshape(count * groups, -1, keys.shape[-1])  # [A G, H/G Q, d]
+            to_chances = torch.bmm(back, values.transpose(1, 2))
+            to_scores = torch.ops.aten._softmax_backward_data(to_chances, chances, -1, chances.dtype)
+            to_queries.append(_queries_first(torch.bmm(to_scores, keys).mul_(ctx.scale), count, ctx.heads))
+            to_keys.append(torch.bmm(to_scores.transpose(1, 2), query).mul_(ctx.scale))  # [A G, S, d]
+            to_values.append(torch.bmm(chances.transpose(1, 2), back))
+        return (
+            _to_owners(torch.cat(to_queries), ctx.rows),
+            _add_keys(to_keys, ctx.rows),
+            _add_keys(to_values, ctx.rows),
+            *(None,) * 4,
+        )
+
+
+class _Pick(torch.autograd.Function):
+    """x[places], no place twice: the gradient is written, where PyTorch's own would be added up."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, places: Tensor) -> Tensor:
+        """[n, D], [N] -> [N, D]."""
+        ctx.places, ctx.shape = places, x.shape
+        return x[places]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """[N, D] -> [n, D]."""
+        back = gradient.new_zeros(ctx.shape)
+        back[ctx.places] = gradient
+        return back, None
 
 
 def _gather(flat: Tensor, places: Tensor, groups: int, width: int) -> Tensor:
@@ -198,19 +242,32 @@ def _gather(flat: Tensor, places: Tensor, groups: int, width: int) -> Tensor:
     return rows.permute(0, 2, 3, 1, 4).reshape(len(places) * groups, -1, width)
 
 
-def _scatter_queries(grouped: Tensor, rows: AttentionRows, heads: int) -> Tensor:
-    """[A G, H/G Q, d] -> [N, H d]: every token is the query of exactly one row."""
-    count, longest = rows.queries.shape
-    by_head = grouped.view(count, heads, longest, -1)
-    return by_head.transpose(1, 2).reshape(count * longest, -1)[rows.owners]
+def _queries_first(grouped: Tensor, count: int, heads: int) -> Tensor:
+    """[A G, H/G Q, d] -> [A Q, H d]."""
+    by_head = grouped.view(count, heads, -1, grouped.shape[-1])
+    return by_head.transpose(1, 2).reshape(-1, heads * grouped.shape[-1])
 
 
-def _add_keys(grouped: Tensor, rows: AttentionRows) -> Tensor:
-    """[A G, S, d] -> [N, G d]: a token that is a key of several rows gets the sum, in float32."""
-    count, longest = rows.keys.shape
-    flat = grouped.view(count, -1, longest, grouped.shape[-1]).transpose(1, 2).reshape(count * longest, -1)
+def _to_owners(flat: Tensor, rows: AttentionRows) -> Tensor:
+    """[sum of A Q, D] of the first blocks -> [N, D], zero for queries of the others."""
+    if len(flat) == sum(block.queries.numel() for block in rows.blocks):
+        return flat[rows.owners]
+    mine = rows.owners < len(flat)
+    result = flat.new_zeros(len(rows.owners), flat.shape[1])
+    result[mine] = flat[rows.owners[mine]]
+    return result
+
+
+def _add_keys(grouped: list[Tensor], rows: AttentionRows) -> Tensor:
+    """[A G, S, d] of each of the first blocks -> [N, G d]; a key of several rows gets the sum, in float32."""
+    flat = [
+        _queries_first(one, len(block.keys), len(one) // len(block.keys))
+        for one, block in zip(grouped, rows.blocks, strict=False)
+    ]  # [A S, G d] of each
     if not rows.shared:
-        return flat[rows.owners]  # queries and keys are the same tokens
-    total = torch.zeros(len(rows.owners), flat.shape[1], dtype=torch.float32, device=flat.device)
-    # past a row's end the places are 0 and the gradients too, since nothing attends there
-    return total.index_add_(0, rows.keys.flatten(), flat.float()).to(flat.dtype)
+        return _to_owners(torch.cat(flat), rows)  # queries and keys are the same tokens
+    total = torch.zeros(len(rows.owners), flat[0].shape[1], dtype=torch.float32, device=flat[0].device)
+    for one, block in zip(flat, rows.blocks, strict=False):
+        # past a row's end the places are 0 and the gradients too, since nothing attends there
+        total.index_add_(0, block.keys.flatten(), one.float())
+    return total.to(flat[0].dtype)

@@ -2,8 +2,6 @@
 
 B sequences of at most L tokens, N tokens altogether, T response tokens (the longest response). A prompt that
 several neighbouring sequences begin with stands in the row once, and is computed once.
-
-Attention alone works on rows of its own: A rows of at most Q queries, each of which sees at most S keys.
 """
 
 from __future__ import annotations
@@ -18,35 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from plaudit.text.chat import TokenSequence
-
-
-@dataclass(frozen=True)
-class AttentionRows:
-    """Which tokens of a packed row attend to which: queries are the last tokens of a row, keys all of them.
-
-    A sequence by itself is one row. Sequences with a prompt in common are one row for the prompt, and one for each
-    response, whose keys are the prompt's tokens and its own.
-
-    queries, keys                [A, Q], [A, S]  places in the packed row; 0 past the end
-    query_lengths, key_lengths   [A]
-    owners                       [N]  where each token is among the A * Q queries
-    shared                       whether some token is a key of several rows
-    """
-
-    queries: Tensor
-    keys: Tensor
-    query_lengths: Tensor
-    key_lengths: Tensor
-    owners: Tensor
-    shared: bool
-
-    def allowed(self, window: int | None = None) -> Tensor:
-        """[A, Q, S] bool: keys that stand at or before the query, and within the sliding window where there is one."""
-        steps = torch.arange(self.queries.shape[1], device=self.queries.device)
-        at = (self.key_lengths - self.query_lengths)[:, None, None] + steps[:, None]  # [A, Q, 1] place in its row
-        key = torch.arange(self.keys.shape[1], device=self.queries.device)  # [S]
-        seen = key <= at
-        return seen if window is None else seen & (key > at - window)
+from plaudit.text.rows import AttentionRows, attention_rows
 
 
 @dataclass(frozen=True)
@@ -125,33 +95,16 @@ def collate(sequences: Sequence[TokenSequence], *, device: torch.device | str = 
             response = add(sequence.response_ids, len(prompt))
             places.append(prompt + response)
             rows.append((response if len(together) > 1 else places[-1], places[-1]))
-    rows = [row for row in rows if row[0]]
-    width = max(len(queries) for queries, _ in rows)
-    owners = torch.empty(len(ids), dtype=torch.long)
-    for number, (queries, _) in enumerate(rows):
-        owners[queries] = torch.arange(number * width, number * width + len(queries))
+    shared = len(rows) > len(sequences)
+    rows = [row for row in rows if row[0]]  # an empty prompt or response has nothing to look at
 
-    def padded(lists: Sequence[list[int]]) -> Tensor:
-        return pad_sequence([torch.tensor(one) for one in lists], batch_first=True).to(device)
-
-    def count(lists: Sequence[list[int]]) -> Tensor:
-        return torch.tensor([len(one) for one in lists], device=device)
-
-    of_queries, of_keys = [q for q, _ in rows], [k for _, k in rows]
     return TokenBatch(
         token_ids=torch.tensor(ids, device=device),
         positions=torch.tensor(positions, device=device),
-        places=padded(places),
-        prompt_lengths=count([s.prompt_ids for s in sequences]),
-        response_lengths=count([s.response_ids for s in sequences]),
-        rows=AttentionRows(
-            queries=padded(of_queries),
-            keys=padded(of_keys),
-            query_lengths=count(of_queries),
-            key_lengths=count(of_keys),
-            owners=owners.to(device),
-            shared=len(rows) > len(sequences),
-        ),
+        places=pad_sequence([torch.tensor(one) for one in places], batch_first=True).to(device),
+        prompt_lengths=torch.tensor([len(s.prompt_ids) for s in sequences], device=device),
+        response_lengths=torch.tensor([len(s.response_ids) for s in sequences], device=device),
+        rows=attention_rows(rows, len(ids), shared=shared, device=device),
     )
 
 

@@ -11,6 +11,7 @@ from plaudit.config import LoraSettings, ModelSettings
 from plaudit.models import attention
 from plaudit.models.loading import load_causal, reward_from_causal
 from plaudit.models.network import make_trainable
+from plaudit.text import rows
 from plaudit.text.batches import collate
 from plaudit.text.chat import TokenSequence
 
@@ -51,12 +52,17 @@ def load(family, folder, **changes):
     return load_causal(str(folder), ModelSettings(dtype="float32", **changes))
 
 
-@pytest.mark.parametrize("short", [True, False])
+WAYS = {"one block of short rows": (256, 1 << 30), "no short rows": (0, 1 << 30), "blocks of both kinds": (7, 0)}
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_packed_equals_alone_in_log_probs_scores_and_gradients(family, short, tmp_path, monkeypatch):
-    """The family's own attention on each sequence alone against both of ours on all of them packed."""
-    if not short:
-        monkeypatch.setattr(attention, "SHORT", 0)
+def test_packed_equals_alone_in_log_probs_scores_and_gradients(family, way, tmp_path, monkeypatch):
+    """The family's own attention on each sequence alone against all of ours on all of them packed."""
+    short, cost = WAYS[way]
+    monkeypatch.setattr(attention, "SHORT", short)
+    monkeypatch.setattr(rows, "COST_OF_A_BLOCK", cost)
+    assert len(collate(SEQUENCES).rows.blocks) == (1 if cost else 6)
     model = load(family, tmp_path / family)
     assert model.network.packs
     start = reward_from_causal(model, seed=0).network
@@ -70,13 +76,13 @@ def test_packed_equals_alone_in_log_probs_scores_and_gradients(family, short, tm
 
     def measure(network, batches):
         found = []
-        for rows in batches:
-            batch = collate([SEQUENCES[i] for i in rows])
+        for numbers in batches:
+            batch = collate([SEQUENCES[i] for i in numbers])
             log_probs = replace(policy, packs=network.packs).log_probs(batch)[0]
             scores = network.scores(batch)
-            loss = (log_probs * weights[rows, : log_probs.shape[1]]).sum() + (scores * weights[rows, 19]).sum()
+            loss = (log_probs * weights[numbers, : log_probs.shape[1]]).sum() + (scores * weights[numbers, 19]).sum()
             loss.backward()
-            found += [(log_probs[k].detach(), scores[k].detach()) for k in range(len(rows))]
+            found += [(log_probs[k].detach(), scores[k].detach()) for k in range(len(numbers))]
         gradients = [p.grad.clone() for p in network.trainable_parameters()]
         for parameter in network.trainable_parameters():
             parameter.grad = None

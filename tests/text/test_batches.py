@@ -1,3 +1,6 @@
+import itertools
+
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +13,7 @@ from plaudit.text.batches import (
     shuffled_batches,
 )
 from plaudit.text.chat import TokenSequence
+from plaudit.text.rows import blocks_of_like_size
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=50), st.integers(1, 200))
@@ -43,23 +47,49 @@ def test_micro_batches_hold_every_sequence_once_and_share_prompts_within_the_bud
     assert sorted(seen) == list(range(len(sequences)))
 
 
-def test_each_token_sees_its_own_prompt_and_what_stands_before_it_in_its_response():
+@pytest.mark.parametrize("cost", [0, 1 << 30])
+def test_each_token_sees_its_own_prompt_and_what_stands_before_it_in_its_response(cost, monkeypatch):
+    monkeypatch.setattr("plaudit.text.rows.COST_OF_A_BLOCK", cost)
     sequences = [TokenSequence([1, 2], [3]), TokenSequence([1, 2], [4, 5]), TokenSequence([6], [7, 8])]
     batch = collate(sequences)
     assert batch.token_ids.tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
-    rows = batch.rows
-    assert rows.shared
-    allowed = rows.allowed()
-    sees = {}
-    for place, token in enumerate(batch.token_ids.tolist()):
-        row, query = divmod(int(rows.owners[place]), rows.queries.shape[1])
-        assert int(rows.queries[row, query]) == place
-        keys = rows.keys[row][allowed[row, query][: rows.keys.shape[1]]]
-        sees[token] = batch.token_ids[keys].tolist()
-    assert sees == {1: [1], 2: [1, 2], 3: [1, 2, 3], 4: [1, 2, 4], 5: [1, 2, 4, 5], 6: [6], 7: [6, 7], 8: [6, 7, 8]}
-    nearest = rows.allowed(window=2)
-    row, query = divmod(int(rows.owners[4]), rows.queries.shape[1])
-    assert batch.token_ids[rows.keys[row][nearest[row, query]]].tolist() == [4, 5]
+    assert batch.rows.shared
+    assert len(batch.rows.blocks) == (1 if cost else 4)
+
+    def seen(window=None):
+        sees, first = {}, 0
+        for block in batch.rows.blocks:
+            allowed = block.allowed(window)
+            for row, places in enumerate(block.queries.tolist()):
+                for query in range(int(block.query_lengths[row])):
+                    assert int(batch.rows.owners[places[query]]) == first + row * len(places) + query
+                    token = int(batch.token_ids[places[query]])
+                    sees[token] = batch.token_ids[block.keys[row][allowed[row, query]]].tolist()
+            first += block.queries.numel()
+        return sees
+
+    assert seen() == {1: [1], 2: [1, 2], 3: [1, 2, 3], 4: [1, 2, 4], 5: [1, 2, 4, 5], 6: [6], 7: [6, 7], 8: [6, 7, 8]}
+    assert seen(2) == {1: [1], 2: [1, 2], 3: [2, 3], 4: [2, 4], 5: [4, 5], 6: [6], 7: [6, 7], 8: [7, 8]}
+
+
+def test_rows_are_split_into_the_blocks_that_cost_least(monkeypatch):
+    """Against every split of the rows in order of their keys."""
+    monkeypatch.setattr("plaudit.text.rows.COST_OF_A_BLOCK", 40)
+    sizes = [(3, 9), (1, 2), (9, 9), (2, 2), (20, 20), (4, 19), (1, 30)]
+
+    def cost(blocks):
+        return sum(40 + len(b) * max(sizes[i][0] for i in b) * max(sizes[i][1] for i in b) for b in blocks)
+
+    order = sorted(range(len(sizes)), key=lambda i: (sizes[i][1], sizes[i][0]))
+    splits = []
+    for cuts in itertools.product([False, True], repeat=len(sizes) - 1):
+        blocks = [[order[0]]]
+        for index, cut in zip(order[1:], cuts, strict=True):
+            blocks.append([index]) if cut else blocks[-1].append(index)
+        splits.append(blocks)
+    found = blocks_of_like_size(sizes)
+    assert sorted(i for block in found for i in block) == list(range(len(sizes)))
+    assert cost(found) == min(map(cost, splits)) < min(cost([order]), cost([[i] for i in order]))
 
 
 @given(st.integers(1, 20), st.integers(1, 30), st.integers(0, 5))
