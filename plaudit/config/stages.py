@@ -38,6 +38,10 @@ class ModelSettings(Section):
     """An answer also ends, and counts as finished, where one of these appears in its text; they are cut off."""
     tokens_per_micro_batch: Positive = 2048
     """Tokens in one forward pass, a shared prompt counted once: bounds memory, never changes a result."""
+    activation_checkpointing: bool = False
+    """Keep only each layer's input for the backward pass and compute the rest again: less memory, a third more work."""
+    compile: bool = False
+    """Train with layers compiled by torch.compile: faster after a minute of work; needs a C++ compiler on a CPU."""
 
 
 class DataSettings(Section):

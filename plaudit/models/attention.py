@@ -75,7 +75,6 @@ class PackedRows:
     ) -> Tensor:
         """[1, H, N, d], [1, G, N, d] x 2 -> [1, N, H, d]."""
         heads, width = query.shape[1], query.shape[3]
-        # Under autocast positions may have made queries and keys float32 again.
         flat = [x[0].transpose(0, 1).reshape(x.shape[2], -1).to(value.dtype) for x in (query, key, value)]  # [N, ...]
         blocks = self.rows.blocks
         holds = softcap is None and query.device.type == "cpu"
@@ -83,8 +82,7 @@ class PackedRows:
         mixed = []  # of each block, [A Q, H d]
         if short:
             biases = [self._bias(i, window) for i in range(short)]
-            with torch.autocast("cpu", enabled=False):
-                mixed.append(_ShortRows.apply(*flat, self.rows, biases, heads, scale))
+            mixed.append(_ShortRows.apply(*flat, self.rows, biases, heads, scale))
         for i in range(short, len(blocks)):
             mixed.append(self._long(i, flat, heads, width, scale, window, softcap))
         together = mixed[0] if len(mixed) == 1 else torch.cat(mixed)

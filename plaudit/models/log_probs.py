@@ -24,7 +24,6 @@ def chunked_log_probs(
     token_ids: Tensor,
     head: nn.Module,
     *,
-    dtype: torch.dtype | None = None,
     temperature: float = 1.0,
     softcap: float | None = None,
     with_entropy: bool = False,
@@ -35,7 +34,6 @@ def chunked_log_probs(
     hidden     [M, D]  states that predict the tokens
     token_ids  [M]
     head       a linear layer
-    dtype              of the products; None for the head's own
     softcap            logits are cap * tanh(logits / cap) first, for the families that do so
     chunk              tokens of one product with the head
 
@@ -43,9 +41,8 @@ def chunked_log_probs(
     """
     weight: Any = head.weight
     bias = getattr(head, "bias", None)
-    options = _Options(dtype or weight.dtype, temperature, softcap, with_entropy, chunk)
-    with torch.autocast(hidden.device.type, enabled=False):
-        log_probs, entropies = _LogProbs.apply(hidden, weight, bias, token_ids, options)
+    options = _Options(temperature, softcap, with_entropy, chunk)
+    log_probs, entropies = _LogProbs.apply(hidden.to(weight.dtype), weight, bias, token_ids, options)
     return log_probs, entropies if with_entropy else None
 
 
@@ -69,7 +66,6 @@ def rows_in_cache(logits: Tensor) -> int:
 
 @dataclass(frozen=True)
 class _Options:
-    dtype: torch.dtype
     temperature: float
     softcap: float | None
     with_entropy: bool
@@ -105,12 +101,11 @@ class _LogProbs(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor, options: _Options
     ) -> tuple[Tensor, Tensor]:
         """[M, D], [V, D], [V] or None, [M] -> [M] log-probs, [M] entropies (zeros where not wanted)."""
-        held, own_bias = _cast(weight, options.dtype), None if bias is None else _cast(bias, options.dtype)
         again = weight.requires_grad or (bias is not None and bias.requires_grad)
         wants_slopes = hidden.requires_grad and not again
         chosen, entropies, slopes = [], [], []
         for states, some in zip(hidden.split(options.chunk), ids.split(options.chunk), strict=True):
-            product = functional.linear(_cast(states, options.dtype), held, own_bias)  # [m, V]
+            product = functional.linear(states, weight, bias)  # [m, V]
             size = rows_in_cache(product)
             for logits, its_ids in zip(product.split(size), some.split(size), strict=True):
                 log_probs, scaled = options.log_probs(logits)
@@ -120,7 +115,7 @@ class _LogProbs(torch.autograd.Function):
                 if wants_slopes:
                     logits.copy_(options.slope(log_probs, scaled, its_ids))
             if wants_slopes:
-                slopes.append(product @ held)
+                slopes.append(product @ weight)
         ctx.options, ctx.again = options, again
         ctx.save_for_backward(hidden, weight, bias, ids, torch.cat(slopes) if slopes else None)
         result = torch.cat(chosen)
@@ -135,13 +130,11 @@ class _LogProbs(torch.autograd.Function):
         if not ctx.again:
             return (gradient[:, None] * slopes).to(hidden.dtype), None, None, None, None
         options: _Options = ctx.options
-        held, own_bias = _cast(weight, options.dtype), None if bias is None else _cast(bias, options.dtype)
         to_hidden: list[Tensor] = []
         to_weight = torch.zeros_like(weight, dtype=torch.float32) if weight.requires_grad else None
         to_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and bias.requires_grad else None
         for states, some, back in zip(*(x.split(options.chunk) for x in (hidden, ids, gradient)), strict=True):
-            cast = _cast(states, options.dtype)
-            product = functional.linear(cast, held, own_bias)
+            product = functional.linear(states, weight, bias)
             size = rows_in_cache(product)
             for logits, its_ids, its_back in zip(*(x.split(size) for x in (product, some, back)), strict=True):
                 log_probs, scaled = options.log_probs(logits)
@@ -150,9 +143,9 @@ class _LogProbs(torch.autograd.Function):
                     to_bias += slope.sum(dim=0)
                 logits.copy_(slope)
             if hidden.requires_grad:
-                to_hidden.append(product @ held)
+                to_hidden.append(product @ weight)
             if to_weight is not None:
-                to_weight += product.T @ cast
+                to_weight += product.T @ states
         return (
             torch.cat(to_hidden).to(hidden.dtype) if to_hidden else None,
             None if to_weight is None else to_weight.to(weight.dtype),
@@ -160,7 +153,3 @@ class _LogProbs(torch.autograd.Function):
             None,
             None,
         )
-
-
-def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor if tensor.dtype == dtype else tensor.to(dtype)

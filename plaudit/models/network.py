@@ -2,7 +2,7 @@
 
 Policy and reference share a body, as do value and reward model: under LoRA a role is an adapter of the
 shared frozen body, and the frozen role is the same body with the adapter off. Without LoRA the trained
-role is a copy in float32.
+role is a copy, computed with in the same precision, with float32 masters.
 
 B sequences of a batch, M response tokens altogether, T of the longest response; D hidden width.
 """
@@ -28,6 +28,7 @@ from plaudit.config import LoraSettings
 from plaudit.errors import ModelError
 from plaudit.models import attention
 from plaudit.models.log_probs import chunked_log_probs, scaled_logits
+from plaudit.models.masters import Masters
 from plaudit.text.batches import TokenBatch, collate
 from plaudit.text.chat import TokenSequence
 
@@ -39,15 +40,15 @@ class Network:
     body      a transformers base model: token ids -> hidden states
     head      hidden states -> logits (policy, reference) or one number (reward, value)
     adapter   the name of this role's adapter in the body; None for the body as it is
-    dtype     precision of matrix products
+    masters   of the weights that are trained but held in less than float32
     softcap   bound of the logits, cap * tanh(logits / cap), for the families that have one
     packs     whether the body takes packed batches, as `takes_packed_batches` found
     """
 
     body: nn.Module
     head: nn.Module
-    adapter: str | None
-    dtype: torch.dtype
+    adapter: str | None = None
+    masters: Masters | None = None
     softcap: float | None = None
     packs: bool = False
 
@@ -56,23 +57,38 @@ class Network:
         """Where the body is."""
         return next(self.body.parameters()).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which the body computes."""
+        return next(self.body.parameters()).dtype
+
     def trainable_parameters(self) -> list[nn.Parameter]:
-        """The weights this role may train, in a fixed order."""
+        """What an optimiser is to change, float32 all of it, in a fixed order; `publish` then makes it count."""
         with self.active():
             parameters = [*self.body.parameters(), *self.head.parameters()]
-            return list({id(p): p for p in parameters if p.requires_grad}.values())
+            trained = list({id(p): p for p in parameters if p.requires_grad}.values())
+        return trained if self.masters is None else [self.masters.of(p) for p in trained]
+
+    def publish(self) -> None:
+        """Compute with the trained weights as they are now; to be called whenever they have changed."""
+        if self.masters is not None:
+            self.masters.publish()
+
+    def exact_state(self, module: nn.Module) -> dict[str, Tensor]:
+        """Float32 copies of all weights of the body, the head or a part of them, the masters' where there are any."""
+        state: dict[str, Any] = module.state_dict(keep_vars=True)
+        held = state if self.masters is None else {name: self.masters.of(value) for name, value in state.items()}
+        return {name: value.detach().float().clone() for name, value in held.items()}
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Switch this role's adapter on (or all adapters off), and the wanted precision."""
+        """Switch this role's adapter on, or all adapters off."""
         for module in self.body.modules():
             if isinstance(module, BaseTunerLayer):
                 module.enable_adapters(self.adapter is not None)
                 if self.adapter is not None:
                     module.set_adapter([self.adapter])
-        held = next(self.body.parameters()).dtype
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=held != self.dtype):
-            yield
+        yield
 
     def states(self, batch: TokenBatch) -> Tensor:
         """[M, D] the states that predict each response token, sequence by sequence."""
@@ -100,7 +116,6 @@ class Network:
             self.states(batch),
             batch.response_ids,
             self.head,
-            dtype=self.dtype,
             temperature=temperature,
             softcap=self.softcap,
             with_entropy=with_entropy,
@@ -109,8 +124,7 @@ class Network:
 
     def logits(self, batch: TokenBatch) -> Tensor:
         """[M, V] float32 logits that predict the response tokens; for a few tokens, they are all held at once."""
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self._head_dtype != self.dtype):
-            return scaled_logits(self.states(batch), self.head, 1.0, self.softcap)
+        return scaled_logits(self.states(batch), self.head, 1.0, self.softcap)
 
     def values(self, batch: TokenBatch) -> Tensor:
         """[B, T] one number per response token, read before the token is emitted; zero on padding. float32."""
@@ -122,10 +136,6 @@ class Network:
         last = self._states_at(batch, sequences, batch.prompt_lengths + batch.response_lengths - 1)  # [B, D]
         return self.head(last.float()).squeeze(-1)
 
-    @property
-    def _head_dtype(self) -> torch.dtype:
-        return next(self.head.parameters()).dtype
-
 
 @torch.no_grad()
 def takes_packed_batches(body: nn.Module) -> bool:
@@ -136,7 +146,7 @@ def takes_packed_batches(body: nn.Module) -> bool:
     """
     config: Any = body.config
     before = config._attn_implementation
-    network = Network(body, nn.Identity(), None, next(body.parameters()).dtype)
+    network = Network(body, nn.Identity())
     sequences = [TokenSequence([11, 4], [5]), TokenSequence([17, 7], [8, 9]), TokenSequence([17, 7], [15, 14, 13])]
 
     def states(implementation: str) -> Tensor:
@@ -194,15 +204,14 @@ def make_trainable(
     """A role that starts equal to `network` and can be trained, while `network` stays as it is.
 
     With LoRA: an adapter named `role` in the same body, zero at the start; the head is copied if trained.
-    Without: a copy of body and head in float32.
+    Without: a copy of body and head, with float32 masters of what is held in bfloat16.
     """
     freeze(network)
     if lora is None:
         body, head = copy.deepcopy((network.body, network.head))  # together, so that tied weights stay tied
         for parameter in (*body.parameters(), *head.parameters()):
-            parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
-        return replace(network, body=body, head=head)
+        return replace(network, body=body, head=head, masters=Masters([*body.parameters(), *head.parameters()]))
     if network.adapter is not None:
         raise ValueError("an adapter on an adapter is not supported; start from the body")
     _add_adapter(network.body, role, lora, seed=seed)
@@ -220,10 +229,8 @@ def freeze(network: Network) -> None:
 
 def merged_body_weights(network: Network) -> dict[str, Tensor]:
     """The body's weights in float32 with the role's adapter added in: W + (alpha / rank) B A."""
-    weights = {}
-    for name, value in network.body.state_dict().items():
-        if ".lora_" not in name:
-            weights[name.replace(".base_layer.", ".")] = value.detach().float().clone()
+    state = network.exact_state(network.body)
+    weights = {name.replace(".base_layer.", "."): value for name, value in state.items() if ".lora_" not in name}
     if network.adapter is not None:
         for name, module in network.body.named_modules():
             if isinstance(module, LoraLayer):
@@ -244,6 +251,7 @@ def load_trainable_state(network: Network, state: list[Tensor]) -> None:
     with torch.no_grad():
         for parameter, value in zip(parameters, state, strict=True):
             parameter.copy_(value)
+    network.publish()
 
 
 def _add_adapter(body: nn.Module, name: str, lora: LoraSettings, *, seed: int) -> None:

@@ -19,6 +19,7 @@ class Optimiser:
     """AdamW on a role's trained weights, with a learning rate that depends on the step alone."""
 
     def __init__(self, network: Network, settings: OptimiserSettings, total_steps: int):
+        self.network = network
         self.parameters: list[nn.Parameter] = network.trainable_parameters()
         self.settings = settings
         self.total_steps = total_steps
@@ -28,7 +29,7 @@ class Optimiser:
             lr=settings.learning_rate,
             eps=settings.epsilon,
             weight_decay=settings.weight_decay,
-            foreach=True,
+            fused=True,
         )
 
     @property
@@ -54,6 +55,7 @@ class Optimiser:
         for group in self._adam.param_groups:
             group["lr"] = self.learning_rate
         self._adam.step()
+        self.network.publish()
         self._adam.zero_grad(set_to_none=True)
         self.steps_taken += 1
         return float(norm)

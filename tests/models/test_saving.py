@@ -176,7 +176,7 @@ def test_bfloat16_keeps_changes_that_are_finer_than_it_holds(tiny_model, tmp_pat
 
 @pytest.mark.parametrize("role", ["causal", "reward"])
 def test_all_weights_trained_are_held_and_computed_alike_in_policy_and_reference(tiny_model, role):
-    """Without LoRA in bfloat16: float32 weights on both sides, so that they start exactly equal."""
+    """Without LoRA in bfloat16: the same bfloat16 weights on both sides, so that they start exactly equal."""
     settings = ModelSettings(dtype="bfloat16", lora=None)
     model = load_causal(str(tiny_model), settings)
     network = model.network if role == "causal" else reward_from_causal(model, seed=0).network

@@ -1,0 +1,87 @@
+"""float32 masters of weights that are computed with in bfloat16.
+
+Micikevicius et al. 2018, Mixed Precision Training (arXiv:1710.03740), section 3.1: an update is mostly finer than
+what a 16-bit weight can hold, so it is added to a float32 master, which is then rounded for the computation.
+
+Rounding to nearest would still hide it: a weight that starts on bfloat16's grid stays where it is until its master has
+moved by half a unit in the last place, which at the learning rates of RLHF most never do. Here every weight is rounded
+up or down at a threshold of its own, drawn once: of weights that moved by a tenth of a unit, a tenth moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+PERIOD = 1 << 18
+"""Weights of a tensor after which the thresholds repeat."""
+
+
+class Masters:
+    """The masters of those parameters that are held in bfloat16; they alone are optimised.
+
+    A gradient of a bfloat16 weight is added to its master's in float32, and is then freed.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter]):
+        self._held: dict[nn.Parameter, nn.Parameter] = {}
+        for parameter in parameters:
+            if parameter.dtype == torch.bfloat16 and parameter not in self._held:
+                self._held[parameter] = nn.Parameter(parameter.detach().float())
+                parameter.register_post_accumulate_grad_hook(self._take_gradient)
+
+    def of(self, parameter: nn.Parameter) -> nn.Parameter:
+        """Its master; the parameter itself where it has none."""
+        return self._held.get(parameter, parameter)
+
+    def publish(self) -> None:
+        """Let the computation see what the masters have become."""
+        for parameter, master in self._held.items():
+            _round(master.detach(), parameter.detach())
+
+    def _take_gradient(self, parameter: Tensor) -> None:
+        assert isinstance(parameter, nn.Parameter)
+        assert parameter.grad is not None
+        master = self._held[parameter]
+        if master.grad is None:
+            master.grad = parameter.grad.float()
+        else:
+            master.grad += parameter.grad
+        parameter.grad = None
+
+
+def to_bfloat16(weights: Tensor) -> Tensor:
+    """float32 to bfloat16, each up or down at its threshold, which depends on its place in the tensor alone.
+
+    The share that is rounded up is how far they are from the lower neighbour, so their mean is kept. Values that
+    bfloat16 holds stay as they are. The same weights give the same at every call, in training and when a saved model
+    is loaded.
+    """
+    result = torch.empty(weights.shape, dtype=torch.bfloat16, device=weights.device)
+    _round(weights.detach().contiguous(), result)
+    return result
+
+
+def _round(weights: Tensor, into: Tensor) -> None:
+    """A bfloat16 is the first half of a float32: add the threshold and drop the second half.
+
+    Infinities stay, and so do the NaNs that computations give.
+    """
+    thresholds = _thresholds(weights.device)
+    shifted = torch.empty_like(thresholds)
+    bits, halves = weights.view(torch.int32).view(-1), into.view(torch.int16).view(-1)
+    for part, target in zip(bits.split(PERIOD), halves.split(PERIOD), strict=True):
+        sums = shifted[: len(part)]
+        torch.add(part, thresholds[: len(part)], out=sums)
+        sums >>= 16
+        target.copy_(sums)
+
+
+@cache
+def _thresholds(device: torch.device) -> Tensor:
+    """[PERIOD] int32, even over what bfloat16 drops of a float32, 0 to 2^16 - 1."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 1 << 16, (PERIOD,), generator=generator, dtype=torch.int32).to(device)

@@ -1,0 +1,78 @@
+"""Layers compiled, or with activations computed again: the same numbers as plain ones."""
+
+import shutil
+
+import pytest
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+
+from plaudit.config import LoraSettings, ModelSettings
+from plaudit.errors import ModelError
+from plaudit.models.loading import load_causal
+from plaudit.models.network import make_trainable
+from plaudit.text.batches import collate
+from plaudit.text.chat import TokenSequence
+
+SEQUENCES = [TokenSequence([1, 30, 9], [44, 55, 66, 2]), TokenSequence([1, 50], [80, 81, 2]), TokenSequence([1], [2])]
+
+
+def trained(folder, lora, **changes):
+    """A policy with an adapter that does something, or all of whose weights are trained."""
+    model = load_causal(str(folder), ModelSettings(dtype="float32", **changes))
+    policy = make_trainable(model.network, lora, role="policy", seed=0)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in policy.trainable_parameters():
+            parameter += 0.02 * torch.randn_like(parameter)
+    return policy
+
+
+def measure(policy, sequences=SEQUENCES):
+    """(log-probs, gradients, bytes kept for the backward pass)."""
+    kept = 0
+
+    def pack(tensor):
+        nonlocal kept
+        kept += tensor.numel() * tensor.element_size()
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        log_probs, _ = policy.log_probs(collate(sequences))
+    log_probs.square().sum().backward()
+    gradients = [parameter.grad.clone() for parameter in policy.trainable_parameters()]
+    for parameter in policy.trainable_parameters():
+        parameter.grad = None
+    return log_probs.detach(), gradients, kept
+
+
+@pytest.mark.parametrize("lora", [LoraSettings(rank=4), None])
+def test_activations_computed_again_change_no_number_and_are_not_kept(tiny_model, lora):
+    log_probs, gradients, kept = measure(trained(tiny_model, lora))
+    again_log_probs, again_gradients, again_kept = measure(trained(tiny_model, lora, activation_checkpointing=True))
+    assert log_probs.equal(again_log_probs)
+    for one, other in zip(gradients, again_gradients, strict=True):
+        torch.testing.assert_close(one, other)
+    assert again_kept < 0.3 * kept
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@pytest.mark.parametrize("lora", [LoraSettings(rank=4), None])
+def test_compiled_layers_give_the_same_and_are_compiled_once_for_all_layers_and_sizes(tiny_model, lora):
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    plain, compiled = trained(tiny_model, lora), trained(tiny_model, lora, compile=True)
+    for sequences in (SEQUENCES, SEQUENCES[:2], [*SEQUENCES, TokenSequence([7] * 9, [8] * 7)]):
+        log_probs, gradients, _ = measure(plain, sequences)
+        other_log_probs, other_gradients, _ = measure(compiled, sequences)
+        torch.testing.assert_close(log_probs, other_log_probs, atol=1e-5, rtol=1e-4)
+        for one, other in zip(gradients, other_gradients, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+    assert 0 < torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 8
+
+
+def test_without_a_compiler_compiling_is_refused_with_what_to_do(tiny_model, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ModelError, match=r"needs a C\+\+ compiler"):
+        load_causal(str(tiny_model), ModelSettings(device="cpu", compile=True))
