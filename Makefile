@@ -2,7 +2,7 @@
 # make test         the tests
 # make check        style and types
 # make test-slow    the tests that take minutes
-# make bench        speed against TRL, in an environment of its own (about half an hour; run nothing beside it)
+# make bench        speed against TRL, in environments of its own (about two hours; run nothing beside it)
 # make clean        remove the virtual environments and caches
 #
 # PYTHON=python3.12        another interpreter (3.11 to 3.13)
@@ -34,13 +34,14 @@ check: install-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: install-dev benchmarks/peers/trl/.installed
-	$(BIN)/python benchmarks/speed/run.py --peer benchmarks/peers/trl/bin/python
+bench: install-dev benchmarks/peers/trl/.installed benchmarks/peers/ppo/.installed
+	$(BIN)/python benchmarks/speed/run.py
+	$(BIN)/python benchmarks/speed/growth.py
 
-benchmarks/peers/trl/.installed: benchmarks/peers/trl.txt
+benchmarks/peers/%/.installed: benchmarks/peers/%.txt
 	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	@$(@D)/bin/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
-	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers/trl.txt
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 install: $(VENV)/.installed
@@ -61,4 +62,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) benchmarks/peers/trl .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) benchmarks/peers/trl benchmarks/peers/ppo .pytest_cache .mypy_cache .ruff_cache .hypothesis

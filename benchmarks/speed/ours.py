@@ -1,4 +1,7 @@
-"""One job of Plaudit's, a repetition at a time: python ours.py JOB MODEL_FOLDER."""
+"""One job of Plaudit's, a repetition at a time: python ours.py JOB MODEL_FOLDER REWARD_MODEL_FOLDER.
+
+JOB is kind:variant+option, such as sft:lora+compile.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +28,15 @@ from plaudit.training.step import Optimiser
 from plaudit.training.supervised import likelihood_step
 
 turns = Turns()
-job, folder = sys.argv[1:3]
+job, folder, reward_folder = sys.argv[1:4]
+job, _, option = job.partition("+")
 kind, _, variant = job.partition(":")
 LORA = LoraSettings(rank=16, alpha=32, targets="attention")
 lora = LORA if "lora" in variant or kind in ("generate", "rloo") else None
-settings = ModelSettings(name=folder, lora=lora, system_prompt="")
+settings = ModelSettings(
+    name=folder, lora=lora, system_prompt="", compile=option == "compile",
+    activation_checkpointing=option == "checkpointing",
+)  # fmt: skip
 RATE = OptimiserSettings(learning_rate=1e-6)
 BATCH = 8
 BUDGET = settings.tokens_per_micro_batch
@@ -44,7 +51,7 @@ def encoded(count: int, seed: int) -> list[TokenSequence]:
     ]
 
 
-if kind != "rloo":
+if kind not in ("rloo", "ppo"):
     model = load_causal(folder, settings)
 
 if kind == "sft":
@@ -110,18 +117,24 @@ if kind == "generate":
         turns.say(tokens=sum(len(c.token_ids) for group in drawn for c in group))
         seed += 1
 
-if kind == "rloo":
+if kind in ("rloo", "ppo"):
     home = Path(tempfile.mkdtemp())
     (home / "shorter.py").write_text(
         "def shorter(prompts, responses):\n    return [-len(r) / 100 for r in responses]\n"
     )
+    own = {
+        "rloo": [
+            "model.lora={rank: 16, alpha: 32, targets: attention}", "rl.prompts_per_step=8", "rl.samples_per_prompt=4",
+            f"rl.reward=function:{home / 'shorter.py'}:shorter",
+        ],
+        "ppo": ["model.lora=null", "rl.prompts_per_step=32", f"rl.reward={reward_folder}", "rl.missing_eos_score=-1"],
+    }  # fmt: skip
     config: Config = resolve(
         overrides=[
-            f"model.name={folder}", "model.system_prompt=''", "model.lora={rank: 16, alpha: 32, targets: attention}",
-            "rl.algorithm=rloo", f"rl.policy={folder}", f"rl.reward=function:{home / 'shorter.py'}:shorter",
-            "rl.prompts_per_step=8", "rl.samples_per_prompt=4", "rl.max_new_tokens=128", "rl.temperature=0.8",
-            "rl.minibatches=1", "rl.epochs=1", "rl.kl_coefficient=0.05", "rl.steps=1000", "rl.save_every=1000",
-            "rl.optimiser.learning_rate=1e-6", "data.held_out_share=0",
+            f"model.name={folder}", "model.system_prompt=''", f"rl.algorithm={kind}", f"rl.policy={folder}",
+            "rl.max_new_tokens=128", "rl.temperature=0.8", "rl.minibatches=1", "rl.epochs=1", "rl.kl_coefficient=0.05",
+            "rl.steps=1000", "rl.save_every=1000", "rl.optimiser.learning_rate=1e-6", "data.held_out_share=0",
+            "rl.value_optimiser.learning_rate=1e-6", *own[kind],
         ]
     )  # fmt: skip
     workspace = plaudit.init(home / "w", config=config)

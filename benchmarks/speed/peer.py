@@ -1,4 +1,4 @@
-"""One job of TRL's, a repetition at a time: python peer.py JOB MODEL_FOLDER."""
+"""One job of TRL's, a repetition at a time: python peer.py JOB MODEL_FOLDER REWARD_MODEL_FOLDER."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from data import answers, prompts
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
-from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, RLOOConfig, RLOOTrainer, SFTConfig, SFTTrainer
 from turns import Turns
 
 turns = Turns()
-job, folder = sys.argv[1:3]
+job, folder, reward_folder = sys.argv[1:4]
 kind, _, variant = job.partition(":")
 tokenizer = AutoTokenizer.from_pretrained(folder)
 BATCH = 8
@@ -56,6 +55,8 @@ chosen, rejected = answers(BATCH * 8, seed=0), answers(BATCH * 8, seed=1)
 weights = {"dtype": torch.bfloat16 if lora or "pure" in variant else torch.float32}
 
 if kind == "sft":
+    from trl import SFTConfig, SFTTrainer
+
     model = AutoModelForCausalLM.from_pretrained(folder, **weights)
     rows = Dataset.from_dict({"prompt": questions, "completion": chosen})
     turns.say(tokens=count([q + a for q, a in zip(questions, chosen, strict=True)]) / 8)
@@ -66,6 +67,8 @@ if kind == "sft":
     trainer.train()
 
 if kind == "reward":
+    from trl import RewardConfig, RewardTrainer
+
     model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, **weights)
     model.config.pad_token_id = tokenizer.pad_token_id
     sides = {
@@ -80,6 +83,8 @@ if kind == "reward":
     trainer.train()
 
 if kind == "dpo":
+    from trl import DPOConfig, DPOTrainer
+
     model = AutoModelForCausalLM.from_pretrained(folder, **weights)
     rows = Dataset.from_dict({"prompt": questions, "chosen": chosen, "rejected": rejected})
     both = [q + a for q, a in zip(questions, chosen, strict=True)] + [
@@ -117,6 +122,7 @@ if kind == "generate":
         turns.say(tokens=tokens)
 
 if kind == "rloo":
+    from trl import RLOOConfig, RLOOTrainer
 
     def shorter(completions, **_):
         """A reward."""
@@ -142,3 +148,35 @@ if kind == "rloo":
 
     trainer._generate = generate
     trainer.train()
+
+if kind == "ppo":  # TRL 1.12, the last with PPO
+    from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
+
+    def scorer():
+        """Reward or value model."""
+        return AutoModelForSequenceClassification.from_pretrained(reward_folder, num_labels=1, **weights)
+
+    plain = ppo_trainer.batch_generation
+
+    def generate(model, queries, *arguments):
+        """A step begins with its rollouts."""
+        turns.next()
+        found = plain(model, queries, *arguments)
+        new = found[0][:, queries.shape[1] :]
+        ends = (new == tokenizer.eos_token_id).int()
+        turns.say(tokens=int(((ends.cumsum(1) - ends) == 0).sum()))
+        return found
+
+    ppo_trainer.batch_generation = generate
+    args = PPOConfig(
+        **{**COMMON, "max_steps": -1}, gradient_accumulation_steps=4, num_mini_batches=1, num_ppo_epochs=1,
+        total_episodes=32_000, local_rollout_forward_batch_size=32, num_sample_generations=0, response_length=128,
+        temperature=0.8, stop_token="eos", missing_eos_penalty=1.0, kl_coef=0.05,
+    )  # fmt: skip
+    asked = Dataset.from_dict({"input_ids": tokenizer([templated(p) for p in prompts(256)])["input_ids"]})
+    policy, reference = (AutoModelForCausalLM.from_pretrained(folder, **weights) for _ in range(2))
+    tokenizer.padding_side = "left"
+    PPOTrainer(
+        args, tokenizer, model=policy, ref_model=reference, reward_model=scorer(), value_model=scorer(),
+        train_dataset=asked, eval_dataset=asked.select(range(32)),
+    ).train()  # fmt: skip

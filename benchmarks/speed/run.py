@@ -1,6 +1,6 @@
 """Plaudit against a peer, job by job, turn by turn on one machine; and against what the machine can do.
 
-    make bench        (or: python benchmarks/speed/run.py --peer PYTHON_OF_THE_PEER)
+    make bench        (or: python benchmarks/speed/run.py --only JOB ...)
 
 Both programs of a job are started and warmed up, and then take turns: one repetition each, while the other waits. What
 is compared is the median. Run nothing beside it. Writes speed.json, speed.md and speed.png beside this file's parent.
@@ -13,6 +13,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -26,18 +27,27 @@ JOBS = {
     "dpo": "DPO, all weights",
     "dpo:lora": "DPO, LoRA",
     "rloo": "RLOO step, LoRA, 32 samples",
+    "ppo": "PPO step, all weights, 32 samples",
     "generate:1": "Sampling, 1 row",
     "generate:32": "Sampling, 32 rows",
     "generate:128": "Sampling, 128 rows",
 }
+JOBS |= {f"10M/{job}": f"{name} (10M)" for job, name in JOBS.items() if ":lora" not in job}
+PEERS = {"ppo": "ppo"}
+"""Environments under peers/ by kind of job; "trl" for the others."""
+SMALL = {
+    "hidden_size": 160, "intermediate_size": 448, "num_hidden_layers": 8, "num_attention_heads": 5,
+    "num_key_value_heads": 5,
+}  # fmt: skip
+"""A Llama of 10 million weights with SmolLM2's vocabulary, its weights drawn at random."""
 
 
 class Worker:
     """One program at one job."""
 
-    def __init__(self, python: str, script: str, job: str, model: str):
+    def __init__(self, python: str, script: str, job: str, models: tuple[str, str]):
         self.process = subprocess.Popen(
-            [python, str(HERE / script), job, model], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [python, str(HERE / script), job, *models], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
         self.seconds: list[float] = []
@@ -83,11 +93,11 @@ class Worker:
         }
 
 
-def compare(job: str, peer: str, model: str, repetitions: int) -> dict[str, Any]:
-    """Both programs, in turn."""
+def take_turns(programs: list[tuple[str, str, str]], models: tuple[str, str], repetitions: int) -> list[dict[str, Any]]:
+    """What each (python, script, job) gives, alternating."""
     workers = []
-    for python, script in ((sys.executable, "ours.py"), (peer, "peer.py")):
-        workers.append(Worker(python, script, job, model))
+    for program in programs:
+        workers.append(Worker(*program, models))
         workers[-1].read_until("ready")  # one after the other, so that neither warms up beside the other
     for _ in range(repetitions):
         for worker in workers:
@@ -97,7 +107,13 @@ def compare(job: str, peer: str, model: str, repetitions: int) -> dict[str, Any]
         worker.tell("stop")
         worker.read_until("peak_memory_gb")
         worker.process.wait()
-    ours, theirs = (worker.result() for worker in workers)
+    return [worker.result() for worker in workers]
+
+
+def compare(job: str, peers: Path, models: tuple[str, str], repetitions: int) -> dict[str, Any]:
+    """Both programs, in turn."""
+    peer = peers / PEERS.get(job.partition(":")[0], "trl") / "bin" / "python"
+    ours, theirs = take_turns([(sys.executable, "ours.py", job), (str(peer), "peer.py", job)], models, repetitions)
     return {"ours": ours, "peer": theirs, "ratio": round(ours["tokens_a_second"] / theirs["tokens_a_second"], 2)}
 
 
@@ -137,7 +153,7 @@ def share_of_limit(
         compute = peak / (2 * (body + head))
         memory = int(variant) * machine["memory_gb_a_second"] * 1e9 / (2 * (body + head))
         return tokens_a_second / min(compute, memory)
-    if kind == "rloo":
+    if kind in ("rloo", "ppo"):
         return None
     passes = 4 if variant == "lora" else 6  # a frozen weight has no gradient of its own
     return tokens_a_second * passes * (body + (0 if kind == "reward" else head)) / peak
@@ -179,36 +195,58 @@ def draw(results: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def make_models(size: str, folder: Path) -> tuple[tuple[str, str], float, float]:
+    """((model, reward model), weights of the body, weights of the head).
+
+    The embedding is the head, and costs nothing.
+    """
+    from plaudit.config import ModelSettings
+    from plaudit.models.loading import BUILT_IN, _resolve, load_causal, reward_from_causal, save_reward
+
+    source = _resolve(BUILT_IN)
+    if size:
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+        config = AutoConfig.from_pretrained(source)
+        config.update(SMALL | {"head_dim": SMALL["hidden_size"] // SMALL["num_attention_heads"]})
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder / "small")
+        AutoTokenizer.from_pretrained(source).save_pretrained(folder / "small")
+        source = str(folder / "small")
+    settings = ModelSettings(name=source)
+    causal = load_causal(source, settings)
+    reward = reward_from_causal(causal, seed=0)
+    target = folder / f"{size}reward"
+    if not target.exists():
+        save_reward(reward.network, reward, target, mean=0.0, std=1.0)
+    head = causal.network.head.weight.numel()
+    return (source, str(target)), float(sum(p.numel() for p in causal.network.body.parameters()) - head), float(head)
+
+
 def main() -> None:
     """Run the jobs asked for; results of the others are kept."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--peer", required=True, help="the Python of the peer's environment (benchmarks/peers/)")
+    parser.add_argument("--peers", type=Path, default=HERE.parent / "peers", help="where the peers' environments are")
     parser.add_argument("--only", nargs="*", default=list(JOBS), choices=list(JOBS), metavar="JOB")
     parser.add_argument("--repetitions", type=int, default=5)
     arguments = parser.parse_args()
 
-    from plaudit.config import ModelSettings
-    from plaudit.models.loading import BUILT_IN, _resolve, load_causal
-
-    network = load_causal(BUILT_IN, ModelSettings()).network
-    head = network.head.weight.numel()
-    body = sum(p.numel() for p in network.body.parameters()) - head  # the embedding is the head, and costs nothing
-    model = _resolve(BUILT_IN)
-    del network
     target = HERE.parent / "speed.json"
     results = json.loads(target.read_text()) if target.exists() else {"jobs": {}}
     results["machine"] = limits()
-    for job in arguments.only:
-        row = compare(job, arguments.peer, model, arguments.repetitions)
-        row["share_of_limit"] = share_of_limit(
-            job, row["ours"]["tokens_a_second"], results["machine"], float(body), float(head)
-        )
-        results["jobs"][job] = row
-        results["jobs"] = {name: results["jobs"][name] for name in JOBS if name in results["jobs"]}
-        target.write_text(json.dumps(results, indent=2) + "\n")
-        (HERE.parent / "speed.md").write_text(table(results))
-        draw(results, HERE.parent / "speed.png")
-        print(job, row, flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in arguments.only:
+            size, _, job = name.rpartition("/")
+            models, body, head = make_models(size, Path(folder))
+            row = compare(job, arguments.peers, models, arguments.repetitions)
+            row["share_of_limit"] = share_of_limit(job, row["ours"]["tokens_a_second"], results["machine"], body, head)
+            results["jobs"][name] = row
+            results["jobs"] = {name: results["jobs"][name] for name in JOBS if name in results["jobs"]}
+            target.write_text(json.dumps(results, indent=2) + "\n")
+            (HERE.parent / "speed.md").write_text(table(results))
+            draw(results, HERE.parent / "speed.png")
+            print(name, row, flush=True)
     print(table(results))
 
 

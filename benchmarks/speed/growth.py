@@ -1,0 +1,160 @@
+"""How Plaudit's cost grows with tokens, rows and model size; and what the options of training buy.
+
+    python benchmarks/speed/growth.py
+
+Best of three within one process for growth; the options take turns as programs, as in run.py. Writes growth.json,
+growth.md and growth.png beside this file's parent. Run nothing beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from run import HERE, make_models, take_turns
+
+LENGTHS = (128, 256, 512, 1024, 2048)
+ROWS = (1, 4, 16, 64, 256)
+SIZES = {
+    "10M": (160, 448, 8, 5), "34M": (384, 1024, 9, 6), "135M": (576, 1536, 30, 9), "360M": (960, 2560, 32, 15),
+}  # fmt: skip
+"""Width, width within, layers, heads; a third of the heads for keys where that is whole."""
+OPTIONS = ("", "+checkpointing", "+compile")
+
+
+def best(work: Callable[[], None], times: int = 3) -> float:
+    """Seconds, after one run that does not count."""
+    work()
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def measure() -> dict[str, dict[str, float]]:
+    """Tokens a second."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    from plaudit.config import LoraSettings, ModelSettings, OptimiserSettings
+    from plaudit.models.loading import BUILT_IN, _resolve, load_causal
+    from plaudit.models.network import make_trainable
+    from plaudit.sampling.in_process import sample
+    from plaudit.text.chat import Stops, TokenSequence
+    from plaudit.training.step import Optimiser
+    from plaudit.training.supervised import likelihood_step
+
+    def rows(count: int, length: int) -> list[TokenSequence]:
+        draw = torch.Generator().manual_seed(0)
+        ids = torch.randint(100, 40_000, (count, length), generator=draw).tolist()
+        return [TokenSequence(one[: length // 4], one[length // 4 :]) for one in ids]
+
+    def step_rate(model: Any, count: int, length: int) -> float:
+        policy = make_trainable(model.network, LoraSettings(rank=16, targets="attention"), role="policy", seed=0)
+        optimiser = Optimiser(policy, OptimiserSettings(learning_rate=1e-6), 100)
+        data = rows(count, length)
+        return count * length / best(lambda: likelihood_step(policy, optimiser, data, budget=2048))
+
+    found: dict[str, dict[str, float]] = {"length": {}, "batch": {}, "sampling": {}, "size": {}, "sampling_size": {}}
+    for length in LENGTHS:
+        found["length"][str(length)] = step_rate(load_causal(BUILT_IN, ModelSettings()), 4096 // length or 1, length)
+    for count in ROWS:
+        found["batch"][str(count)] = step_rate(load_causal(BUILT_IN, ModelSettings()), count, 128)
+
+    def sampling_rate(network: Any, count: int) -> float:
+        prompts = [one.prompt_ids + one.response_ids for one in rows(count, 24)]
+        stops = Stops(frozenset())
+
+        def run() -> None:
+            sample(network, prompts, stops=stops, max_new_tokens=32, seed=0, sequences_per_batch=count)
+
+        return 32 * count / best(run)
+
+    network = load_causal(BUILT_IN, ModelSettings()).network
+    for count in ROWS:
+        found["sampling"][str(count)] = sampling_rate(network, count)
+    with tempfile.TemporaryDirectory() as folder:
+        source = _resolve(BUILT_IN)
+        for name, (width, within, layers, heads) in SIZES.items():
+            config = AutoConfig.from_pretrained(source)
+            keys = heads // 3 if heads % 3 == 0 else heads
+            config.update({
+                "hidden_size": width, "intermediate_size": within, "num_hidden_layers": layers,
+                "num_attention_heads": heads, "num_key_value_heads": keys, "head_dim": width // heads,
+            })  # fmt: skip
+            AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(Path(folder) / name)
+            AutoTokenizer.from_pretrained(source).save_pretrained(Path(folder) / name)
+            model = load_causal(str(Path(folder) / name), ModelSettings())
+            found["size"][name] = step_rate(model, 8, 128)
+            found["sampling_size"][name] = sampling_rate(model.network, 64)
+    return found
+
+
+TITLES = {
+    "length": "Training step of 4,096 tokens, by their sequences' length",
+    "batch": "Training step, by sequences of 128 tokens",
+    "sampling": "Sampling, by rows side by side",
+    "size": "Training step of 8 sequences of 128 tokens, by weights",
+    "sampling_size": "Sampling, 64 rows, by weights",
+}
+
+
+def draw(found: dict[str, dict[str, float]], path: Path) -> None:
+    """One small plot each."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(found), figsize=(17, 3.4), layout="constrained")
+    for place, (name, rates) in zip(axes, found.items(), strict=True):
+        place.plot(list(rates), list(rates.values()), marker="o", color="#1f6f8b")
+        place.set_ylim(0, max(rates.values()) * 1.15)
+        place.set_title(TITLES[name].replace(", by", ",\nby").replace(" of 128", "\nof 128"), fontsize=9)
+        place.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("tokens a second")
+    figure.savefig(path, dpi=110)
+
+
+def table(found: dict[str, dict[str, float]], options: dict[str, Any]) -> str:
+    """Markdown."""
+    lines = []
+    for name, rates in found.items():
+        lines += [f"| {TITLES[name]} | " + " | ".join(rates) + " |", "|" + "---|" * (len(rates) + 1)]
+        lines += ["| tokens a second | " + " | ".join(f"{rate:.0f}" for rate in rates.values()) + " |", ""]
+    lines += ["| Option | tokens a second | against plain | memory GB |", "|---|---|---|---|"]
+    for job, row in options.items():
+        plain = options[job.partition("+")[0]]
+        rate = row["tokens_a_second"]
+        ratio = f"{rate / plain['tokens_a_second']:.2f}"
+        lines.append(f"| {job} | {rate:.0f} | {ratio} | {row['peak_memory_gb']:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure and write."""
+    import sys
+
+    found = measure()
+    options = {}
+    with tempfile.TemporaryDirectory() as folder:
+        models, _, _ = make_models("", Path(folder))
+        for job in ("sft", "sft:lora"):
+            jobs = [job + option for option in OPTIONS]
+            results = take_turns([(sys.executable, "ours.py", name) for name in jobs], models, 5)
+            options |= dict(zip(jobs, results, strict=True))
+    target = HERE.parent / "growth.json"
+    target.write_text(json.dumps({"growth": found, "options": options}, indent=2) + "\n")
+    (HERE.parent / "growth.md").write_text(table(found, options))
+    draw(found, HERE.parent / "growth.png")
+    print(table(found, options))
+
+
+if __name__ == "__main__":
+    main()
