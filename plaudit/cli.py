@@ -75,18 +75,22 @@ def init(
 @app.command("import")
 def import_(
     file: Annotated[Path, typer.Argument(help="A JSONL file, one object a line.")],
-    kind: Annotated[str, typer.Option("--kind", help="prompts, demonstrations, comparisons or labels.")],
+    kind: Annotated[
+        str, typer.Option("--kind", help="prompts, demonstrations, comparisons, rankings, ratings, labels.")
+    ],
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     config: ConfigOption = None,
     overrides: Overrides = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Read prompts, demonstrations, comparisons or labels into the workspace, whole or not at all.
+    """Read prompts, demonstrations or judgments into the workspace, whole or not at all.
 
     Columns follow TRL: `prompt`; `prompt` + `completion`, or `messages`; `prompt` + `chosen` + `rejected`;
-    `prompt` + `completion` + `label` (true for liked).
-    Each is text or a list of {"role", "content"} messages. Prompts are split into training and held-out
+    `prompt` + `responses` + `ranks` (1 the best, equal for ties); `prompt` + `completion` + `rating`;
+    `prompt` + `completion` + `label` (true for liked). Judgments may name `annotator` and `criterion`; comparisons
+    may have `grade` (1 to 4), `tie`, `preference` (0 to 1), `chosen_safe` and `rejected_safe`.
+    Each text is text or a list of {"role", "content"} messages. Prompts are split into training and held-out
     by a hash of their text (data.held_out_share).
     """
     from typing import get_args

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Message = dict[str, str]
@@ -108,40 +108,58 @@ class Comparison:
     """Time taken by a person."""
     created: str = ""
     """ISO 8601 time in UTC; the store fills it in."""
+    criterion: str = ""
+    """What was asked, such as "helpfulness"; empty for which is better altogether."""
+    soft_preference: float | None = None
+    """The annotator's own degree of preference for the first, 0 to 1, where one was given beside the choice."""
+    ranking: str | None = None
+    """Of a pair that is part of a ranking of several responses: which one."""
 
     @property
     def id(self) -> str:
-        """One judgment per run, annotator and unordered pair."""
-        return content_id(self.run, self.annotator, sorted((self.first, self.second)))
+        """One judgment per run, annotator, criterion and unordered pair."""
+        asked = [self.criterion] if self.criterion else []
+        return content_id(self.run, self.annotator, sorted((self.first, self.second)), *asked)
 
     @property
     def preference_first(self) -> float:
-        """1 when the first was chosen, 0 when the second was, 0.5 for a tie."""
+        """The soft preference; without one 1 when the first was chosen, 0 when the second was, 0.5 for a tie."""
+        if self.soft_preference is not None:
+            return self.soft_preference
         return {"first": 1.0, "second": 0.0, "tie": 0.5}[self.choice]
 
     def swap(self) -> Comparison:
         """The same judgment with the two sides exchanged."""
         choice: Choice = {"first": "second", "second": "first", "tie": "tie"}[self.choice]  # type: ignore[assignment]
-        probability = None if self.probability_first is None else 1 - self.probability_first
-        return Comparison(
-            self.prompt_id, self.second, self.first, self.annotator, choice, self.run,
-            self.grade, probability, self.seconds, self.created,
+
+        def other(chance: float | None) -> float | None:
+            return None if chance is None else 1 - chance
+
+        return replace(
+            self, first=self.second, second=self.first, choice=choice,
+            probability_first=other(self.probability_first), soft_preference=other(self.soft_preference),
         )  # fmt: skip
+
+
+DESIRABLE, SAFE = "desirable", "safe"
+"""Criteria of labels that are yes or no: 1 for yes, 0 for no. Any other criterion is a rating on a scale of its own."""
 
 
 @dataclass(frozen=True)
 class Label:
-    """One judgment of one response: liked, or not."""
+    """One judgment of one response by itself: whether it was liked, whether it is safe, or how good it is."""
 
     prompt_id: str
     response: str
     annotator: str
-    desirable: bool
+    value: float
     run: str
+    criterion: str = DESIRABLE
     created: str = ""
     """ISO 8601 time in UTC; the store fills it in."""
 
     @property
     def id(self) -> str:
-        """One label per run, annotator and response."""
-        return content_id(self.run, self.annotator, self.response)
+        """One label per run, annotator, criterion and response."""
+        asked = [] if self.criterion == DESIRABLE else [self.criterion]
+        return content_id(self.run, self.annotator, self.response, *asked)

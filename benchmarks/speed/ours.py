@@ -22,7 +22,7 @@ from plaudit.objectives import bradley_terry
 from plaudit.sampling.in_process import sample
 from plaudit.text.batches import collate
 from plaudit.text.chat import TokenSequence
-from plaudit.training.comparisons import JudgedPrompt, prompt_groups
+from plaudit.training.comparisons import JudgedPrompt, Judgment, prompt_groups
 from plaudit.training.preference_parts import Learner, parts_of_a_step
 from plaudit.training.step import Optimiser
 from plaudit.training.supervised import likelihood_step
@@ -75,9 +75,8 @@ if kind == "reward":
     while True:
         turns.next()
         at = step % 8 * BATCH
-        batch = [
-            JudgedPrompt(str(i), ["a", "b"], [chosen[i], rejected[i]], [(0, 1, 1.0)], []) for i in range(at, at + BATCH)
-        ]
+        pair = [Judgment(0, 1, 1.0)]
+        batch = [JudgedPrompt(str(i), ["a", "b"], [chosen[i], rejected[i]], pair, []) for i in range(at, at + BATCH)]
         for group in prompt_groups(batch, BUDGET):
             scores = scorer.scores(collate([s for prompt in group for s in prompt.sequences]))
             (bradley_terry(scores[::2], scores[1::2], scores.new_ones(len(group))).sum() / BATCH).backward()
@@ -96,7 +95,7 @@ if kind == "dpo":
         turns.next()
         at = step % 8 * BATCH
         batch = [
-            JudgedPrompt(str(i), [f"c{i}", f"r{i}"], [chosen[i], rejected[i]], [(0, 1, 1.0)], [])
+            JudgedPrompt(str(i), [f"c{i}", f"r{i}"], [chosen[i], rejected[i]], [Judgment(0, 1, 1.0)], [])
             for i in range(at, at + BATCH)
         ]
         for part in parts_of_a_step(learner, batch):

@@ -141,12 +141,30 @@ class JudgeSettings(Section):
 
 
 class RewardSettings(Section):
-    """A Bradley-Terry reward model: loss -log sigmoid(score of the preferred - score of the other)."""
+    """A model of what people prefer, or of what harms."""
 
+    loss: Literal["bradley-terry", "davidson", "plackett-luce", "cost"] = "bradley-terry"
+    """bradley-terry: all pairs, a tie as half a preference each way; davidson: ties as an outcome of their own;
+    plackett-luce: whole rankings, best first (the best of K where all others are tied); cost: which response is more
+    harmful, and which are harmful at all: comparisons prefer the safer, and every response needs a `safe` label."""
     model: str = "latest:sft"
     """What the body starts from."""
     comparisons: list[str] | None = None
     """Judge runs (or `latest:judge`) and imports whose comparisons are used; null for all in the workspace."""
+    criterion: str | None = None
+    """Learn from comparisons by this criterion alone; null where there is but one."""
+    annotators: Literal["each", "majority", "skill"] = "each"
+    """Several judgments of a pair: each counts; or their majority does; or one estimate in which each annotator
+    counts as far as they agree with the others (Dawid & Skene 1979; needs `pip install plaudit[crowd]`)."""
+    margin: Literal["none", "small", "large"] | Annotated[list[float], Field(min_length=4, max_length=4)] = "none"
+    """How far the preferred is to be ahead by grade, nats: Llama 2's small or large table, or four numbers, from
+    negligibly to significantly better. A pair without a grade has none. The scores are then over-confident."""
+    flip_rate: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Share of preferences taken to be the wrong way round (label smoothing)."""
+    safety_coefficient: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of telling responses labelled safe (above 0) from unsafe ones (below) beside the ranking."""
+    centring_coefficient: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of (score + score)^2 of a pair, which keeps scores around 0; 0.01 is usual."""
     epochs: Positive = 1
     """Passes over the comparisons; more than one tends to over-fit."""
     batch_size: Positive = 16
@@ -156,10 +174,27 @@ class RewardSettings(Section):
     comparisons or fewer the head's random start is never unlearnt: 0.05 then ranks better and is better calibrated."""
     max_response_tokens: Positive = 512
     """Comparisons with a longer response are left out, and counted."""
+    zero: Literal["responses", "demonstrations"] = "responses"
+    """What scores 0 on average where scores are normalised: the responses of training, or the demonstrations."""
+    unit_variance: bool = True
+    """Whether normalised scores are also divided by their standard deviation."""
     optimiser: OptimiserSettings = OptimiserSettings(learning_rate=2e-4)
     """Optimiser of the body and of the scalar head."""
     save_every: Positive = 50
     """Steps between checkpoints from which `--resume` goes on."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> RewardSettings:
+        pairs = self.loss in ("bradley-terry", "cost")
+        if not pairs and (self.margin != "none" or self.flip_rate):
+            raise ValueError(f"reward.margin and reward.flip_rate are of pairs; reward.loss is {self.loss}")
+        if self.loss == "plackett-luce" and (self.annotators != "each" or self.centring_coefficient):
+            raise ValueError(
+                "reward.annotators and reward.centring_coefficient are of pairs; reward.loss is plackett-luce"
+            )
+        if self.loss == "cost" and self.safety_coefficient:
+            raise ValueError("reward.safety_coefficient has no meaning for a cost, whose loss tells safe from harmful")
+        return self
 
 
 class PreferSettings(Section):
@@ -177,6 +212,8 @@ class PreferSettings(Section):
     k rounds the policy tends to pi_ref exp(k R / beta)."""
     comparisons: list[str] | None = None
     """Judge runs (or `latest:judge`) and imports to learn from; null for all in the workspace."""
+    criterion: str | None = None
+    """Learn from comparisons by this criterion alone; null where there is but one."""
     beta: Rate = 0.1
     """Implied reward per nat of departure (for ipo: tau; for simpo 2 to 2.5 is usual)."""
     gamma_over_beta: Annotated[float, Field(ge=0)] = 0.5

@@ -145,7 +145,8 @@ def save_reward(network: Network, model: LoadedModel, folder: Path, *, mean: flo
     if not isinstance(getattr(skeleton, "score", None), nn.Linear):
         raise ModelError(f"transformers has no sequence classifier with a `score` head for {config.model_type}.")
     _load_weights(skeleton.base_model, merged_body_weights(network))
-    _load_weights(skeleton.score, network.exact_state(network.head))
+    head = network.exact_state(network.head)  # which may have learnt more than a score needs
+    _load_weights(skeleton.score, {name: head[name] for name in skeleton.score.state_dict()})
     _save(skeleton, model, folder)
 
 

@@ -126,9 +126,12 @@ class Store:
             query = query.where(tables.comparisons.c.run == run)
         return [Comparison(**{k: v for k, v in row.items() if k != "id"}) for row in self._rows(query)]
 
-    def labels(self) -> list[Label]:
-        """All judgments of single responses."""
-        rows = self._rows(select(tables.labels).order_by(tables.labels.c.id))
+    def labels(self, criterion: str | None = None) -> list[Label]:
+        """All judgments of single responses, or those by one criterion."""
+        query = select(tables.labels).order_by(tables.labels.c.id)
+        if criterion is not None:
+            query = query.where(tables.labels.c.criterion == criterion)
+        rows = self._rows(query)
         return [Label(**{k: v for k, v in row.items() if k != "id"}) for row in rows]
 
     def counts(self) -> dict[str, int]:

@@ -1,10 +1,16 @@
-"""Reading prompts, demonstrations and comparisons from JSONL, in TRL's column conventions.
+"""Reading prompts, demonstrations and judgments from JSONL, in TRL's column conventions.
 
     prompts          prompt                               text, or a message list
     demonstrations   prompt + completion, or messages     text or message lists
     comparisons      prompt + chosen + rejected           text or message lists; without `prompt`, chosen and
                                                           rejected are whole conversations that share a beginning
+    rankings         prompt + responses + ranks           2 to 9 texts, and a rank of each: 1 the best, equal for ties
+    ratings          prompt + completion + rating         a number, one response a line
     labels           prompt + completion + label          liked (true) or not (false), one response a line
+
+Judgments may have `annotator` and `criterion` columns. A comparison may also have `grade` (1 to 4, or its words),
+`tie` (true: neither is better), `preference` (0 to 1: how sure that chosen is better), `chosen_safe` and
+`rejected_safe` (true or false); labels with criterion "safe" say the same of one response.
 
 Either every line is used, or the file is refused with the number of the first bad line. Repeated rows are
 counted, not hidden.
@@ -13,15 +19,22 @@ counted, not hidden.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
 from plaudit.errors import DataError, nearest
 from plaudit.records import (
+    DESIRABLE,
+    GRADES,
+    SAFE,
     Annotator,
+    Choice,
     Comparison,
     Demonstration,
     Label,
@@ -34,8 +47,10 @@ from plaudit.records import (
 )
 from plaudit.store.database import Store
 
-Kind = Literal["prompts", "demonstrations", "comparisons", "labels"]
+Kind = Literal["prompts", "demonstrations", "comparisons", "rankings", "ratings", "labels"]
 ROLES = ("system", "user", "assistant")
+MOST_RANKED = 9
+"""Responses of one ranking: what a person can still hold apart (Ouyang et al. 2022 asked for 4 to 9)."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +71,14 @@ def import_file(store: Store, path: Path | str, *, kind: Kind, held_out_share: f
     Raises DataError, naming file and line, for a missing file, broken JSON, a missing column or an empty text.
     """
     path = Path(path)
+    run = f"import-{content_id(path.name)[:8]}"
     readers: dict[Kind, Callable[[_Row], list[Any]]] = {
         "prompts": _read_prompt,
         "demonstrations": _read_demonstrations,
-        "comparisons": _read_comparison,
-        "labels": _read_label,
+        "comparisons": partial(_read_comparison, run=run),
+        "rankings": partial(_read_ranking, run=run),
+        "ratings": partial(_read_rating, run=run),
+        "labels": partial(_read_label, run=run),
     }
     rows: list[Any] = []
     lines = 0
@@ -70,14 +88,12 @@ def import_file(store: Store, path: Path | str, *, kind: Kind, held_out_share: f
     if not lines:
         raise DataError(f"{path} is empty: expected one JSON object a line. See `plaudit import --help`.")
     if kind == "prompts":
-        added = store.add_prompts(rows)
+        added, given = store.add_prompts(rows), len(rows)
     elif kind == "demonstrations":
-        added = store.add_demonstrations(rows)
-    elif kind == "comparisons":
-        added = _add_comparisons(store, rows, run=f"import-{content_id(path.name)[:8]}")
+        added, given = store.add_demonstrations(rows), len(rows)
     else:
-        added = _add_labels(store, rows, run=f"import-{content_id(path.name)[:8]}")
-    return Imported(kind=kind, rows=lines, added=added, repeated=len(rows) - added)
+        added, given = _add_judgments(store, rows)
+    return Imported(kind=kind, rows=lines, added=added, repeated=given - added)
 
 
 def split_of(messages: list[Message], held_out_share: float) -> Split:
@@ -115,6 +131,51 @@ class _Row:
         if not value[-1]["content"].strip():
             raise DataError(f"{self.where}: `{name}` is empty.")
         return [{"role": message["role"], "content": message["content"]} for message in value]
+
+    def text(self, name: str, default: str) -> str:
+        """A column that may be missing."""
+        value = self.values.get(name)
+        if value is None:
+            return default
+        if not isinstance(value, str) or not value.strip():
+            raise DataError(f"{self.where}: `{name}` must be text, not {value!r}.")
+        return value
+
+    def number(self, name: str, least: float = -math.inf, most: float = math.inf) -> float | None:
+        """A column that may be missing."""
+        value = self.values.get(name)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise DataError(f"{self.where}: `{name}` must be a number, not {value!r}.")
+        if not least <= value <= most:
+            raise DataError(f"{self.where}: `{name}` must be from {least:g} to {most:g}, not {value}.")
+        return float(value)
+
+    def yes_or_no(self, name: str) -> bool | None:
+        """A column that may be missing."""
+        value = self.values.get(name)
+        if value is None or isinstance(value, bool):
+            return value
+        raise DataError(f"{self.where}: `{name}` must be true or false, not {value!r}.")
+
+    def grade(self) -> int | None:
+        """How much better, as a number or in words."""
+        value = self.values.get("grade")
+        words = {name: number for number, name in GRADES.items()}
+        if value is None or (isinstance(value, int) and value in GRADES and not isinstance(value, bool)):
+            return value
+        if value in words:
+            return words[value]
+        known = ", ".join(f"{number} ({name})" for number, name in GRADES.items())
+        raise DataError(f"{self.where}: `grade` is {value!r}; known: {known}.")
+
+    def answer(self) -> tuple[Prompt, list[str]]:
+        """`prompt` and `completion`."""
+        completion = self.messages("completion", role="assistant")
+        if [message["role"] for message in completion] != ["assistant"]:
+            raise DataError(f"{self.where}: `completion` must be exactly one assistant turn.")
+        return self.prompt(self.messages("prompt", role="user")), [completion[0]["content"]]
 
     def prompt(self, messages: list[Message]) -> Prompt:
         if not messages or messages[-1]["role"] == "assistant":
@@ -164,7 +225,102 @@ def _read_demonstrations(row: _Row) -> list[Demonstration]:
     return [Demonstration(row.prompt(conversation[:i]), conversation[i]["content"], source) for i in turns]
 
 
-def _read_comparison(row: _Row) -> list[tuple[Prompt, str, str]]:
+@dataclass(frozen=True)
+class _Judged:
+    """What a line says: responses, and judgments of them."""
+
+    prompt: Prompt
+    responses: list[Response]
+    annotator: str
+    comparisons: list[Comparison]
+    labels: list[Label]
+
+
+def _judged(row: _Row, prompt: Prompt, texts: list[str], run: str) -> _Judged:
+    """The responses of a line, which nobody has judged yet."""
+    ids = [f"{run}:{content_id(prompt.id, text)}" for text in texts]
+    responses = [Response(i, prompt.id, text, run) for i, text in zip(ids, texts, strict=True)]
+    return _Judged(prompt, responses, row.text("annotator", "imported"), [], [])
+
+
+def _read_comparison(row: _Row, *, run: str) -> list[_Judged]:
+    judged = _judged(row, *_both(_sides(row)), run)
+    first, second = (response.id for response in judged.responses)
+    soft = row.number("preference", 0.0, 1.0)
+    tie = row.yes_or_no("tie") or soft == 0.5
+    if tie and soft not in (None, 0.5):
+        raise DataError(f"{row.where}: a tie with a `preference` of {soft} contradicts itself.")
+    choice: Choice = "tie" if tie else "second" if soft is not None and soft < 0.5 else "first"
+    judged.comparisons.append(
+        Comparison(
+            judged.prompt.id, first, second, judged.annotator, choice, run, row.grade(),
+            criterion=row.text("criterion", ""), soft_preference=soft,
+        )
+    )  # fmt: skip
+    for response, column in ((first, "chosen_safe"), (second, "rejected_safe")):
+        safe = row.yes_or_no(column)
+        if safe is not None:
+            judged.labels.append(Label(judged.prompt.id, response, judged.annotator, float(safe), run, SAFE))
+    return [judged]
+
+
+def _both(sides: tuple[Prompt, str, str]) -> tuple[Prompt, list[str]]:
+    return sides[0], list(sides[1:])
+
+
+def _read_ranking(row: _Row, *, run: str) -> list[_Judged]:
+    """All pairs of it, each of which knows the ranking that it is part of."""
+    prompt = row.prompt(row.messages("prompt", role="user"))
+    texts, ranks = row.column("responses"), row.column("ranks")
+    if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise DataError(f"{row.where}: `responses` must be a list of texts, none of them empty.")
+    if not 2 <= len(texts) <= MOST_RANKED or len(set(texts)) < len(texts):
+        raise DataError(f"{row.where}: a ranking is of 2 to {MOST_RANKED} different responses; here are {len(texts)}.")
+    whole = isinstance(ranks, list) and all(isinstance(rank, int) and not isinstance(rank, bool) for rank in ranks)
+    if not whole or len(ranks) != len(texts):
+        raise DataError(f"{row.where}: `ranks` must be {len(texts)} whole numbers, one for each response, 1 the best.")
+    judged = _judged(row, prompt, texts, run)
+    criterion = row.text("criterion", "")
+    ranking = content_id(run, judged.annotator, criterion, sorted(response.id for response in judged.responses))
+    for i, j in combinations(range(len(texts)), 2):
+        first, second = judged.responses[i].id, judged.responses[j].id
+        choice: Choice = "tie" if ranks[i] == ranks[j] else "first" if ranks[i] < ranks[j] else "second"
+        judged.comparisons.append(
+            Comparison(
+                prompt.id, first, second, judged.annotator, choice, run, criterion=criterion, ranking=ranking
+            )
+        )  # fmt: skip
+    return [judged]
+
+
+def _read_rating(row: _Row, *, run: str) -> list[_Judged]:
+    judged = _judged(row, *row.answer(), run)
+    rating, criterion = row.number("rating"), row.text("criterion", "rating")
+    if rating is None:
+        row.column("rating")  # says which columns there are
+    elif criterion in (DESIRABLE, SAFE):
+        raise DataError(f"{row.where}: criterion `{criterion}` is yes or no; import it with --kind labels.")
+    else:
+        judged.labels.append(Label(judged.prompt.id, judged.responses[0].id, judged.annotator, rating, run, criterion))
+    return [judged]
+
+
+def _read_label(row: _Row, *, run: str) -> list[_Judged]:
+    judged = _judged(row, *row.answer(), run)
+    criterion = row.text("criterion", DESIRABLE)
+    if criterion not in (DESIRABLE, SAFE):
+        raise DataError(f"{row.where}: a label's criterion is `{DESIRABLE}` or `{SAFE}`, not `{criterion}`.")
+    value = row.column("label")
+    if not isinstance(value, bool):
+        raise DataError(f"{row.where}: `label` must be true or false, not {value!r}.")
+    judged.labels.append(
+        Label(judged.prompt.id, judged.responses[0].id, judged.annotator, float(value), run, criterion)
+    )
+    return [judged]
+
+
+def _sides(row: _Row) -> tuple[Prompt, str, str]:
+    """(prompt, chosen, rejected) of a comparison in any of its forms."""
     chosen = row.messages("chosen", role="assistant")
     rejected = row.messages("rejected", role="assistant")
     if "prompt" in row.values:
@@ -184,17 +340,7 @@ def _read_comparison(row: _Row) -> list[tuple[Prompt, str, str]]:
         raise DataError(f"{row.where}: chosen and rejected must each end in exactly one assistant turn of their own.")
     if chosen == rejected:
         raise DataError(f"{row.where}: chosen and rejected are the same text, so there is nothing to learn.")
-    return [(row.prompt(context), chosen[0]["content"], rejected[0]["content"])]
-
-
-def _read_label(row: _Row) -> list[tuple[Prompt, str, bool]]:
-    completion = row.messages("completion", role="assistant")
-    if [m["role"] for m in completion] != ["assistant"]:
-        raise DataError(f"{row.where}: `completion` must be exactly one assistant turn.")
-    label = row.column("label")
-    if not isinstance(label, bool):
-        raise DataError(f"{row.where}: `label` must be true or false, not {label!r}.")
-    return [(row.prompt(row.messages("prompt", role="user")), completion[0]["content"], label)]
+    return row.prompt(context), chosen[0]["content"], rejected[0]["content"]
 
 
 def _shared_text(row: _Row, chosen: str, rejected: str) -> tuple[list[Message], list[Message], list[Message]]:
@@ -207,24 +353,12 @@ def _shared_text(row: _Row, chosen: str, rejected: str) -> tuple[list[Message], 
     return [{"role": "user", "content": prompt.strip()}], *replies  # type: ignore[return-value]
 
 
-def _add_comparisons(store: Store, rows: list[tuple[Prompt, str, str]], run: str) -> int:
-    store.add_annotators([Annotator("imported", "imported")])
-    store.add_prompts([prompt for prompt, _, _ in rows])
-    responses: list[Response] = []
-    comparisons: list[Comparison] = []
-    for prompt, chosen, rejected in rows:
-        ids = [f"{run}:{content_id(prompt.id, text)}" for text in (chosen, rejected)]
-        responses += [Response(i, prompt.id, text, run) for i, text in zip(ids, (chosen, rejected), strict=True)]
-        comparisons.append(Comparison(prompt.id, ids[0], ids[1], "imported", "first", run))
-    store.add_responses(responses)
-    return store.add_comparisons(comparisons)
-
-
-def _add_labels(store: Store, rows: list[tuple[Prompt, str, bool]], run: str) -> int:
-    store.add_annotators([Annotator("imported", "imported")])
-    store.add_prompts([prompt for prompt, _, _ in rows])
-    ids = [f"{run}:{content_id(prompt.id, text)}" for prompt, text, _ in rows]
-    store.add_responses([Response(i, prompt.id, text, run) for i, (prompt, text, _) in zip(ids, rows, strict=True)])
-    return store.add_labels(
-        [Label(prompt.id, i, "imported", liked, run) for i, (prompt, _, liked) in zip(ids, rows, strict=True)]
-    )
+def _add_judgments(store: Store, rows: list[_Judged]) -> tuple[int, int]:
+    """(new judgments, judgments given)."""
+    store.add_annotators([Annotator(name, "imported") for name in sorted({row.annotator for row in rows})])
+    store.add_prompts([row.prompt for row in rows])
+    store.add_responses([response for row in rows for response in row.responses])
+    comparisons = [comparison for row in rows for comparison in row.comparisons]
+    labels = [label for row in rows for label in row.labels]
+    added = store.add_comparisons(comparisons) + store.add_labels(labels)
+    return added, len(comparisons) + len(labels)

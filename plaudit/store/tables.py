@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import JSON, Boolean, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = MetaData()
 
@@ -63,6 +63,9 @@ comparisons = Table(
     Column("seconds", Float),
     Column("run", String(64), nullable=False),
     Column("created", String(32), nullable=False),
+    Column("criterion", String(64), nullable=False),
+    Column("soft_preference", Float),
+    Column("ranking", String(16)),
     Index("comparisons_by_run_and_prompt", "run", "prompt_id"),
 )
 
@@ -73,7 +76,8 @@ labels = Table(
     Column("prompt_id", ForeignKey("prompts.id"), nullable=False),
     Column("response", ForeignKey("responses.id"), nullable=False),
     Column("annotator", ForeignKey("annotators.name"), nullable=False),
-    Column("desirable", Boolean, nullable=False),
+    Column("value", Float, nullable=False),
     Column("run", String(64), nullable=False, index=True),
+    Column("criterion", String(64), nullable=False),
     Column("created", String(32), nullable=False),
 )

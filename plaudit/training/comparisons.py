@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from plaudit.config import Config
 from plaudit.errors import DataError
 from plaudit.models.loading import LoadedModel
 from plaudit.progress import say
-from plaudit.records import Comparison, Label, Response
+from plaudit.records import DESIRABLE, SAFE, Comparison, Label, Response
 from plaudit.store.database import snapshot
 from plaudit.text.batches import by_token_budget, packed_size
 from plaudit.text.chat import TokenSequence
@@ -26,18 +26,36 @@ LABELS = "labels_"
 """Of the imports that its labels come from."""
 
 
+class Judgment(NamedTuple):
+    """Which of two responses of a prompt is better.
+
+    first, second   their places among the prompt's responses
+    preference      for the first: 1, 0, 0.5 for a tie, or between where somebody is unsure or several differ
+    grade           how much better, 1 to 4; None where nobody said
+    ranking         of a pair that is part of a ranking: which one
+    """
+
+    first: int
+    second: int
+    preference: float
+    grade: float | None = None
+    ranking: str | None = None
+
+
 @dataclass(frozen=True)
 class JudgedPrompt:
     """A prompt's responses as tokens, and every judgment between two of them.
 
-    judgments   (index of the first, index of the second, 1 if the first was preferred, 0.5 for a tie, else 0)
+    comparisons   what the judgments were made of; one each, unless several annotators' became one
+    safe          of each response whether it was labelled safe; None where nobody said
     """
 
     prompt_id: str
     response_ids: list[str]
     sequences: list[TokenSequence]
-    judgments: list[tuple[int, int, float]]
+    judgments: list[Judgment]
     comparisons: list[Comparison]
+    safe: tuple[bool | None, ...] = ()
 
     @property
     def longest(self) -> int:
@@ -55,12 +73,15 @@ class LabelledResponse:
     desirable: bool
 
 
-def choose_comparisons(workspace: Workspace, wanted: Sequence[str] | None, *, setting: str) -> list[Comparison]:
-    """The comparisons of these judge runs and imports; of all where None.
+def choose_comparisons(
+    workspace: Workspace, wanted: Sequence[str] | None, *, setting: str, criterion: str | None = None
+) -> list[Comparison]:
+    """The comparisons of these judge runs and imports, of all where None; by one criterion.
 
-    setting  where they were named, for messages
+    setting     where they were named, for messages
+    criterion   None for the only one there is
 
-    Raises DataError when there are none.
+    Raises DataError when there are none, or by several criteria and none was named.
     """
     comparisons = workspace.store.comparisons()
     if wanted is not None:
@@ -75,7 +96,16 @@ def choose_comparisons(workspace: Workspace, wanted: Sequence[str] | None, *, se
             f"{workspace.path} has no comparisons to learn from. Make some with `plaudit judge`, "
             "or add your own with `plaudit import FILE --kind comparisons`."
         )
-    return comparisons
+    criteria = sorted({c.criterion for c in comparisons})
+    if criterion is None and len(criteria) > 1:
+        named = ", ".join(name or '"" (none named)' for name in criteria)
+        raise DataError(
+            f"the comparisons are by several criteria: {named}. One model learns one: name it by "
+            f"`{setting.rpartition('.')[0]}.criterion`."
+        )
+    if criterion is not None and criterion not in criteria:
+        raise DataError(f"no comparisons by criterion `{criterion}`; there are: {', '.join(criteria) or 'none'}.")
+    return comparisons if criterion is None else [c for c in comparisons if c.criterion == criterion]
 
 
 def data_snapshot(comparisons: Sequence[Comparison], labels: Sequence[Label] = ()) -> dict[str, Any]:
@@ -91,7 +121,7 @@ def _sources(run: Run, role: str) -> set[str]:
 
 def _labels_of(workspace: Workspace, run: Run) -> list[Label]:
     names = _sources(run, LABELS)
-    return [label for label in workspace.store.labels() if label.run in names]
+    return [label for label in workspace.store.labels(DESIRABLE) if label.run in names]
 
 
 def source_parents(comparisons: Sequence[Comparison]) -> dict[str, str]:
@@ -100,21 +130,28 @@ def source_parents(comparisons: Sequence[Comparison]) -> dict[str, str]:
 
 
 def load_judged_prompts(
-    workspace: Workspace, run: Run, model: LoadedModel, config: Config, *, most_tokens: int
+    workspace: Workspace,
+    run: Run,
+    model: LoadedModel,
+    config: Config,
+    *,
+    most_tokens: int,
+    criterion: str | None = None,
 ) -> tuple[list[JudgedPrompt], list[JudgedPrompt]]:
-    """(training, held-out) prompts with their responses and the judgments of the run's sources.
+    """(training, held-out) prompts with their responses and the judgments of the run's sources, by one criterion.
 
     Judgments with a response of over `most_tokens`, or that does not fit the model's context, are counted and said.
     """
     prompts = {prompt.id: prompt for prompt in workspace.store.prompts()}
     sources = _sources(run, SOURCE)
-    comparisons = [c for c in workspace.store.comparisons() if c.run in sources]
+    comparisons = [c for c in workspace.store.comparisons() if c.run in sources and criterion in (None, c.criterion)]
     run.check_data(data_snapshot(comparisons, _labels_of(workspace, run)))
     by_prompt: dict[str, list[Comparison]] = defaultdict(list)
     for comparison in comparisons:
         by_prompt[comparison.prompt_id].append(comparison)
     responses = {response.id: response for response in workspace.store.responses()}
     same_ids = sampled_with(workspace, model)
+    safe = _safety_labels(workspace)
     limit = model.prompt_limit(config.data.max_prompt_tokens, 1)
     found: dict[str, list[JudgedPrompt]] = {"train": [], "held_out": []}
     dropped = 0
@@ -127,12 +164,23 @@ def load_judged_prompts(
         dropped += len(judged) - len(usable)
         if usable:
             place = {r: i for i, r in enumerate(kept)}
-            judgments = [(place[c.first], place[c.second], c.preference_first) for c in usable]
-            item = JudgedPrompt(prompt_id, kept, [encoded[r] for r in kept], judgments, usable)
+            judgments = [
+                Judgment(place[c.first], place[c.second], c.preference_first, c.grade, c.ranking) for c in usable
+            ]
+            known = tuple(safe.get(r) for r in kept)
+            item = JudgedPrompt(prompt_id, kept, [encoded[r] for r in kept], judgments, usable, known)
             found[prompts[prompt_id].split].append(item)
     if dropped:
         say(f"{dropped} comparisons have a response over {most_tokens} tokens: left out.")
     return found["train"], found["held_out"]
+
+
+def _safety_labels(workspace: Workspace) -> dict[str, bool]:
+    """Response -> whether most of those who said so find it safe; one that they disagree on evenly is not."""
+    votes: dict[str, list[float]] = defaultdict(list)
+    for label in workspace.store.labels(SAFE):
+        votes[label.response].append(label.value)
+    return {response: sum(values) > len(values) / 2 for response, values in votes.items()}
 
 
 def sampled_with(workspace: Workspace, model: LoadedModel) -> set[str]:
@@ -165,10 +213,10 @@ def side_by_side(group: Sequence[JudgedPrompt], device: torch.device | str) -> t
     """
     first, second, preference, prompt, start = [], [], [], [], 0
     for number, item in enumerate(group):
-        for a, b, label in item.judgments:
-            first.append(start + a)
-            second.append(start + b)
-            preference.append(label)
+        for judgment in item.judgments:
+            first.append(start + judgment.first)
+            second.append(start + judgment.second)
+            preference.append(judgment.preference)
             prompt.append(number)
         start += len(item.sequences)
     return (
@@ -181,12 +229,12 @@ def side_by_side(group: Sequence[JudgedPrompt], device: torch.device | str) -> t
 
 def without_ties(prompts: Sequence[JudgedPrompt]) -> list[JudgedPrompt]:
     """A tie has no chosen side: left out, counted and said."""
-    ties = sum(label == 0.5 for prompt in prompts for _, _, label in prompt.judgments)
+    ties = sum(judgment.preference == 0.5 for prompt in prompts for judgment in prompt.judgments)
     if ties:
         say(f"{ties} comparisons are ties: left out.")
     kept = []
     for prompt in prompts:
-        decided = [(j, c) for j, c in zip(prompt.judgments, prompt.comparisons, strict=True) if j[2] != 0.5]
+        decided = [(j, c) for j, c in zip(prompt.judgments, prompt.comparisons, strict=True) if j.preference != 0.5]
         if decided:
             judgments, comparisons = zip(*decided, strict=True)
             kept.append(replace(prompt, judgments=list(judgments), comparisons=list(comparisons)))
@@ -205,8 +253,9 @@ def load_labelled_responses(
     found: dict[str, list[LabelledResponse]] = {"train": [], "held_out": []}
     for split, prompts in (("train", train), ("held_out", held_out)):
         for prompt in prompts:
-            for a, b, preference in prompt.judgments:
-                for place, desirable in ((a, preference > 0.5), (b, preference < 0.5)):
+            for judgment in prompt.judgments:
+                sides = (judgment.first, judgment.preference > 0.5), (judgment.second, judgment.preference < 0.5)
+                for place, desirable in sides:
                     found[split].append(
                         LabelledResponse(
                             prompt.prompt_id, prompt.response_ids[place], prompt.sequences[place], desirable
@@ -222,7 +271,7 @@ def load_labelled_responses(
         prompt_ids = model.format.encode_prompt(by_id[label.prompt_id].messages, limit=limit)
         sequence = TokenSequence(prompt_ids, encode_stored(model, responses[label.response], same_ids))
         if fits(sequence, model, config.prefer.max_response_tokens):
-            item = LabelledResponse(label.prompt_id, label.response, sequence, label.desirable)
+            item = LabelledResponse(label.prompt_id, label.response, sequence, label.value > 0.5)
             found[by_id[label.prompt_id].split].append(item)
         else:
             dropped += 1

@@ -20,6 +20,7 @@ from plaudit.files import write_text
 from plaudit.models.loading import LoadedModel, load_causal, save_causal
 from plaudit.models.network import Network, make_trainable
 from plaudit.progress import progress
+from plaudit.records import DESIRABLE
 from plaudit.text.batches import micro_batches, shuffled_batches
 from plaudit.training.comparisons import (
     LABELS,
@@ -54,13 +55,17 @@ def prefer(workspace: Workspace, config: Config | None = None, *, resume: str | 
     config = config or workspace.config()
     settings = config.prefer
     wanted = settings.comparisons
-    labels = workspace.store.labels() if settings.loss == "kto" else []
+    labels = workspace.store.labels(DESIRABLE) if settings.loss == "kto" else []
     if wanted is not None:
         names = {workspace.lineage_name(name) for name in wanted}
         labels = [label for label in labels if label.run in names]
         wanted = sorted(names - {label.run for label in labels})
     only_labels = bool(labels) and (wanted == [] or not workspace.store.comparisons())
-    comparisons = [] if only_labels else choose_comparisons(workspace, wanted, setting="prefer.comparisons")
+    comparisons = (
+        []
+        if only_labels
+        else choose_comparisons(workspace, wanted, setting="prefer.comparisons", criterion=settings.criterion)
+    )
     parents = {"policy": workspace.lineage_name(settings.policy)} | source_parents(comparisons)
     workspace.model_source(parents["policy"])
     if settings.loss not in WITHOUT_REFERENCE:

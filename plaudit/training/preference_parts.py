@@ -84,6 +84,9 @@ def parts_of_a_step(learner: Learner, batch: Sequence[Any]) -> Iterator[Part]:
         rejected = torch.where(preference > 0.5, second, first)
         lengths = tokens.response_lengths.float()  # [R]
         losses = pair_losses(settings, own, reference, lengths, chosen, rejected)
+        sure = torch.maximum(preference, 1 - preference)
+        if bool((sure < 1).any()):  # an annotator who is unsure is right by either side with that chance
+            losses = sure * losses + (1 - sure) * pair_losses(settings, own, reference, lengths, rejected, chosen)
         likelihood = -(own / lengths)[chosen]
         total = (losses + weight * likelihood).sum() / pairs
         margin = (own - reference)[chosen] - (own - reference)[rejected]

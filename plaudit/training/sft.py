@@ -8,19 +8,16 @@ The prompt carries no loss; the token that ends the answer does, or the model wo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from plaudit.config import Config
 from plaudit.errors import DataError
-from plaudit.models.loading import LoadedModel, load_causal, save_causal
+from plaudit.models.loading import load_causal, save_causal
 from plaudit.models.network import make_trainable
-from plaudit.progress import progress, say
-from plaudit.records import Demonstration
+from plaudit.progress import progress
 from plaudit.store.database import snapshot
 from plaudit.text.batches import shuffled_batches
-from plaudit.text.chat import TokenSequence
 from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
-from plaudit.training.supervised import likelihood_step, mean_loss
+from plaudit.training.supervised import encode_demonstrations, likelihood_step, mean_loss
 from plaudit.workspace import Run, Workspace
 
 
@@ -51,8 +48,8 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     settings = config.sft
     run.check_data(snapshot("demonstrations", (d.id for d in workspace.store.demonstrations())))
     model = load_causal(workspace.model_source(config.model.name), config.model)
-    train = _encode(model, workspace.store.demonstrations("train"), config)
-    held_out = _encode(model, workspace.store.demonstrations("held_out"), config)
+    train = encode_demonstrations(model, workspace.store.demonstrations("train"), config)
+    held_out = encode_demonstrations(model, workspace.store.demonstrations("held_out"), config)
     if not train:
         raise DataError("every training demonstration is over `sft.max_response_tokens`; raise it.")
     policy = make_trainable(model.network, config.model.lora, role="policy", seed=config.seed)
@@ -94,16 +91,3 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     )
     drop_checkpoint(run)
     return run
-
-
-def _encode(model: LoadedModel, demonstrations: Sequence[Demonstration], config: Config) -> list[TokenSequence]:
-    limit = model.prompt_limit(config.data.max_prompt_tokens, 1)
-    sequences = [
-        TokenSequence(model.format.encode_prompt(d.prompt.messages, limit=limit), model.format.encode_response(d.text))
-        for d in demonstrations
-    ]
-    most = config.sft.max_response_tokens
-    kept = [s for s in sequences if len(s.response_ids) <= most and len(s) <= model.context_length]
-    if len(kept) < len(sequences):
-        say(f"{len(sequences) - len(kept)} of {len(sequences)} demonstrations are over {most} tokens: left out.")
-    return kept

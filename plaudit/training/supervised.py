@@ -10,6 +10,8 @@ from plaudit.config import Config
 from plaudit.errors import DataError
 from plaudit.models.loading import LoadedModel
 from plaudit.models.network import Network
+from plaudit.progress import say
+from plaudit.records import Demonstration
 from plaudit.text.batches import micro_batches
 from plaudit.text.chat import TokenSequence
 from plaudit.text.plain import as_sequences, read_texts
@@ -46,6 +48,22 @@ def mean_loss(policy: Network, sequences: Sequence[TokenSequence], config: Confi
         total -= float(log_probs.sum())
         tokens += int(batch.response_lengths.sum())
     return total / tokens
+
+
+def encode_demonstrations(
+    model: LoadedModel, demonstrations: Sequence[Demonstration], config: Config
+) -> list[TokenSequence]:
+    """Those within `sft.max_response_tokens` and the model's context; the others are counted and said."""
+    limit = model.prompt_limit(config.data.max_prompt_tokens, 1)
+    sequences = [
+        TokenSequence(model.format.encode_prompt(d.prompt.messages, limit=limit), model.format.encode_response(d.text))
+        for d in demonstrations
+    ]
+    most = config.sft.max_response_tokens
+    kept = [s for s in sequences if len(s.response_ids) <= most and len(s) <= model.context_length]
+    if len(kept) < len(sequences):
+        say(f"{len(sequences) - len(kept)} of {len(sequences)} demonstrations are over {most} tokens: left out.")
+    return kept
 
 
 def encode_texts(model: LoadedModel, path: str | None, limit: int) -> list[TokenSequence]:

@@ -98,3 +98,95 @@ def test_the_split_depends_on_the_prompt_alone_and_has_the_asked_share():
     held_out = sum(split_of(p, 0.25) == "held_out" for p in prompts)
     assert 430 < held_out < 570
     assert split_of(prompts[0], 0.25) == split_of(json.loads(json.dumps(prompts[0])), 0.25)
+
+
+def one(store, tmp_path, kind, **row):
+    return import_file(store, write_lines(tmp_path / "j.jsonl", [{"prompt": "what is tea", **row}]), kind=kind)
+
+
+def test_a_comparison_may_say_how_much_by_what_and_who_and_what_is_safe(store, tmp_path):
+    one(
+        store, tmp_path, "comparisons", chosen="leaves", rejected="stones", grade="significantly better",
+        criterion="helpfulness", annotator="ann", chosen_safe=True, rejected_safe=False,
+    )  # fmt: skip
+    (comparison,) = store.comparisons()
+    assert (comparison.grade, comparison.criterion, comparison.annotator) == (4, "helpfulness", "ann")
+    safe = {label.response: label.value for label in store.labels("safe")}
+    assert safe == {comparison.first: 1.0, comparison.second: 0.0}
+    assert store.labels("desirable") == []
+    assert {a.name: a.kind for a in store.annotators()} == {"ann": "imported"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "choice", "preference"),
+    [
+        ({"tie": True}, "tie", 0.5),
+        ({"tie": False}, "first", 1.0),
+        ({"preference": 0.8}, "first", 0.8),
+        ({"preference": 0.2, "grade": 1}, "second", 0.2),
+        ({"preference": 0.5}, "tie", 0.5),
+    ],
+)
+def test_a_comparison_may_be_a_tie_or_unsure(store, tmp_path, columns, choice, preference):
+    one(store, tmp_path, "comparisons", chosen="leaves", rejected="stones", **columns)
+    (comparison,) = store.comparisons()
+    assert (comparison.choice, comparison.preference_first) == (choice, preference)
+    assert comparison.swap().preference_first == pytest.approx(1 - preference)
+    assert comparison.swap().swap().id == comparison.id
+
+
+def test_a_ranking_is_all_of_its_pairs(store, tmp_path):
+    imported = one(store, tmp_path, "rankings", responses=["b", "a", "d", "c"], ranks=[2, 1, 3, 2])
+    assert (imported.rows, imported.added, imported.repeated) == (1, 6, 0)
+    texts = {r.id: r.text for r in store.responses()}
+    found = {(texts[c.first], texts[c.second]): c.choice for c in store.comparisons()}
+    assert found == {
+        ("b", "a"): "second", ("b", "d"): "first", ("b", "c"): "tie",
+        ("a", "d"): "first", ("a", "c"): "first", ("d", "c"): "second",
+    }  # fmt: skip
+    assert len({c.ranking for c in store.comparisons()} - {None}) == 1
+
+
+def test_criteria_of_one_annotator_are_judgments_of_their_own(store, tmp_path):
+    rows = [
+        {"prompt": "p", "chosen": "a", "rejected": "b", "criterion": "helpfulness"},
+        {"prompt": "p", "chosen": "b", "rejected": "a", "criterion": "harmlessness"},
+        {"prompt": "p", "chosen": "b", "rejected": "a", "criterion": "harmlessness"},
+    ]
+    imported = import_file(store, write_lines(tmp_path / "j.jsonl", rows), kind="comparisons")
+    assert (imported.added, imported.repeated) == (2, 1)
+    assert {c.criterion: c.choice for c in store.comparisons()} == {"helpfulness": "first", "harmlessness": "first"}
+
+
+def test_ratings_and_labels_are_of_one_response(store, tmp_path):
+    one(store, tmp_path, "ratings", completion="leaves", rating=4, criterion="clarity")
+    one(store, tmp_path, "labels", completion="leaves", label=False, criterion="safe")
+    one(store, tmp_path, "labels", completion="leaves", label=True)
+    assert {label.criterion: label.value for label in store.labels()} == {"clarity": 4, "safe": 0, "desirable": 1}
+    assert len(store.responses()) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "columns", "message"),
+    [
+        ("comparisons", {"chosen": "a", "rejected": "b", "grade": 5}, "`grade` is 5; known: 1 (negligibly better)"),
+        ("comparisons", {"chosen": "a", "rejected": "b", "preference": 1.2}, "`preference` must be from 0 to 1"),
+        ("comparisons", {"chosen": "a", "rejected": "b", "tie": True, "preference": 0.9}, "contradicts itself"),
+        ("comparisons", {"chosen": "a", "rejected": "b", "annotator": 3}, "`annotator` must be text"),
+        ("comparisons", {"chosen": "a", "rejected": "b", "chosen_safe": "yes"}, "`chosen_safe` must be true or false"),
+        ("rankings", {"responses": ["a", "a"], "ranks": [1, 2]}, "2 to 9 different responses"),
+        ("rankings", {"responses": ["a", ""], "ranks": [1, 2]}, "none of them empty"),
+        ("rankings", {"responses": [str(i) for i in range(10)], "ranks": list(range(10))}, "here are 10"),
+        ("rankings", {"responses": ["a", "b"], "ranks": [1]}, "must be 2 whole numbers"),
+        ("rankings", {"responses": ["a", "b"], "ranks": [1, True]}, "must be 2 whole numbers"),
+        ("ratings", {"completion": "a"}, "column `rating` is missing"),
+        ("ratings", {"completion": "a", "rating": float("nan")}, "`rating` must be a number"),
+        ("ratings", {"completion": "a", "rating": 1, "criterion": "safe"}, "import it with --kind labels"),
+        ("labels", {"completion": "a", "label": True, "criterion": "clarity"}, "`desirable` or `safe`"),
+    ],
+)
+def test_a_judgment_that_cannot_be_meant_is_refused(store, tmp_path, kind, columns, message):
+    with pytest.raises(DataError) as error:
+        one(store, tmp_path, kind, **columns)
+    assert message in str(error.value)
+    assert store.prompts() == []
