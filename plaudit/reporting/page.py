@@ -274,7 +274,12 @@ def _sft_facts(result: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _reward_facts(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    by_annotator = result.get("accuracy_by_annotator") or {}
+    groups = {"judged by": "annotator", "judged": "grade", "by criterion": "criterion", "the preferred": "length"}
+    shares = [
+        (f"Accuracy, {words} {name}", percent(accuracy["value"]))
+        for words, kind in groups.items()
+        for name, accuracy in (result.get(f"accuracy_by_{kind}") or {}).items()
+    ]
     return [
         ("Training prompts", _number(result.get("train_prompts"), 0)),
         ("Training judgments", _number(result.get("train_judgments"), 0)),
@@ -285,14 +290,20 @@ def _reward_facts(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Held-out log loss", _number(result.get("log_loss"), 3, " nats")),
         ("Expected calibration error", _number(result.get("calibration_error"), 3)),
         ("Temperature that would calibrate it", _number(result.get("temperature"), 2)),
-        *((f"Accuracy, judged by {name}", percent(accuracy)) for name, accuracy in by_annotator.items()),
+        ("Brier score", _number(result.get("brier"), 3)),
+        ("Scores the longer response higher", _share(result.get("scores_longer"))),
+        *shares,
     ]
+
+
+def _share(value: float | None) -> str:
+    return "not measured" if value is None else percent(value)
 
 
 def _prefer_facts(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     before, after = result.get("before") or {}, result.get("after") or {}
     accuracies = [(side.get("accuracy") or {}).get("value") for side in (before, after)]
-    shares = " → ".join("not measured" if share is None else percent(share) for share in accuracies)
+    shares = " → ".join(map(_share, accuracies))
     return [
         ("Loss", str(result.get("loss", "not recorded"))),
         ("Reference", str(result.get("reference") or "none")),

@@ -96,6 +96,55 @@ def import_file(store: Store, path: Path | str, *, kind: Kind, held_out_share: f
     return Imported(kind=kind, rows=lines, added=added, repeated=given - added)
 
 
+@dataclass(frozen=True)
+class FileComparison:
+    """A comparison as a line says it, which is in no store."""
+
+    prompt: Prompt
+    texts: dict[str, str]
+    comparison: Comparison
+    subset: str
+
+
+def read_comparisons(path: Path | str) -> list[FileComparison]:
+    """Comparisons and rankings of a file, pair by pair; a `subset` column, as RewardBench has it, is kept.
+
+    Raises DataError as `import_file` does.
+    """
+    found = []
+    for number, values in _read_lines(Path(path)):
+        row = _Row(values, f"{path}, line {number}", 0.0)
+        read = _read_ranking if "ranks" in values else _read_comparison
+        for judged in read(row, run="file"):
+            texts = {response.id: response.text for response in judged.responses}
+            subset = row.text("subset", "")
+            found += [FileComparison(judged.prompt, texts, comparison, subset) for comparison in judged.comparisons]
+    if not found:
+        raise DataError(f"{path} is empty: expected one JSON object a line with `prompt`, `chosen` and `rejected`.")
+    return found
+
+
+def read_answers(path: Path | str) -> list[tuple[dict[str, Any], Prompt, str]]:
+    """(the line, the prompt, the answer to it) for lines of `prompt` + `completion`, or `messages` that end in one.
+
+    Raises DataError as `import_file` does.
+    """
+    found = []
+    for number, values in _read_lines(Path(path)):
+        row = _Row(values, f"{path}, line {number}", 0.0)
+        if "messages" in values:
+            messages = row.messages("messages", role="user")
+            if messages[-1]["role"] != "assistant":
+                raise DataError(f"{row.where}: `messages` must end with the assistant's answer that is to be scored.")
+            found.append((values, row.prompt(messages[:-1]), messages[-1]["content"]))
+        else:
+            prompt, texts = row.answer()
+            found.append((values, prompt, texts[0]))
+    if not found:
+        raise DataError(f"{path} is empty: expected one JSON object a line with `prompt` and `completion`.")
+    return found
+
+
 def split_of(messages: list[Message], held_out_share: float) -> Split:
     """The split that a prompt belongs to: depends on its text and on the share alone."""
     return "held_out" if unit_interval("split", messages) < held_out_share else "train"

@@ -110,7 +110,7 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
             advance(1)
 
     mean, std = _score_statistics(workspace, scorer, start, train, config)
-    save_reward(scorer, start, run.model_folder, mean=mean, std=std)
+    save_reward(scorer, start, run.model_folder, mean=mean, std=std, is_cost=settings.loss == "cost")
     annotators = {a.name: a.kind for a in workspace.store.annotators()}
     lengths = {r.id: len(r.text.split()) for r in workspace.store.responses()}
     judged_pairs = _judge_held_out(scorer, held_out, lengths, config)
@@ -205,6 +205,8 @@ def _judge_held_out(
             preference_first=c.preference_first,
             probability_first=c.probability_first,
             longer_first=lengths[c.first] - lengths[c.second],
+            grade=c.grade,
+            criterion=c.criterion,
         )
         for prompt in held_out
         for c in prompt.comparisons
