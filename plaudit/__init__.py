@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from plaudit.store.importing import import_file
     from plaudit.training.online import rl
     from plaudit.training.preference import prefer
+    from plaudit.training.pretraining import pretrain
     from plaudit.training.reward import reward
     from plaudit.training.sft import sft
     from plaudit.workspace import Run, Workspace, init
@@ -46,6 +47,7 @@ _WHERE = {
     "init": "plaudit.workspace",
     "judge": "plaudit.judges.stage",
     "prefer": "plaudit.training.preference",
+    "pretrain": "plaudit.training.pretraining",
     "quickstart": "plaudit.rounds.quickstart",
     "report": "plaudit.reporting.page",
     "resolve": "plaudit.config",
@@ -69,6 +71,7 @@ __all__ = [
     "init",
     "judge",
     "prefer",
+    "pretrain",
     "quickstart",
     "report",
     "resolve",

@@ -115,6 +115,20 @@ def import_(
 
 
 @app.command()
+def pretrain(
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    config: ConfigOption = None,
+    resume: Resume = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    overrides: Overrides = None,
+) -> None:
+    """Train a small decoder of your own from plain text (pretrain.text='[FILE, ...]')."""
+    where = "plaudit.training.pretraining"
+    _stage(where, "pretrain", workspace, config, overrides, dry_run, as_json, resume=resume)
+
+
+@app.command()
 def sft(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     config: ConfigOption = None,

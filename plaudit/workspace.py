@@ -33,7 +33,7 @@ from plaudit.store import Store
 
 CONFIG_NAME = "plaudit.yaml"
 DATABASE_NAME = "feedback.sqlite"
-RUN_NAME = r"(sft|sample|judge|reward|rl|prefer|evaluate)-\d{3,}"
+RUN_NAME = r"(pretrain|sft|sample|judge|reward|rl|prefer|evaluate)-\d{3,}"
 RECORDED_PACKAGES = ("plaudit", "torch", "transformers", "peft", "tokenizers", "numpy", "sqlalchemy")
 
 

@@ -195,7 +195,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def make_models(size: str, folder: Path) -> tuple[tuple[str, str], float, float]:
+def make_models(size: str, folder: Path, *, seed: int = 0) -> tuple[tuple[str, str], float, float]:
     """((model, reward model), weights of the body, weights of the head).
 
     The embedding is the head, and costs nothing.
@@ -210,7 +210,7 @@ def make_models(size: str, folder: Path) -> tuple[tuple[str, str], float, float]
 
         config = AutoConfig.from_pretrained(source)
         config.update(SMALL | {"head_dim": SMALL["hidden_size"] // SMALL["num_attention_heads"]})
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder / "small")
         AutoTokenizer.from_pretrained(source).save_pretrained(folder / "small")
         source = str(folder / "small")

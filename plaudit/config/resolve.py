@@ -16,6 +16,7 @@ from plaudit.config.stages import (
     JudgeSettings,
     ModelSettings,
     PreferSettings,
+    PretrainSettings,
     RewardSettings,
     SampleSettings,
     SftSettings,
@@ -30,6 +31,7 @@ class Config(Section):
     """Of every random choice: the same seed gives the same run."""
     model: ModelSettings = ModelSettings()
     data: DataSettings = DataSettings()
+    pretrain: PretrainSettings = PretrainSettings()
     sft: SftSettings = SftSettings()
     sample: SampleSettings = SampleSettings()
     judge: JudgeSettings = JudgeSettings()

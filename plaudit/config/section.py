@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Positive = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Reduction = Literal["token_mean", "response_mean", "response_sum", "constant_length"]
@@ -27,9 +28,11 @@ class OptimiserSettings(Section):
     """Decay after warm-up: none, linearly to 0, or by a half cosine to 0."""
     warmup_share: Share = 0.05
     """Part of all steps in which the learning rate rises linearly from 0."""
+    second_moment_decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    """Adam's beta_2; 0.95 is usual in pretraining."""
     epsilon: Rate = 1e-5
     """Adam's epsilon; 1e-5 as in the published RLHF code, larger than PyTorch's own."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """Decoupled weight decay."""
+    """Decoupled weight decay of matrices; norms and biases have none."""
     max_gradient_norm: Rate = 1.0
     """Gradients are scaled down to this global norm."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from plaudit.config.section import OptimiserSettings, Positive, Rate, Section, Share
+from plaudit.config.section import NotNegative, OptimiserSettings, Positive, Rate, Section, Share
 
 
 class LoraSettings(Section):
@@ -51,6 +51,49 @@ class DataSettings(Section):
     """Part of the prompts kept out of all training, chosen by a hash of the prompt: the same on every machine."""
     max_prompt_tokens: Positive = 512
     """A longer prompt stops the stage that meets it, with its id."""
+
+
+class PretrainSettings(Section):
+    """A small decoder of one's own, from plain text."""
+
+    text: list[str] = Field(default=[])
+    """Text files, with `<|endoftext|>` between documents, or JSONL files with a `text` column; may be gzipped."""
+    tokenizer: str | None = None
+    """A Hugging Face folder, hub name, or the built-in model whose tokenizer is used; null trains one on the text."""
+    vocabulary_size: Positive = 4096
+    """Tokens of the tokenizer that is trained."""
+    hidden_size: Positive = 256
+    """Width of the model."""
+    layers: Positive = 6
+    """Transformer layers."""
+    heads: Positive = 4
+    """Attention heads of a layer."""
+    key_value_heads: Positive | None = None
+    """Heads of keys and values that they share; null for as many."""
+    intermediate_size: Positive | None = None
+    """Width within a layer's feed-forward part; null for 8/3 of the width."""
+    context_length: Annotated[int, Field(ge=2)] = 512
+    """Most tokens that the model can read; longer documents are cut into pieces."""
+    steps: Positive = 1000
+    """Optimiser steps."""
+    tokens_per_step: Positive = 8192
+    """Predicted tokens of an optimiser step, at least; taken in micro-batches of model.tokens_per_micro_batch."""
+    held_out_share: Share = 0.02
+    """Part of the documents kept out of training, chosen by a hash of their text."""
+    evaluate_every: NotNegative = 100
+    """Steps between held-out losses; 0 for the last alone."""
+    sample_every: NotNegative = 200
+    """Steps between samples of what the model writes; 0 for the last alone."""
+    sample_prompt: str = ""
+    """How those samples begin."""
+    sample_tokens: Positive = 64
+    """Their length at most."""
+    optimiser: OptimiserSettings = OptimiserSettings(
+        learning_rate=1e-3, schedule="cosine", weight_decay=0.1, second_moment_decay=0.95, epsilon=1e-8
+    )
+    """Optimiser; decay is of matrices alone."""
+    save_every: Positive = 100
+    """Steps between checkpoints from which `--resume` goes on."""
 
 
 class SftSettings(Section):

@@ -77,9 +77,14 @@ def load_causal(source: str, settings: ModelSettings) -> LoadedModel:
     Raises ModelError when it cannot be loaded, has no tokenizer, or computes its logits in an unknown way.
     """
     folder = _resolve(source)
-    device, dtype = device_and_dtype(settings)
+    _, dtype = device_and_dtype(settings)
     model = _from_pretrained(AutoModelForCausalLM, folder, source, dtype)
-    tokenizer = load_tokenizer(folder, source)
+    return as_causal(model, load_tokenizer(folder, source), settings, source)
+
+
+def as_causal(model: Any, tokenizer: Any, settings: ModelSettings, source: str) -> LoadedModel:
+    """A transformers model in memory as a frozen network. Raises ModelError as `load_causal`."""
+    device, _ = device_and_dtype(settings)
     if ensure_pad_token(tokenizer) and len(tokenizer) > model.get_input_embeddings().num_embeddings:
         _add_rows(model, len(tokenizer))
     model.config.pad_token_id = tokenizer.pad_token_id
@@ -160,9 +165,9 @@ def save_reward(
 
 
 def load_tokenizer(folder: str, source: str) -> Any:
-    """The tokenizer of a model folder. Raises ModelError when there is none."""
+    """The tokenizer of a model folder, a hub name or the built-in. Raises ModelError when there is none."""
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(_resolve(folder) if folder == BUILT_IN else folder)
     except Exception as error:  # transformers raises a dozen kinds here, none of which tells the user what to do
         raise ModelError(
             f"{source} has no tokenizer that transformers can load ({_first_line(error)}).\n"

@@ -40,14 +40,16 @@ def sft(workspace: Workspace, config: Config | None = None, *, resume: str | Non
             "Add some with `plaudit import FILE --kind demonstrations`."
         )
     data = snapshot("demonstrations", (d.id for d in demonstrations))
-    with workspace.new_run("sft", config, parents={"model": config.model.name}, data=data) as run:
+    with workspace.new_run(
+        "sft", config, parents={"model": workspace.lineage_name(config.model.name)}, data=data
+    ) as run:
         return _run(workspace, run, config)
 
 
 def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     settings = config.sft
     run.check_data(snapshot("demonstrations", (d.id for d in workspace.store.demonstrations())))
-    model = load_causal(workspace.model_source(config.model.name), config.model)
+    model = load_causal(workspace.model_source(run.parents["model"]), config.model)
     train = encode_demonstrations(model, workspace.store.demonstrations("train"), config)
     held_out = encode_demonstrations(model, workspace.store.demonstrations("held_out"), config)
     if not train:

@@ -24,11 +24,17 @@ class Optimiser:
         self.settings = settings
         self.total_steps = total_steps
         self.steps_taken = 0
+        matrices = [p for p in self.parameters if p.dim() > 1]
+        others = [p for p in self.parameters if p.dim() <= 1]
+        groups: list[dict[str, Any]] = [
+            {"params": matrices, "weight_decay": settings.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
         self._adam = torch.optim.AdamW(
-            self.parameters,
+            [group for group in groups if group["params"]],
             lr=settings.learning_rate,
+            betas=(0.9, settings.second_moment_decay),
             eps=settings.epsilon,
-            weight_decay=settings.weight_decay,
             fused=True,
         )
 
