@@ -15,7 +15,7 @@ class RewardSource(Section):
     source: str
     """As `rl.reward`: a reward run, `function:...` or `judge:MODEL`."""
     weight: float = 1.0
-    """Factor in the sum; unused by the safety-gated rule."""
+    """Factor of its scores; unused by the safety-gated rule."""
 
 
 class ReinforceSettings(Section):
@@ -149,9 +149,12 @@ class RlSettings(Section):
     reward: str | list[RewardSource] = "latest:reward"
     """What is maximised: a reward run, `function:FILE_OR_MODULE:NAME` called as f(prompts, responses) -> scores,
     `judge:MODEL` for a model that rates answers, or a list of several. Value models start from the first run."""
-    combine: Literal["sum", "safety-gated"] = "sum"
-    """Several rewards: their weighted sum; or Llama 2's rule over two runs, the first of helpfulness, the second of
-    safety, which counts wherever a prompt is about safety or the answer looks unsafe."""
+    combine: Literal["sum", "worst-case", "mean-minus-deviation", "safety-gated"] = "sum"
+    """Several rewards: their weighted sum; of models of one reward the least of their scores, or the mean less
+    `disagreement_coefficient` standard deviations; or Llama 2's rule over two runs, the first of helpfulness, the
+    second of safety, which counts wherever a prompt is about safety or the answer looks unsafe."""
+    disagreement_coefficient: Annotated[float, Field(ge=0)] = 1.0
+    """Of mean-minus-deviation: what a standard deviation between the models costs."""
     safety_threshold: Share = 0.15
     """Of the safety-gated rule: below this probability of being safe an answer looks unsafe."""
     safety_sources: list[str] = Field(default=[])
@@ -296,6 +299,11 @@ class RlSettings(Section):
             (
                 self.algorithm.startswith("rejection") and self.episodes.user is not None,
                 "rejection sampling imitates single answers; leave rl.episodes.user unset",
+            ),
+            (
+                self.combine in ("worst-case", "mean-minus-deviation")
+                and (isinstance(self.reward, str) or len(self.reward) < 2),
+                f"rl.combine={self.combine} needs rl.reward to list two or more models",
             ),
             (
                 self.combine == "safety-gated" and (isinstance(self.reward, str) or len(self.reward) != 2),

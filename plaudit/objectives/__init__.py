@@ -10,7 +10,12 @@ from plaudit.objectives.advantages import (
     leave_one_out_advantages,
 )
 from plaudit.objectives.best_of_n import best_of_n_distribution, best_of_n_estimate, best_of_n_kl_bound
-from plaudit.objectives.combining import safety_gated_scores, whitened_safety_gated_scores
+from plaudit.objectives.combining import (
+    mean_minus_deviation,
+    safety_gated_scores,
+    whitened_safety_gated_scores,
+    worst_case,
+)
 from plaudit.objectives.kl import k1, k2, k3, kl_penalised_rewards, next_kl_coefficient, scores_at_the_end
 from plaudit.objectives.lagrangian import lagrangian_advantages, next_log_multiplier
 from plaudit.objectives.policy_losses import (
@@ -83,6 +88,7 @@ __all__ = [
     "leave_one_out_advantages",
     "masked_mean",
     "masked_variance",
+    "mean_minus_deviation",
     "next_kl_coefficient",
     "next_log_multiplier",
     "orpo_odds",
@@ -101,4 +107,5 @@ __all__ = [
     "smoothed",
     "whiten",
     "whitened_safety_gated_scores",
+    "worst_case",
 ]

@@ -8,6 +8,29 @@ from torch import Tensor
 from plaudit.objectives.reductions import check_shapes, whiten
 
 
+def worst_case(scores: Tensor) -> Tensor:
+    """[B] the least of each response's scores, by models of one reward that differ in their seeds.
+
+    Coste et al. 2023 (arXiv:2310.02743) eq. 3: what no model of the ensemble likes cannot be exploited.
+
+    scores  [k, B]
+    """
+    check_shapes("k B", scores)
+    return scores.amin(dim=0)
+
+
+def mean_minus_deviation(scores: Tensor, *, coefficient: float = 1.0) -> Tensor:
+    """[B] mean - coefficient * standard deviation over models of one reward: a price on their disagreement.
+
+    In the spirit of Coste et al. 2023 (arXiv:2310.02743) eq. 4, which takes the variance; the deviation has the
+    units of the score. Biased, so that a single model has a deviation of 0.
+
+    scores  [k, B]
+    """
+    check_shapes("k B", scores)
+    return scores.mean(dim=0) - coefficient * scores.std(dim=0, correction=0)
+
+
 def safety_gated_scores(helpfulness: Tensor, safety: Tensor, tagged: Tensor, *, threshold: float = 0.15) -> Tensor:
     """Safety where the prompt asks for it or the answer lacks it, helpfulness elsewhere, as log-odds.
 

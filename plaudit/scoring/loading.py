@@ -10,7 +10,15 @@ from plaudit.functions import is_function, load_function
 from plaudit.models.loading import LoadedModel, load_causal, load_reward
 from plaudit.records import Message
 from plaudit.scoring.rating import RatingJudge
-from plaudit.scoring.scorers import Answered, FunctionScorer, RewardModelScorer, SafetyGated, Scorer, WeightedSum
+from plaudit.scoring.scorers import (
+    Answered,
+    Ensemble,
+    FunctionScorer,
+    RewardModelScorer,
+    SafetyGated,
+    Scorer,
+    WeightedSum,
+)
 from plaudit.text.chat import TokenSequence
 from plaudit.workspace import Workspace
 
@@ -85,6 +93,11 @@ def load_scorer(
     if len(loaded) == 1 and sources[0].weight == 1:
         return loaded[0]
     parts = [(source.weight, item.score) for source, item in zip(sources, loaded, strict=True)]
+    match config.rl.combine if len(parts) > 1 else "sum":
+        case "worst-case":
+            return LoadedScorer(Ensemble(parts, None), first)
+        case "mean-minus-deviation":
+            return LoadedScorer(Ensemble(parts, config.rl.disagreement_coefficient), first)
     return LoadedScorer(WeightedSum(parts), first)
 
 

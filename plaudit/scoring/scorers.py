@@ -14,7 +14,7 @@ from torch import Tensor
 
 from plaudit.errors import DataError, ModelError
 from plaudit.models.loading import LoadedModel
-from plaudit.objectives import safety_gated_scores, whitened_safety_gated_scores
+from plaudit.objectives import mean_minus_deviation, safety_gated_scores, whitened_safety_gated_scores, worst_case
 from plaudit.records import Message
 from plaudit.text.batches import micro_batches
 from plaudit.text.chat import TokenSequence
@@ -123,6 +123,24 @@ class WeightedSum:
     def __call__(self, answers: Sequence[Answered]) -> Tensor:
         """[B]."""
         return torch.stack([weight * scorer(answers) for weight, scorer in self.parts]).sum(dim=0)
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Several models of one reward as one that is careful where they disagree.
+
+    disagreement   what a standard deviation costs; None for the least of the scores
+    """
+
+    parts: list[tuple[float, Scorer]]
+    disagreement: float | None
+
+    def __call__(self, answers: Sequence[Answered]) -> Tensor:
+        """[B]."""
+        scores = torch.stack([weight * scorer(answers) for weight, scorer in self.parts])  # [k, B]
+        if self.disagreement is None:
+            return worst_case(scores)
+        return mean_minus_deviation(scores, coefficient=self.disagreement)
 
 
 @dataclass(frozen=True)

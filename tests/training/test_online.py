@@ -426,3 +426,18 @@ def test_each_round_of_rejection_sampling_begins_at_the_start(four_answers, monk
     for start in starts:
         assert all(a.equal(b) for a, b in zip(start, starts[0], strict=True))
     assert not all(a.equal(b) for a, b in zip(ends[0], starts[0], strict=True))
+
+
+def test_an_ensemble_trusts_what_its_models_agree_on():
+    from plaudit.config import resolve
+    from plaudit.scoring.scorers import Answered, Ensemble
+    from plaudit.text.chat import TokenSequence
+
+    answers = [Answered([], TokenSequence([1], [2]), text, True) for text in ("a", "bb")]
+    low, high = (lambda given, s=s: torch.tensor([s * len(a.text) for a in given]) for s in (1.0, 3.0))
+    parts = [(1.0, low), (2.0, high)]  # 1 and 6 for the first, 2 and 12 for the second
+    assert Ensemble(parts, None)(answers).tolist() == [1.0, 2.0]
+    assert Ensemble(parts, 0.0)(answers).tolist() == [3.5, 7.0]
+    assert Ensemble(parts, 2.0)(answers).tolist() == [3.5 - 5.0, 7.0 - 10.0]
+    with pytest.raises(ConfigError, match=r"needs rl\.reward to list two or more"):
+        resolve(overrides=["rl.combine=worst-case"])
