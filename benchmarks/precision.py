@@ -28,7 +28,7 @@ from plaudit.text.chat import TokenSequence
 from plaudit.training.step import Optimiser
 from plaudit.training.supervised import likelihood_step
 
-STEPS, BATCH, LENGTH, SEEDS = 200, 8, 96, 3
+STEPS, BATCH, LENGTH, SEEDS = 200, 4, 64, 3
 OPTIMISER = OptimiserSettings(learning_rate=1e-3, schedule="cosine", warmup_share=0.05)
 
 
