@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from plaudit.rounds.quickstart import quickstart
     from plaudit.sampling.stage import sample_responses as sample
     from plaudit.store.importing import import_file
+    from plaudit.studies.reward_scaling import reward_scaling
     from plaudit.training.online import rl
     from plaudit.training.preference import prefer
     from plaudit.training.pretraining import pretrain
@@ -52,6 +53,7 @@ _WHERE = {
     "report": "plaudit.reporting.page",
     "resolve": "plaudit.config",
     "reward": "plaudit.training.reward",
+    "reward_scaling": "plaudit.studies.reward_scaling",
     "rl": "plaudit.training.online",
     "sample": "plaudit.sampling.stage:sample_responses",
     "sft": "plaudit.training.sft",
@@ -76,6 +78,7 @@ __all__ = [
     "report",
     "resolve",
     "reward",
+    "reward_scaling",
     "rl",
     "sample",
     "sft",

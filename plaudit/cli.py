@@ -251,6 +251,9 @@ def evaluate_policy(
 def evaluate_reward(
     run: RewardArgument,
     comparisons: Annotated[Path, typer.Option("--comparisons", help="JSONL of comparisons or rankings.")],
+    head: Annotated[
+        str | None, typer.Option("--head", help="Of a model of several criteria: judge all comparisons by this one.")
+    ] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Write the reliability plot to this SVG file.")] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     config: ConfigOption = None,
@@ -269,14 +272,32 @@ def evaluate_reward(
     from plaudit.evaluation.scoring_files import evaluate_reward as measure
     from plaudit.reporting.text import result_lines
 
-    result = measure(source, comparisons, settings)
+    result = measure(source, comparisons, settings, head=head)
     if plot is not None:
         from plaudit.files import write_text
-        from plaudit.reporting.drawing import reliability
+        from plaudit.reporting.drawing import reliability, standalone
 
-        write_text(plot, reliability(run, result["reliability"]).svg or "")
+        write_text(plot, standalone(reliability(run, result["reliability"])))
     shown = {name: value for name, value in result.items() if name != "reliability"}
     _show(result, as_json, "\n".join([f"{run} on {comparisons}", *result_lines(shown)]))
+
+
+study_app = typer.Typer(help="Questions that take many runs to answer.", no_args_is_help=True)
+app.add_typer(study_app, name="study")
+
+
+@study_app.command("reward-scaling")
+def reward_scaling(
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    config: ConfigOption = None,
+    resume: Resume = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    overrides: Overrides = None,
+) -> None:
+    """Train reward models over a grid of data and model sizes, and fit how they get better."""
+    where = "plaudit.studies.reward_scaling"
+    _stage(where, "reward_scaling", workspace, config, overrides, dry_run, as_json, resume=resume)
 
 
 @app.command()

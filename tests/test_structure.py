@@ -17,7 +17,7 @@ LAYERS = [
     ["models", "algorithms"],
     ["scoring"],
     ["evaluation", "judges", "sampling", "training", "collect", "reporting"],
-    ["rounds"],
+    ["rounds", "studies"],
     ["cli", "__init__", "__main__"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

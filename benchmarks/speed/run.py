@@ -202,6 +202,7 @@ def make_models(size: str, folder: Path, *, seed: int = 0) -> tuple[tuple[str, s
     """
     from plaudit.config import ModelSettings
     from plaudit.models.loading import BUILT_IN, _resolve, load_causal, reward_from_causal, save_reward
+    from plaudit.models.score_facts import ScoreFacts
 
     source = _resolve(BUILT_IN)
     if size:
@@ -219,7 +220,7 @@ def make_models(size: str, folder: Path, *, seed: int = 0) -> tuple[tuple[str, s
     reward = reward_from_causal(causal, seed=0)
     target = folder / f"{size}reward"
     if not target.exists():
-        save_reward(reward.network, reward, target, mean=0.0, std=1.0)
+        save_reward(reward.network, reward, target, ScoreFacts())
     head = causal.network.head.weight.numel()
     return (source, str(target)), float(sum(p.numel() for p in causal.network.body.parameters()) - head), float(head)
 

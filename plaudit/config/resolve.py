@@ -17,6 +17,7 @@ from plaudit.config.stages import (
     ModelSettings,
     PreferSettings,
     PretrainSettings,
+    RewardScalingSettings,
     RewardSettings,
     SampleSettings,
     SftSettings,
@@ -36,6 +37,7 @@ class Config(Section):
     sample: SampleSettings = SampleSettings()
     judge: JudgeSettings = JudgeSettings()
     reward: RewardSettings = RewardSettings()
+    reward_scaling: RewardScalingSettings = RewardScalingSettings()
     rl: RlSettings = RlSettings()
     prefer: PreferSettings = PreferSettings()
     evaluate: EvaluateSettings = EvaluateSettings()

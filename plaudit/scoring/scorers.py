@@ -46,33 +46,59 @@ class Scorer(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class RewardModelScorer:
-    """A reward model's scores of the very ids that were sampled.
+@dataclass
+class RewardModelScores:
+    """A reward model's scores of the very ids that were sampled, by all its heads.
 
-    normalise                shift and scale by the mean and deviation on its training responses
+    They are computed once for all that ask about the same answers, one head each.
+
     tokens_per_micro_batch   bounds memory
     """
 
     model: LoadedModel
-    normalise: bool
     tokens_per_micro_batch: int
+    _last: tuple[Sequence[Answered], Tensor] | None = None
 
     @torch.no_grad()
     def __call__(self, answers: Sequence[Answered]) -> Tensor:
-        """Raw scores minus mean over deviation, or raw."""
-        form, network = self.model.format, self.model.network
+        """[B] raw scores, or [B, C] of several heads. Raises ModelError unless they are finite."""
+        if self._last is not None and self._last[0] is answers:
+            return self._last[1]
+        form, network, heads = self.model.format, self.model.network, self.model.scores.heads
         sequences = [
             TokenSequence(a.sequence.prompt_ids, form.scored_ids(a.sequence.response_ids, finished=a.finished))
             for a in answers
         ]
-        scores = torch.zeros(len(answers))
+        scores = torch.zeros((len(answers), len(heads)) if heads else len(answers))
         for rows, batch in micro_batches(sequences, self.tokens_per_micro_batch, network.device):
             scores[rows] = network.scores(batch).float().cpu()
         if not scores.isfinite().all():
             raise ModelError(f"the reward model {self.model.source} gives scores that are no finite numbers.")
-        mean, std = self.model.score_normaliser if self.normalise else (0.0, 1.0)
-        return (scores - mean) / std
+        self._last = answers, scores
+        return scores
+
+
+@dataclass(frozen=True)
+class RewardModelScorer:
+    """One head of a reward model, or the mean over an ensemble's.
+
+    normalise   shift and scale by the mean and deviation on its training responses
+    head        None for the only one, or for the mean
+    """
+
+    scores: RewardModelScores
+    normalise: bool
+    head: str | None = None
+
+    def __call__(self, answers: Sequence[Answered]) -> Tensor:
+        """Raw scores minus mean over deviation, or raw."""
+        facts = self.scores.model.scores
+        scores = self.scores(answers)
+        if self.normalise:
+            scores = facts.normalised(scores)
+        if not facts.heads:
+            return scores
+        return scores.mean(dim=1) if self.head is None else scores[:, facts.heads.index(self.head)]
 
 
 @dataclass(frozen=True)

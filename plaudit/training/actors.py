@@ -70,7 +70,7 @@ def load_actors(workspace: Workspace, parents: dict[str, str], config: Config, n
     model = load_causal(workspace.model_source(parents["policy"]), config.model)
     user = load_user(workspace, config)
     sources = [
-        RewardSource(source=parents.get("reward", parents.get(f"reward_{i}", "")), weight=source.weight)
+        source.model_copy(update={"source": parents.get("reward", parents.get(f"reward_{i}", ""))})
         for i, source in enumerate(reward_sources(config))
     ]
     normalise = config.rl.normalise_reward
@@ -104,5 +104,6 @@ def _make_critic(name: str, scorer: LoadedScorer, policy: LoadedModel, config: C
     role = "value" if name == "reward" else f"{name}_value"
     network = make_trainable(start.network, config.model.lora, role=role, seed=seed, train_head=True)
     normalised = name == "reward" and config.rl.normalise_reward and scorer.model is not None
-    mean, std = start.score_normaliser if normalised else (0.0, 1.0)
+    facts = start.scores
+    mean, std = (facts.mean[0], facts.std[0]) if normalised else (0.0, 1.0)
     return Critic(network, mean, std)

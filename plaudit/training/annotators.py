@@ -11,7 +11,8 @@ from plaudit.errors import DataError
 from plaudit.records import Comparison
 from plaudit.training.comparisons import JudgedPrompt, Judgment
 
-Pair = tuple[str, str]
+Pair = tuple[str, str, str]
+"""Criterion, and the two responses in order."""
 
 
 def combine_annotators(
@@ -30,18 +31,31 @@ def combine_annotators(
     by_pair: dict[Pair, list[Comparison]] = defaultdict(list)
     for prompt in prompts:
         for comparison in prompt.comparisons:
-            first, second = sorted((comparison.first, comparison.second))
-            by_pair[first, second].append(comparison if comparison.first == first else comparison.swap())
+            pair = _pair(comparison)
+            by_pair[pair].append(comparison if comparison.first == pair[1] else comparison.swap())
     preferences = _majorities(by_pair) if how == "majority" else _skilled(by_pair)
     combined = []
     for prompt in prompts:
         place = {response: i for i, response in enumerate(prompt.response_ids)}
-        pairs = sorted({tuple(sorted((c.first, c.second))) for c in prompt.comparisons})
+        pairs = sorted({_pair(c) for c in prompt.comparisons})
         judgments = [
-            Judgment(place[a], place[b], preferences[a, b], _grade(by_pair[a, b], preferences[a, b])) for a, b in pairs
+            Judgment(
+                place[first],
+                place[second],
+                preferences[pair],
+                _grade(by_pair[pair], preferences[pair]),
+                criterion=criterion,
+            )
+            for pair in pairs
+            for criterion, first, second in [pair]
         ]
         combined.append(replace(prompt, judgments=judgments))
     return combined
+
+
+def _pair(comparison: Comparison) -> Pair:
+    low, high = sorted((comparison.first, comparison.second))
+    return comparison.criterion, low, high
 
 
 def _majorities(by_pair: dict[Pair, list[Comparison]]) -> dict[Pair, float]:

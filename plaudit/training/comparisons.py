@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from itertools import combinations
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ SOURCE = "comparisons_"
 """In a run's parents, the roles of the judge runs and imports that its comparisons come from."""
 LABELS = "labels_"
 """Of the imports that its labels come from."""
+Asked = TypeVar("Asked", Comparison, Label)
 
 
 class Judgment(NamedTuple):
@@ -33,6 +35,7 @@ class Judgment(NamedTuple):
     preference      for the first: 1, 0, 0.5 for a tie, or between where somebody is unsure or several differ
     grade           how much better, 1 to 4; None where nobody said
     ranking         of a pair that is part of a ranking: which one
+    criterion       what was asked; empty for which is better altogether
     """
 
     first: int
@@ -40,6 +43,15 @@ class Judgment(NamedTuple):
     preference: float
     grade: float | None = None
     ranking: str | None = None
+    criterion: str = ""
+
+
+class Rating(NamedTuple):
+    """How good a response is by itself: its place among the prompt's responses, the number, and what was asked."""
+
+    response: int
+    value: float
+    criterion: str
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,7 @@ class JudgedPrompt:
 
     comparisons   what the judgments were made of; one each, unless several annotators' became one
     safe          of each response whether it was labelled safe; None where nobody said
+    ratings       where it is those that are learnt from: the judgments then say what they say of pairs
     """
 
     prompt_id: str
@@ -56,6 +69,7 @@ class JudgedPrompt:
     judgments: list[Judgment]
     comparisons: list[Comparison]
     safe: tuple[bool | None, ...] = ()
+    ratings: tuple[Rating, ...] = ()
 
     @property
     def longest(self) -> int:
@@ -74,38 +88,69 @@ class LabelledResponse:
 
 
 def choose_comparisons(
-    workspace: Workspace, wanted: Sequence[str] | None, *, setting: str, criterion: str | None = None
+    workspace: Workspace, wanted: Sequence[str] | None, *, setting: str, criteria: Sequence[str] | None = None
 ) -> list[Comparison]:
-    """The comparisons of these judge runs and imports, of all where None; by one criterion.
+    """The comparisons of these judge runs and imports, of all where None; by these criteria.
 
-    setting     where they were named, for messages
-    criterion   None for the only one there is
+    setting    where they were named, for messages
+    criteria   None for the only one there is
 
     Raises DataError when there are none, or by several criteria and none was named.
     """
     comparisons = workspace.store.comparisons()
-    if wanted is not None:
-        names = {workspace.lineage_name(name) for name in wanted}
-        unknown = sorted(names - {c.run for c in comparisons})
-        if unknown:
-            known = ", ".join(sorted({c.run for c in comparisons})) or "none yet"
-            raise DataError(f"`{setting}`: no comparisons of {', '.join(unknown)} in the store ({known}).")
-        comparisons = [c for c in comparisons if c.run in names]
     if not comparisons:
         raise DataError(
             f"{workspace.path} has no comparisons to learn from. Make some with `plaudit judge`, "
             "or add your own with `plaudit import FILE --kind comparisons`."
         )
-    criteria = sorted({c.criterion for c in comparisons})
-    if criterion is None and len(criteria) > 1:
-        named = ", ".join(name or '"" (none named)' for name in criteria)
+    return _choose(comparisons, workspace, wanted, criteria, "comparisons", setting)
+
+
+def choose_ratings(
+    workspace: Workspace, wanted: Sequence[str] | None, *, setting: str, criteria: Sequence[str] | None = None
+) -> list[Label]:
+    """As `choose_comparisons`, the ratings of single responses on scales."""
+    ratings = _ratings(workspace)
+    if not ratings:
         raise DataError(
-            f"the comparisons are by several criteria: {named}. One model learns one: name it by "
-            f"`{setting.rpartition('.')[0]}.criterion`."
+            f"{workspace.path} has no ratings to learn from. Add some with `plaudit import FILE --kind ratings`."
         )
-    if criterion is not None and criterion not in criteria:
-        raise DataError(f"no comparisons by criterion `{criterion}`; there are: {', '.join(criteria) or 'none'}.")
-    return comparisons if criterion is None else [c for c in comparisons if c.criterion == criterion]
+    return _choose(ratings, workspace, wanted, criteria, "ratings", setting)
+
+
+def _choose(
+    judgments: list[Asked],
+    workspace: Workspace,
+    wanted: Sequence[str] | None,
+    criteria: Sequence[str] | None,
+    what: str,
+    setting: str,
+) -> list[Asked]:
+    if wanted is not None:
+        names = {workspace.lineage_name(name) for name in wanted}
+        unknown = sorted(names - {c.run for c in judgments})
+        if unknown:
+            known = ", ".join(sorted({c.run for c in judgments})) or "none yet"
+            raise DataError(f"`{setting}`: no {what} of {', '.join(unknown)} in the store ({known}).")
+        judgments = [c for c in judgments if c.run in names]
+    if not judgments:
+        raise DataError(f"`{setting}` names nothing to learn from; null is for all in the workspace.")
+    there = sorted({c.criterion for c in judgments})
+    named = ", ".join(name or '"" (none named)' for name in there)
+    if criteria is None and len(there) > 1:
+        section = setting.rpartition(".")[0]
+        several = f", or all by `{section}.criteria`" if section == "reward" else ""
+        raise DataError(
+            f"the {what} are by several criteria: {named}. Name the one to learn by `{section}.criterion`{several}."
+        )
+    missing = [criterion for criterion in criteria or () if criterion not in there]
+    if missing:
+        raise DataError(f"no {what} by criterion `{missing[0]}`; there are: {named}.")
+    return judgments if criteria is None else [c for c in judgments if c.criterion in criteria]
+
+
+def _ratings(workspace: Workspace) -> list[Label]:
+    return [label for label in workspace.store.labels() if label.criterion not in (DESIRABLE, SAFE)]
 
 
 def data_snapshot(comparisons: Sequence[Comparison], labels: Sequence[Label] = ()) -> dict[str, Any]:
@@ -129,6 +174,11 @@ def source_parents(comparisons: Sequence[Comparison]) -> dict[str, str]:
     return {f"{SOURCE}{i}": name for i, name in enumerate(sorted({c.run for c in comparisons}))}
 
 
+def label_parents(ratings: Sequence[Label]) -> dict[str, str]:
+    """Role -> import, for the lineage."""
+    return {f"{LABELS}{i}": name for i, name in enumerate(sorted({rating.run for rating in ratings}))}
+
+
 def load_judged_prompts(
     workspace: Workspace,
     run: Run,
@@ -136,42 +186,99 @@ def load_judged_prompts(
     config: Config,
     *,
     most_tokens: int,
-    criterion: str | None = None,
+    criteria: Sequence[str] | None = None,
 ) -> tuple[list[JudgedPrompt], list[JudgedPrompt]]:
-    """(training, held-out) prompts with their responses and the judgments of the run's sources, by one criterion.
+    """(training, held-out) prompts with their responses and the judgments of the run's sources, by these criteria.
 
     Judgments with a response of over `most_tokens`, or that does not fit the model's context, are counted and said.
     """
-    prompts = {prompt.id: prompt for prompt in workspace.store.prompts()}
     sources = _sources(run, SOURCE)
-    comparisons = [c for c in workspace.store.comparisons() if c.run in sources and criterion in (None, c.criterion)]
-    run.check_data(data_snapshot(comparisons, _labels_of(workspace, run)))
+    found = [c for c in workspace.store.comparisons() if c.run in sources and _asked(c, criteria)]
+    run.check_data(data_snapshot(found, _labels_of(workspace, run)))
+    return _judged_prompts(workspace, model, config, found, [], most_tokens)
+
+
+def load_rated_prompts(
+    workspace: Workspace,
+    run: Run,
+    model: LoadedModel,
+    config: Config,
+    *,
+    most_tokens: int,
+    criteria: Sequence[str] | None = None,
+) -> tuple[list[JudgedPrompt], list[JudgedPrompt]]:
+    """As `load_judged_prompts`, from ratings; of two responses that somebody rated, the higher is the better one."""
+    sources = _sources(run, LABELS)
+    ratings = [label for label in _ratings(workspace) if label.run in sources and _asked(label, criteria)]
+    run.check_data(data_snapshot([], ratings))
+    return _judged_prompts(workspace, model, config, _implied(ratings), ratings, most_tokens)
+
+
+def _asked(judgment: Comparison | Label, criteria: Sequence[str] | None) -> bool:
+    return criteria is None or judgment.criterion in criteria
+
+
+def _implied(ratings: Sequence[Label]) -> list[Comparison]:
+    by_rater: dict[tuple[str, ...], list[Label]] = defaultdict(list)
+    for rating in ratings:
+        by_rater[rating.run, rating.prompt_id, rating.annotator, rating.criterion].append(rating)
+    return [
+        Comparison(
+            one.prompt_id,
+            one.response,
+            other.response,
+            one.annotator,
+            "first" if one.value > other.value else "second" if one.value < other.value else "tie",
+            one.run,
+            criterion=one.criterion,
+        )
+        for rated in by_rater.values()
+        for one, other in combinations(rated, 2)
+    ]
+
+
+def _judged_prompts(
+    workspace: Workspace,
+    model: LoadedModel,
+    config: Config,
+    comparisons: Sequence[Comparison],
+    ratings: Sequence[Label],
+    most_tokens: int,
+) -> tuple[list[JudgedPrompt], list[JudgedPrompt]]:
+    prompts = {prompt.id: prompt for prompt in workspace.store.prompts()}
     by_prompt: dict[str, list[Comparison]] = defaultdict(list)
     for comparison in comparisons:
         by_prompt[comparison.prompt_id].append(comparison)
+    rated: dict[str, list[Label]] = defaultdict(list)
+    for rating in ratings:
+        rated[rating.prompt_id].append(rating)
     responses = {response.id: response for response in workspace.store.responses()}
     same_ids = sampled_with(workspace, model)
     safe = _safety_labels(workspace)
     limit = model.prompt_limit(config.data.max_prompt_tokens, 1)
     found: dict[str, list[JudgedPrompt]] = {"train": [], "held_out": []}
     dropped = 0
-    for prompt_id, judged in sorted(by_prompt.items()):
+    for prompt_id in sorted({*by_prompt, *rated}):
+        judged = by_prompt[prompt_id]
         prompt_ids = model.format.encode_prompt(prompts[prompt_id].messages, limit=limit)
-        wanted = sorted({side for c in judged for side in (c.first, c.second)})
+        wanted = sorted({side for c in judged for side in (c.first, c.second)} | {r.response for r in rated[prompt_id]})
         encoded = {r: TokenSequence(prompt_ids, encode_stored(model, responses[r], same_ids)) for r in wanted}
         kept = [r for r in wanted if fits(encoded[r], model, most_tokens)]
         usable = [c for c in judged if c.first in kept and c.second in kept]
-        dropped += len(judged) - len(usable)
-        if usable:
-            place = {r: i for i, r in enumerate(kept)}
+        place = {r: i for i, r in enumerate(kept)}
+        values = tuple(Rating(place[r.response], r.value, r.criterion) for r in rated[prompt_id] if r.response in place)
+        dropped += len(rated[prompt_id]) - len(values) if ratings else len(judged) - len(usable)
+        if usable or values:
             judgments = [
-                Judgment(place[c.first], place[c.second], c.preference_first, c.grade, c.ranking) for c in usable
+                Judgment(place[c.first], place[c.second], c.preference_first, c.grade, c.ranking, c.criterion)
+                for c in usable
             ]
             known = tuple(safe.get(r) for r in kept)
-            item = JudgedPrompt(prompt_id, kept, [encoded[r] for r in kept], judgments, usable, known)
+            item = JudgedPrompt(prompt_id, kept, [encoded[r] for r in kept], judgments, usable, known, values)
             found[prompts[prompt_id].split].append(item)
     if dropped:
-        say(f"{dropped} comparisons have a response over {most_tokens} tokens: left out.")
+        what = "ratings are of" if ratings else "comparisons have"
+        say(f"{dropped} {what} a response over {most_tokens} tokens, or beyond the context: left out.")
     return found["train"], found["held_out"]
 
 
@@ -220,10 +327,10 @@ def side_by_side(group: Sequence[JudgedPrompt], device: torch.device | str) -> t
             prompt.append(number)
         start += len(item.sequences)
     return (
-        torch.tensor(first, device=device),
-        torch.tensor(second, device=device),
+        torch.tensor(first, device=device, dtype=torch.long),
+        torch.tensor(second, device=device, dtype=torch.long),
         torch.tensor(preference, device=device),
-        torch.tensor(prompt, device=device),
+        torch.tensor(prompt, device=device, dtype=torch.long),
     )
 
 

@@ -23,11 +23,11 @@ from plaudit.progress import progress
 from plaudit.records import DESIRABLE
 from plaudit.text.batches import micro_batches, shuffled_batches
 from plaudit.training.comparisons import (
-    LABELS,
     JudgedPrompt,
     LabelledResponse,
     choose_comparisons,
     data_snapshot,
+    label_parents,
     load_judged_prompts,
     load_labelled_responses,
     source_parents,
@@ -64,14 +64,14 @@ def prefer(workspace: Workspace, config: Config | None = None, *, resume: str | 
     comparisons = (
         []
         if only_labels
-        else choose_comparisons(workspace, wanted, setting="prefer.comparisons", criterion=settings.criterion)
+        else choose_comparisons(workspace, wanted, setting="prefer.comparisons", criteria=settings.wanted_criteria)
     )
     parents = {"policy": workspace.lineage_name(settings.policy)} | source_parents(comparisons)
     workspace.model_source(parents["policy"])
     if settings.loss not in WITHOUT_REFERENCE:
         parents["reference"] = workspace.lineage_name(settings.reference or settings.policy)
         workspace.model_source(parents["reference"])
-    parents |= {f"{LABELS}{i}": name for i, name in enumerate(sorted({label.run for label in labels}))}
+    parents |= label_parents(labels)
     data = data_snapshot(comparisons, labels)
     with workspace.new_run("prefer", config, parents=parents, data=data) as run:
         return _run(workspace, run, config)
@@ -80,7 +80,9 @@ def prefer(workspace: Workspace, config: Config | None = None, *, resume: str | 
 def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     settings = config.prefer
     model = load_causal(workspace.model_source(run.parents["policy"]), config.model)
-    train, held_out = load_judged_prompts(workspace, run, model, config, most_tokens=settings.max_response_tokens)
+    train, held_out = load_judged_prompts(
+        workspace, run, model, config, most_tokens=settings.max_response_tokens, criteria=settings.wanted_criteria
+    )
     train, held_out = without_ties(train), without_ties(held_out)
     policy = make_trainable(model.network, config.model.lora, role="policy", seed=config.seed)
     liked: list[LabelledResponse] = []

@@ -1,4 +1,4 @@
-"""Reward and cost models from comparisons, all comparisons of a prompt in one batch element.
+"""Reward and cost models from comparisons or ratings, all judgments of a prompt in one batch element.
 
     loss = mean over prompts of [ mean over the prompt's judgments of their loss ]
 
@@ -9,31 +9,38 @@ flat list of pairs each answer would appear in K - 1 updates, and the model over
 from __future__ import annotations
 
 import math
+import statistics
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from plaudit.config import Config
+from plaudit.config import Config, RewardSettings
 from plaudit.errors import DataError
-from plaudit.evaluation.reward_quality import Judged, reward_quality
+from plaudit.evaluation.reward_quality import Judged, rating_quality, reward_quality
 from plaudit.models.loading import LoadedModel, load_causal, reward_from_causal, save_reward
 from plaudit.models.network import Network, make_trainable
+from plaudit.models.score_facts import ScoreFacts
 from plaudit.progress import progress, say
-from plaudit.records import unit_interval
+from plaudit.records import Comparison, unit_interval
 from plaudit.text.batches import collate, micro_batches, shuffled_batches
 from plaudit.text.chat import TokenSequence
 from plaudit.training.annotators import combine_annotators
 from plaudit.training.comparisons import (
     JudgedPrompt,
     choose_comparisons,
+    choose_ratings,
     data_snapshot,
+    label_parents,
     load_judged_prompts,
+    load_rated_prompts,
     prompt_groups,
     source_parents,
 )
-from plaudit.training.reward_parts import LOG_TIE, group_losses
+from plaudit.training.reward_parts import LOG_TIE, losses_by_head
 from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
 from plaudit.training.supervised import encode_demonstrations
 from plaudit.workspace import Run, Workspace
@@ -43,38 +50,132 @@ NORMALISING_RESPONSES = 256
 
 
 def reward(workspace: Workspace, config: Config | None = None, *, resume: str | None = None) -> Run:
-    """Train a reward model on the comparisons of `reward.comparisons` whose prompt is in the training split.
+    """Train a reward model on the judgments of `reward.comparisons` whose prompt is in the training split.
 
     Returns the run; its `model/` is a Hugging Face sequence classifier, its result the quality on held-out
     prompts: `accuracy` with interval, `log_loss`, `calibration_error`, `temperature`, `ceiling`, and the
-    accuracy of always preferring the longer answer.
+    accuracy of always preferring the longer answer; of ratings also `rating_error` and `rating_correlation`.
 
-    Raises DataError when there are no comparisons to learn from.
+    Raises DataError when there are no comparisons or ratings to learn from.
     """
     if resume is not None:
         with workspace.resume_run(resume, "reward") as run:
             return _run(workspace, run, run.config())
     config = config or workspace.config()
-    comparisons = choose_comparisons(
-        workspace, config.reward.comparisons, setting="reward.comparisons", criterion=config.reward.criterion
-    )
-    parents = {"model": workspace.lineage_name(config.reward.model)} | source_parents(comparisons)
-    with workspace.new_run("reward", config, parents=parents, data=data_snapshot(comparisons)) as run:
+    sources, data = choose_judgments(workspace, config)
+    parents = {"model": workspace.lineage_name(config.reward.model)} | sources
+    with workspace.new_run("reward", config, parents=parents, data=data) as run:
         return _run(workspace, run, config)
+
+
+def choose_judgments(workspace: Workspace, config: Config) -> tuple[dict[str, str], dict[str, Any]]:
+    """(role -> source, snapshot) of what `reward` asks for. Raises DataError when there is nothing."""
+    wanted: dict[str, Any] = {"setting": "reward.comparisons", "criteria": config.reward.wanted_criteria}
+    if config.reward.loss == "rating":
+        ratings = choose_ratings(workspace, config.reward.comparisons, **wanted)
+        return label_parents(ratings), data_snapshot([], ratings)
+    comparisons = choose_comparisons(workspace, config.reward.comparisons, **wanted)
+    return source_parents(comparisons), data_snapshot(comparisons)
 
 
 def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     settings = config.reward
-    causal = load_causal(workspace.model_source(run.parents["model"]), config.model)
-    start = reward_from_causal(causal, seed=config.seed, head_scale=settings.head_scale)
-    judged, held_out = load_judged_prompts(
-        workspace, run, start, config, most_tokens=settings.max_response_tokens, criterion=settings.criterion
+    start = fresh_reward_model(workspace.model_source(run.parents["model"]), config)
+    data = load_reward_data(workspace, run, start, config)
+    scorer = fit_scorer(start, data, config, run)
+    mean, std = _score_statistics(workspace, scorer, start, data.train, config)
+    annotators = {a.name: a.kind for a in workspace.store.annotators()}
+    lengths = {r.id: len(r.text.split()) for r in workspace.store.responses()}
+    scores = held_out_scores(scorer, data.held_out, config)
+    judged = beside_scores(data.held_out, scores, lengths, settings)
+    quality = reward_quality(judged, seed=config.seed) if any(j.preference_first != 0.5 for j in judged) else {}
+    quality |= rating_quality(_ratings_beside_scores(data.held_out, scores, settings.criteria))
+    if settings.loss == "davidson":
+        quality["tie_parameter"] = math.exp(float(getattr(scorer.head, LOG_TIE).detach()))
+    rated = [data.scales[name] for name in settings.criteria or data.scales if name in data.scales] * settings.members
+    facts = ScoreFacts(
+        mean=mean,
+        std=std,
+        temperature=quality.get("temperature"),
+        is_cost=settings.loss == "cost",
+        heads=_heads(settings),
+        is_ensemble=settings.members > 1,
+        rating_mean=tuple(mean for mean, _ in rated),
+        rating_std=tuple(std for _, std in rated),
+    )
+    save_reward(scorer, start, run.model_folder, facts)
+    used = [] if data.scales else [c.annotator for prompt in data.train for c in prompt.comparisons]
+    run.update(
+        result={
+            **quality,
+            "train_prompts": len(data.train),
+            "train_judgments": len(used),
+            "train_judgments_by_people": sum(annotators.get(name) == "person" for name in used),
+            **({"train_ratings": sum(len(prompt.ratings) for prompt in data.train)} if data.scales else {}),
+            "held_out_prompts": len(data.held_out),
+            "score_mean": mean if facts.heads else mean[0],
+            "score_std": std if facts.heads else std[0],
+        }
+    )
+    drop_checkpoint(run)
+    return run
+
+
+@dataclass(frozen=True)
+class RewardData:
+    """What a reward model learns from and is measured on.
+
+    scales   of ratings: criterion -> mean and standard deviation of those in training; all ratings here are less the
+             mean and over the deviation, which a head that starts near 0 can learn
+    """
+
+    train: list[JudgedPrompt]
+    held_out: list[JudgedPrompt]
+    scales: dict[str, tuple[float, float]]
+
+
+def _heads(settings: RewardSettings) -> tuple[str, ...]:
+    if settings.criteria is not None:
+        return tuple(settings.criteria)
+    return tuple(f"member-{i}" for i in range(settings.members)) if settings.members > 1 else ()
+
+
+def fresh_reward_model(source: str, config: Config) -> LoadedModel:
+    """A causal model's body under new heads, as `reward` asks for them."""
+    heads = max(1, len(_heads(config.reward)))
+    causal = load_causal(source, config.model)
+    return reward_from_causal(causal, seed=config.seed, head_scale=config.reward.head_scale, heads=heads)
+
+
+def load_reward_data(workspace: Workspace, run: Run, model: LoadedModel, config: Config) -> RewardData:
+    """The judgments of the run's sources as this model's tokens. Raises DataError when there are none to learn from."""
+    settings = config.reward
+    load = load_rated_prompts if settings.loss == "rating" else load_judged_prompts
+    train, held_out = load(
+        workspace, run, model, config, most_tokens=settings.max_response_tokens, criteria=settings.wanted_criteria
     )
     if settings.loss == "cost":
-        judged, held_out = _with_safety_labels(judged), _with_safety_labels(held_out)
-    if not judged:
-        raise DataError("there are no comparisons on training prompts; all prompts are in the held-out split.")
-    train = combine_annotators(judged, settings.annotators)
+        train, held_out = _with_safety_labels(train), _with_safety_labels(held_out)
+    if not train:
+        raise DataError("there are no judgments on training prompts; all prompts are in the held-out split.")
+    if settings.most_prompts is not None:
+        train = draw_prompts(train, settings.most_prompts, seed=config.seed)
+    scales = _rating_scales(train)
+    train, held_out = ([_in_deviations(prompt, scales) for prompt in prompts] for prompts in (train, held_out))
+    return RewardData(combine_annotators(train, settings.annotators), held_out, scales)
+
+
+def draw_prompts(prompts: Sequence[JudgedPrompt], count: int, *, seed: int) -> list[JudgedPrompt]:
+    """So many, by lot; those of a smaller draw are among those of a larger one."""
+    return sorted(prompts, key=lambda prompt: unit_interval("most_prompts", seed, prompt.prompt_id))[:count]
+
+
+def fit_scorer(start: LoadedModel, data: RewardData, config: Config, run: Run | None) -> Network:
+    """The trained network.
+
+    run   where the steps and the checkpoints from which it goes on are kept; None for neither
+    """
+    settings, train = config.reward, data.train
     scorer = make_trainable(start.network, config.model.lora, role="reward", seed=config.seed, train_head=True)
     if settings.loss == "davidson":
         scorer.head.register_parameter(LOG_TIE, nn.Parameter(torch.zeros((), device=scorer.device)))
@@ -82,7 +183,7 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     total = steps_per_epoch * settings.epochs
     optimiser = Optimiser(scorer, settings.optimiser, total)
     parts = {"reward": (scorer, optimiser)}
-    first = load_checkpoint(run, parts)["step"]
+    first = load_checkpoint(run, parts)["step"] if run is not None else 0
 
     with progress("reward model", total) as advance:
         advance(first)
@@ -93,44 +194,44 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
             rate, loss, right, decided = optimiser.learning_rate, 0.0, 0.0, 0
             for group in prompt_groups(batch, config.model.tokens_per_micro_batch):
                 scores = _score_together(scorer, group)
-                part = group_losses(settings, scores, group, scorer.head)
+                part = losses_by_head(settings, scores, group, scorer.head, seed=config.seed)
                 (part.total / len(batch)).backward()  # the one denominator: prompts in this step
                 loss += part.total.item() / len(batch)
                 right, decided = right + part.right, decided + part.decided
             norm = optimiser.step()
-            run.log(
-                step + 1,
-                loss=loss,
-                accuracy=right / decided if decided else None,
-                learning_rate=rate,
-                gradient_norm=norm,
-            )
-            if (step + 1) % settings.save_every == 0:
-                save_checkpoint(run, step + 1, parts)
+            if run is not None:
+                run.log(
+                    step + 1,
+                    loss=loss,
+                    accuracy=right / decided if decided else None,
+                    learning_rate=rate,
+                    gradient_norm=norm,
+                )
+                if (step + 1) % settings.save_every == 0:
+                    save_checkpoint(run, step + 1, parts)
             advance(1)
+    return scorer
 
-    mean, std = _score_statistics(workspace, scorer, start, train, config)
-    save_reward(scorer, start, run.model_folder, mean=mean, std=std, is_cost=settings.loss == "cost")
-    annotators = {a.name: a.kind for a in workspace.store.annotators()}
-    lengths = {r.id: len(r.text.split()) for r in workspace.store.responses()}
-    judged_pairs = _judge_held_out(scorer, held_out, lengths, config)
-    quality = reward_quality(judged_pairs, seed=config.seed) if judged_pairs else {}
-    if settings.loss == "davidson":
-        quality["tie_parameter"] = math.exp(float(getattr(scorer.head, LOG_TIE).detach()))
-    used = [c.annotator for prompt in train for c in prompt.comparisons]
-    run.update(
-        result={
-            **quality,
-            "train_prompts": len(train),
-            "train_judgments": len(used),
-            "train_judgments_by_people": sum(annotators.get(name) == "person" for name in used),
-            "held_out_prompts": len(held_out),
-            "score_mean": mean,
-            "score_std": std,
-        }
-    )
-    drop_checkpoint(run)
-    return run
+
+def _rating_scales(train: Sequence[JudgedPrompt]) -> dict[str, tuple[float, float]]:
+    """Criterion -> mean and standard deviation of the ratings that are learnt from."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for prompt in train:
+        for rating in prompt.ratings:
+            values[rating.criterion].append(rating.value)
+    flat = [name for name, found in values.items() if max(found) == min(found)]
+    if flat:
+        raise DataError(f"all ratings by `{flat[0]}` are {values[flat[0]][0]:g}: there is nothing to learn from them.")
+    return {name: (statistics.fmean(found), statistics.pstdev(found)) for name, found in sorted(values.items())}
+
+
+def _in_deviations(prompt: JudgedPrompt, scales: dict[str, tuple[float, float]]) -> JudgedPrompt:
+    rescaled = [
+        rating._replace(value=(rating.value - scales[rating.criterion][0]) / scales[rating.criterion][1])
+        for rating in prompt.ratings
+        if rating.criterion in scales
+    ]
+    return replace(prompt, ratings=tuple(rescaled))
 
 
 def _score_together(scorer: Network, group: Sequence[JudgedPrompt]) -> Tensor:
@@ -157,51 +258,68 @@ def _with_safety_labels(prompts: Sequence[JudgedPrompt]) -> list[JudgedPrompt]:
 @torch.no_grad()
 def _score_statistics(
     workspace: Workspace, scorer: Network, model: LoadedModel, train: Sequence[JudgedPrompt], config: Config
-) -> tuple[float, float]:
-    """(what is to score 0, standard deviation) for whoever normalises the scores. Costs keep their own 0."""
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Of each head (what is to score 0, standard deviation), for who normalises the scores. Costs keep their own 0."""
     settings = config.reward
     if settings.loss == "cost":
-        return 0.0, 1.0
+        return (0.0,) * settings.members, (1.0,) * settings.members
     chosen = [
         (unit_interval("normalise", r), s) for p in train for r, s in zip(p.response_ids, p.sequences, strict=True)
     ]
-    scores = _score_some(scorer, chosen, config)
-    mean, std = float(scores.mean()), max(float(scores.std(correction=0)), 1e-6) if settings.unit_variance else 1.0
+    scores = _score_some(scorer, chosen, config)  # [n, C]
+    means = scores.mean(dim=0)
+    deviations = scores.std(dim=0, correction=0).clamp(min=1e-6) if settings.unit_variance else torch.ones_like(means)
     if settings.zero == "demonstrations":
         demonstrations = workspace.store.demonstrations("train")
         answers = encode_demonstrations(model, demonstrations, config)
         if not answers:
             raise DataError("`reward.zero=demonstrations`, and the workspace has no demonstrations to train on.")
         keyed = [(unit_interval("zero", answer.prompt_ids, answer.response_ids), answer) for answer in answers]
-        mean = float(_score_some(scorer, keyed, config).mean())
-    return mean, std
+        means = _score_some(scorer, keyed, config).mean(dim=0)
+    return tuple(means.tolist()), tuple(deviations.tolist())
 
 
 def _score_some(scorer: Network, keyed: Sequence[tuple[float, TokenSequence]], config: Config) -> Tensor:
-    """[n] scores of at most `NORMALISING_RESPONSES`, those with the smallest keys."""
+    """[n, C] scores of at most `NORMALISING_RESPONSES`, those with the smallest keys."""
     sequences = [sequence for _, sequence in sorted(keyed, key=lambda pair: pair[0])[:NORMALISING_RESPONSES]]
     parts = micro_batches(sequences, config.model.tokens_per_micro_batch, scorer.device)
-    return torch.cat([scorer.scores(batch) for _, batch in parts])
+    scores = torch.cat([scorer.scores(batch) for _, batch in parts])
+    return scores if scores.dim() == 2 else scores[:, None]
 
 
 @torch.no_grad()
-def _judge_held_out(
-    scorer: Network, held_out: Sequence[JudgedPrompt], lengths: dict[str, int], config: Config
-) -> list[Judged]:
-    """Every held-out judgment beside the scores of the two responses, higher for better."""
-    scores: dict[str, float] = {}
+def held_out_scores(scorer: Network, held_out: Sequence[JudgedPrompt], config: Config) -> dict[str, list[float]]:
+    """Response -> its scores by each head."""
+    scores: dict[str, list[float]] = {}
     with progress("held-out scores", len(held_out)) as advance:
         for group in prompt_groups(held_out, config.model.tokens_per_micro_batch) if held_out else []:
-            values = _score_together(scorer, group).tolist()
+            found = _score_together(scorer, group)
+            values = (found if found.dim() == 2 else found[:, None]).tolist()
             scores |= dict(zip((r for prompt in group for r in prompt.response_ids), values, strict=True))
             advance(len(group))
-    sign = -1.0 if config.reward.loss == "cost" else 1.0  # the less harmful is preferred
+    return scores
+
+
+def beside_scores(
+    held_out: Sequence[JudgedPrompt], scores: dict[str, list[float]], lengths: dict[str, int], settings: RewardSettings
+) -> list[Judged]:
+    """Every held-out judgment beside the scores of the two responses, higher for better.
+
+    By the head of its criterion; of an ensemble by the mean.
+    """
+    sign = -1.0 if settings.loss == "cost" else 1.0  # the less harmful is preferred
+
+    def by(comparison: Comparison, response: str) -> float:
+        if settings.criteria is not None:
+            return scores[response][settings.criteria.index(comparison.criterion)]
+        return statistics.fmean(scores[response])
+
     return [
         Judged(
             cluster=prompt.prompt_id,
             annotator=c.annotator,
             pair=tuple(sorted((c.first, c.second))),
-            difference=sign * (scores[c.first] - scores[c.second]),
+            difference=sign * (by(c, c.first) - by(c, c.second)),
             preference_first=c.preference_first,
             probability_first=c.probability_first,
             longer_first=lengths[c.first] - lengths[c.second],
@@ -210,4 +328,21 @@ def _judge_held_out(
         )
         for prompt in held_out
         for c in prompt.comparisons
+    ]
+
+
+def _ratings_beside_scores(
+    held_out: Sequence[JudgedPrompt], scores: dict[str, list[float]], criteria: Sequence[str] | None
+) -> list[tuple[str, float, float]]:
+    """(criterion, rating, score) of every held-out rating, both in standard deviations of the ratings."""
+    return [
+        (
+            rating.criterion,
+            rating.value,
+            statistics.fmean(scores[prompt.response_ids[rating.response]])
+            if criteria is None
+            else scores[prompt.response_ids[rating.response]][criteria.index(rating.criterion)],
+        )
+        for prompt in held_out
+        for rating in prompt.ratings
     ]

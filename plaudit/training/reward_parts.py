@@ -1,14 +1,16 @@
 """The loss of a reward or cost model over some prompts, by `reward.loss`.
 
 Per prompt it is a mean over what was judged: a response stands in K - 1 pairs of its prompt, and a prompt with more
-judgments is not worth more. R responses of all prompts, N pairs.
+judgments is not worth more. R responses of all prompts, N pairs, C heads.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +23,11 @@ from plaudit.objectives import (
     cost_comparison,
     davidson,
     plackett_luce,
+    rating_error,
     safety_classification,
     smoothed,
 )
+from plaudit.records import unit_interval
 from plaudit.training.comparisons import JudgedPrompt, side_by_side
 
 LOG_TIE = "log_tie"
@@ -34,7 +38,7 @@ LOG_TIE = "log_tie"
 class Losses:
     """Of a group of prompts.
 
-    total            sum over prompts, nats
+    total            sum over prompts; nats, or squared units of ratings
     right, decided   judgments whose preferred response has the higher score, and those that are no ties
     """
 
@@ -43,12 +47,67 @@ class Losses:
     decided: int
 
 
+def losses_by_head(
+    settings: RewardSettings, scores: Tensor, group: Sequence[JudgedPrompt], head: nn.Module, *, seed: int
+) -> Losses:
+    """From [R] scores `group_losses`; from [R, C] the mean over heads of each one's, on what it learns from.
+
+    A head learns from the judgments by its criterion; or, in an ensemble, from a bootstrap sample of the prompts: one
+    counts as often as a Poisson variable of mean 1 says, drawn from the seed, the prompt and the head (Oza and Russell
+    2001, Online Bagging and Boosting).
+    """
+    if scores.dim() == 1:
+        return group_losses(settings, scores, group, head)
+    starts = [0, *accumulate(len(prompt.sequences) for prompt in group)]
+    parts = []
+    for number in range(scores.shape[1]):
+        chosen: list[JudgedPrompt] = []
+        rows: list[int] = []
+        for prompt, start in zip(group, starts, strict=False):
+            if settings.criteria is not None:
+                own, count = by_criterion(prompt, settings.criteria[number]), 1
+            else:
+                own, count = prompt, _bootstrap_count(unit_interval("member", seed, number, prompt.prompt_id))
+            if own.judgments or own.ratings:
+                chosen += [own] * count
+                rows += list(range(start, start + len(prompt.sequences))) * count
+        if chosen:
+            parts.append(group_losses(settings, scores[rows, number], chosen, head))
+    total = scores.sum() * 0.0  # a group may have nothing for any head, and still needs a gradient
+    for part in parts:
+        total = total + part.total / scores.shape[1]
+    return Losses(total, sum(part.right for part in parts), sum(part.decided for part in parts))
+
+
+def by_criterion(prompt: JudgedPrompt, criterion: str) -> JudgedPrompt:
+    """With the judgments and ratings by one criterion alone."""
+    return replace(
+        prompt,
+        judgments=[judgment for judgment in prompt.judgments if judgment.criterion == criterion],
+        comparisons=[comparison for comparison in prompt.comparisons if comparison.criterion == criterion],
+        ratings=tuple(rating for rating in prompt.ratings if rating.criterion == criterion),
+    )
+
+
+def _bootstrap_count(u: float) -> int:
+    """The Poisson(1) variable whose distribution function first exceeds u."""
+    count, chance = 0, math.exp(-1)
+    below = chance
+    while below <= u and count < 20:
+        count += 1
+        chance /= count
+        below += chance
+    return count
+
+
 def group_losses(settings: RewardSettings, scores: Tensor, group: Sequence[JudgedPrompt], head: nn.Module) -> Losses:
     """From the [R] scores of the group's responses, prompt by prompt. Costs come as scores: higher is more harmful."""
     first, second, labels, prompt = side_by_side(group, scores.device)
     one, other = scores[first], scores[second]
     if settings.loss == "plackett-luce":
         total = _rankings(scores, group)
+    elif settings.loss == "rating":
+        total = _rating_errors(scores, group)
     else:
         losses = _pairs(settings, one, other, labels, group, first, second, head)
         total = _mean_by_prompt(losses, prompt, len(group))
@@ -112,6 +171,18 @@ def _rankings(scores: Tensor, group: Sequence[JudgedPrompt]) -> Tensor:
         total = total + plackett_luce(scores[rows.to(device)], levels.to(device), present.to(device)).mean()
         start += len(prompt.sequences)
     return total
+
+
+def _rating_errors(scores: Tensor, group: Sequence[JudgedPrompt]) -> Tensor:
+    """[] sum over prompts of the mean over their ratings."""
+    places, values, prompts, start = [], [], [], 0
+    for number, prompt in enumerate(group):
+        places += [start + rating.response for rating in prompt.ratings]
+        values += [rating.value for rating in prompt.ratings]
+        prompts += [number] * len(prompt.ratings)
+        start += len(prompt.sequences)
+    errors = rating_error(scores[places], torch.tensor(values, device=scores.device))
+    return _mean_by_prompt(errors, torch.tensor(prompts, device=scores.device), len(group))
 
 
 def ranks_of(prompt: JudgedPrompt) -> list[dict[int, int]]:

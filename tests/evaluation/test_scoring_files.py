@@ -3,7 +3,9 @@
 import json
 
 import pytest
+import torch
 from conftest import make_model, write_lines
+from torch.nn.functional import logsigmoid
 from typer.testing import CliRunner
 
 from plaudit.cli import app
@@ -12,6 +14,7 @@ from plaudit.errors import DataError
 from plaudit.evaluation.reward_quality import Judged, reward_quality
 from plaudit.evaluation.scoring_files import evaluate_reward, score_answers, score_file
 from plaudit.models.loading import load_causal, load_reward, reward_from_causal, save_reward
+from plaudit.models.score_facts import ScoreFacts
 from plaudit.records import Prompt
 
 FLOAT32 = ModelSettings(dtype="float32")
@@ -25,14 +28,15 @@ def folder(tmp_path_factory):
     """A reward model of random weights."""
     base = tmp_path_factory.mktemp("scorer")
     model = reward_from_causal(load_causal(str(make_model(base / "causal")), FLOAT32), seed=0)
-    save_reward(model.network, model, base / "reward", mean=0.25, std=2.0)
+    save_reward(model.network, model, base / "reward", ScoreFacts(mean=(0.25,), std=(2.0,), temperature=1.7))
     return base / "reward"
 
 
 @pytest.fixture(scope="module")
 def scores(folder):
     prompt = Prompt([{"role": "user", "content": QUESTION}])
-    return score_answers(load_reward(str(folder), FLOAT32), [(prompt, text) for text in ANSWERS], CONFIG)
+    found = score_answers(load_reward(str(folder), FLOAT32), [(prompt, text) for text in ANSWERS], CONFIG)
+    return [score for (score,) in found]
 
 
 def run(*arguments):
@@ -71,6 +75,10 @@ def test_a_model_is_measured_on_a_file_by_grade_criterion_subset_and_length(fold
         sum(len(r["chosen"].split()) > len(r["rejected"].split()) for r in rows)
     )
     assert "<svg" in plot.read_text()
+    margins = [scores[ANSWERS.index(r["chosen"])] - scores[ANSWERS.index(r["rejected"])] for r in rows]
+    over = torch.tensor(margins, dtype=torch.float64) / 1.7
+    assert found["stored_temperature"] == 1.7
+    assert found["calibrated_log_loss"] == pytest.approx(-logsigmoid(over).mean().item(), abs=1e-5)
     shown = run("evaluate", "reward", folder, "--comparisons", tmp_path / "c.jsonl", "model.dtype=float32")
     assert "accuracy: 0.8333" in shown
 
@@ -88,7 +96,7 @@ def test_of_a_cost_model_the_lower_score_is_preferred(folder, scores, tmp_path):
     cost.mkdir()
     for file in folder.iterdir():
         (cost / file.name).write_bytes(file.read_bytes())
-    (cost / "config.json").write_text(json.dumps({**config, "plaudit_is_cost": True}))
+    (cost / "config.json").write_text(json.dumps({**config, **ScoreFacts(is_cost=True).keep()}))
     rows = write_lines(tmp_path / "c.jsonl", pairs(scores))
     one, other = (evaluate_reward(str(f), rows, CONFIG) for f in (folder, cost))
     assert one["accuracy"]["value"] == pytest.approx(1 - other["accuracy"]["value"])

@@ -10,6 +10,7 @@ from plaudit.models import masters
 from plaudit.models.loading import load_causal, load_reward, reward_from_causal, save_causal, save_reward
 from plaudit.models.masters import Masters, to_bfloat16
 from plaudit.models.network import load_trainable_state, make_trainable, trainable_state
+from plaudit.models.score_facts import ScoreFacts
 from plaudit.text.batches import collate
 from plaudit.text.chat import TokenSequence
 from plaudit.training.step import Optimiser
@@ -87,7 +88,7 @@ def test_a_saved_model_is_loaded_as_it_was_trained(role, tiny_model, tmp_path):
         save_causal(trained, model, tmp_path / "m")
         loaded = load_causal(str(tmp_path / "m"), FULL).network
     else:
-        save_reward(trained, model, tmp_path / "m", mean=0.0, std=1.0)
+        save_reward(trained, model, tmp_path / "m", ScoreFacts())
         loaded = load_reward(str(tmp_path / "m"), FULL).network
 
     def measure(network):

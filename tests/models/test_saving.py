@@ -16,6 +16,7 @@ from plaudit.config import LoraSettings, ModelSettings
 from plaudit.errors import ModelError
 from plaudit.models.loading import load_causal, load_reward, reward_from_causal, save_causal, save_reward
 from plaudit.models.network import make_trainable
+from plaudit.models.score_facts import ScoreFacts
 from plaudit.text.batches import collate
 from plaudit.text.chat import TokenSequence
 
@@ -73,7 +74,8 @@ def test_a_saved_reward_model_gives_the_same_scores_in_transformers_alone(family
         for parameter in scorer.trainable_parameters():
             parameter += 0.05 * torch.randn_like(parameter)
         ours = scorer.scores(collate(SEQUENCES))
-    save_reward(scorer, start, tmp_path / "saved", mean=0.5, std=2.0)
+    facts = ScoreFacts(mean=(0.5,), std=(2.0,), temperature=1.5)
+    save_reward(scorer, start, tmp_path / "saved", facts)
     theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved").eval()
     with torch.no_grad():
         alone = [theirs(torch.tensor([s.prompt_ids + s.response_ids])).logits[0, 0] for s in SEQUENCES]
@@ -83,7 +85,7 @@ def test_a_saved_reward_model_gives_the_same_scores_in_transformers_alone(family
     again = load_reward(str(tmp_path / "saved"), SETTINGS)
     with torch.no_grad():
         torch.testing.assert_close(again.network.scores(collate(SEQUENCES)), ours, atol=1e-5, rtol=1e-5)
-    assert again.score_normaliser == (0.5, 2.0)
+    assert again.scores == facts
 
 
 def test_a_saved_folder_names_no_path_of_this_machine(tiny_model, tmp_path):

@@ -428,8 +428,12 @@ def test_each_round_of_rejection_sampling_begins_at_the_start(four_answers, monk
     assert not all(a.equal(b) for a, b in zip(ends[0], starts[0], strict=True))
 
 
+def test_an_ensemble_of_one_is_refused(four_answers):
+    with pytest.raises(ConfigError, match=r"several models of one reward: list them in `rl\.reward`"):
+        train(four_answers, "rl.combine=worst-case")
+
+
 def test_an_ensemble_trusts_what_its_models_agree_on():
-    from plaudit.config import resolve
     from plaudit.scoring.scorers import Answered, Ensemble
     from plaudit.text.chat import TokenSequence
 
@@ -439,5 +443,3 @@ def test_an_ensemble_trusts_what_its_models_agree_on():
     assert Ensemble(parts, None)(answers).tolist() == [1.0, 2.0]
     assert Ensemble(parts, 0.0)(answers).tolist() == [3.5, 7.0]
     assert Ensemble(parts, 2.0)(answers).tolist() == [3.5 - 5.0, 7.0 - 10.0]
-    with pytest.raises(ConfigError, match=r"needs rl\.reward to list two or more"):
-        resolve(overrides=["rl.combine=worst-case"])

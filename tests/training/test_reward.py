@@ -9,15 +9,17 @@ from torch import nn
 
 import plaudit
 from plaudit.config import ModelSettings, RewardSettings, resolve
-from plaudit.errors import ConfigError, DataError
-from plaudit.models.loading import load_reward
+from plaudit.errors import ConfigError, DataError, ModelError
+from plaudit.evaluation.scoring_files import evaluate_reward, score_file
+from plaudit.models.loading import load_reward, one_head
 from plaudit.objectives import bradley_terry, centring_penalty, cost_comparison, plackett_luce, safety_classification
 from plaudit.records import Comparison
+from plaudit.scoring.scorers import Answered, RewardModelScorer, RewardModelScores
 from plaudit.text.batches import collate
 from plaudit.text.chat import TokenSequence
 from plaudit.training.annotators import combine_annotators
-from plaudit.training.comparisons import JudgedPrompt, Judgment
-from plaudit.training.reward_parts import LOG_TIE, group_losses, ranks_of
+from plaudit.training.comparisons import JudgedPrompt, Judgment, Rating
+from plaudit.training.reward_parts import LOG_TIE, group_losses, losses_by_head, ranks_of
 
 SEQUENCE = TokenSequence([1], [2])
 
@@ -230,14 +232,18 @@ def test_a_cost_model_learns_what_harms_and_where_harm_begins(workspace):
 
 
 def test_a_cost_without_safety_labels_is_refused(workspace, capsys):
-    with pytest.raises(DataError, match="no comparisons"):
+    with pytest.raises(DataError, match="no judgments on training prompts"):
         plaudit.reward(workspace, workspace.config(overrides=["reward.criterion=''", "reward.loss=cost"]))
     assert "have a response without a `safe` label" in capsys.readouterr().err
 
 
 def test_several_criteria_need_a_name(workspace):
-    with pytest.raises(DataError, match=r'by several criteria: "" \(none named\), harmlessness'):
+    with pytest.raises(
+        DataError, match=r'by several criteria: "" \(none named\), harmlessness. Name .* `reward.criteria`'
+    ):
         plaudit.reward(workspace)
+    with pytest.raises(DataError, match=r"Name the one to learn by `prefer.criterion`\."):
+        plaudit.prefer(workspace)
     with pytest.raises(DataError, match="no comparisons by criterion `wit`"):
         plaudit.reward(workspace, workspace.config(overrides=["reward.criterion=wit"]))
 
@@ -248,11 +254,189 @@ def test_demonstrations_may_be_what_scores_zero(workspace, tmp_path):
     changes = ["reward.criterion=''", "reward.zero=demonstrations", "reward.unit_variance=false"]
     run = plaudit.reward(workspace, workspace.config(overrides=changes))
     model = load_reward(str(run.model_folder), ModelSettings(dtype="float32"))
-    mean, std = model.score_normaliser
-    assert std == 1.0
-    assert mean == pytest.approx(scores_of(run, TEXTS[1:2])[0], abs=0.3)
+    assert model.scores.std == (1.0,)
+    assert model.scores.mean[0] == pytest.approx(scores_of(run, TEXTS[1:2])[0], abs=0.3)
 
 
 def test_a_loss_that_is_none_is_refused_by_its_name(workspace):
     with pytest.raises(ConfigError, match=r"reward\.loss"):
         workspace.config(overrides=["reward.loss=elo"])
+
+
+def test_preferences_by_one_criterion_of_several(workspace):
+    start = f"prefer.policy={workspace.config().model.name}"
+    run = plaudit.prefer(workspace, workspace.config(overrides=["prefer.criterion=harmlessness", start]))
+    assert run.result["train_items"] == run.info["data"]["comparisons"]["count"] - run.result["held_out_items"]
+
+
+def by_heads(scores, group, **settings):
+    return losses_by_head(RewardSettings(**settings), scores, group, nn.Linear(1, 1), seed=0)
+
+
+def test_each_criterion_is_learnt_by_its_own_head():
+    mixed = prompt([Judgment(0, 1, 1.0, criterion="wit"), Judgment(1, 2, 0.0, criterion="truth")], 3)
+    only = prompt([Judgment(0, 1, 1.0, criterion="wit")], 2)
+    scores = torch.randn(5, 2, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    found = by_heads(scores, [mixed, only], criteria=["wit", "truth"])
+    wit = bt(*scores[:2, 0].tolist()) + bt(*scores[3:, 0].tolist())
+    truth = bt(*scores[[2, 1], 1].tolist())
+    assert found.total.item() == pytest.approx((wit + truth) / 2, abs=1e-5)
+    assert found.decided == 3
+    found.total.backward()
+    assert not scores.grad[3:, 1].any()  # nobody asked about the truth of these
+
+
+def test_members_of_an_ensemble_see_bootstrap_samples():
+    prompts = [JudgedPrompt(f"p{i}", ["a", "b"], [SEQUENCE] * 2, [Judgment(0, 1, 1.0)], []) for i in range(2000)]
+    scores = torch.zeros(4000, 3, requires_grad=True)
+    found = by_heads(scores, prompts, members=3)
+    found.total.backward()
+    counts = (-scores.grad[::2] * 2 * 3).round()  # the gradient of a pair of equal scores is one half
+    assert counts.mean(dim=0).tolist() == pytest.approx([1.0] * 3, abs=0.1)
+    assert counts.var(dim=0).tolist() == pytest.approx([1.0] * 3, abs=0.15)
+    assert (counts == 0).float().mean().item() == pytest.approx(0.368, abs=0.03)
+    assert abs(torch.corrcoef(counts.T)[0, 1].item()) < 0.07
+
+
+def test_ratings_are_learnt_by_squared_error():
+    rated = JudgedPrompt(
+        "p", ["a", "b"], [SEQUENCE] * 2, [], [], (), (Rating(0, 1.5, ""), Rating(1, -1.0, ""), Rating(1, 0.0, ""))
+    )
+    found = total(torch.tensor([0.5, 1.0]), [rated], loss="rating")
+    assert found.total.item() == pytest.approx((1.0 + 4.0 + 1.0) / 3)
+    assert (found.right, found.decided) == (0.0, 0)
+
+
+@pytest.fixture(scope="module")
+def rated(tmp_path_factory):
+    """Four answers to each question, rated from 1 to 10 for help and for gloom, which are opposed."""
+    base = tmp_path_factory.mktemp("rated")
+    changes = [*LEARN, f"model.name={make_model(base / 'model')}", f"reward.model={base / 'model'}"]
+    made = plaudit.init(base / "workspace", config=resolve(overrides=changes))
+    draw = random.Random(0)
+    scales = {"help": [9, 7, 4, 2], "gloom": [1, 4, 6, 9]}
+    rows = [
+        {"prompt": question, "completion": text, "rating": scale[i] + draw.choice([-1, 0, 1]), "criterion": criterion,
+         "annotator": name}
+        for question in QUESTIONS
+        for i, text in enumerate(TEXTS)
+        for name in ("ann", "bob")
+        for criterion, scale in scales.items()
+    ]  # fmt: skip
+    plaudit.import_file(made.store, write_lines(base / "ratings.jsonl", rows), kind="ratings")
+    return made
+
+
+def by_head(run):
+    with torch.no_grad():
+        return torch.tensor(scores_of(run)).T.tolist()
+
+
+def test_ratings_of_several_criteria_are_learnt_on_one_body(rated, tmp_path):
+    changes = ["reward.loss=rating", "reward.criteria=[help, gloom]"]
+    run = plaudit.reward(rated, rated.config(overrides=changes))
+    assert min(run.result["rating_correlation"].values()) > 0.9
+    assert max(run.result["rating_error"].values()) < 0.25
+    assert min(row["value"] for row in run.result["accuracy_by_criterion"].values()) > 0.9
+    helpful, gloomy = by_head(run)
+    assert helpful == sorted(helpful, reverse=True)
+    assert gloomy == sorted(gloomy)
+    assert run.result["train_ratings"] == 16 * run.result["train_prompts"]
+
+    rows = [{"prompt": QUESTIONS[0], "completion": text} for text in TEXTS]
+    config = rated.config()
+    scored = score_file(str(run.model_folder), write_lines(tmp_path / "a.jsonl", rows), config, None)
+    assert [row["rating"]["help"] for row in scored] == pytest.approx([9, 7, 4, 2], abs=1.2)
+    assert [row["rating"]["gloom"] for row in scored] == pytest.approx([1, 4, 6, 9], abs=1.2)
+
+    pairs = [{"prompt": QUESTIONS[0], "chosen": TEXTS[0], "rejected": TEXTS[3], "criterion": "help"},
+             {"prompt": QUESTIONS[0], "chosen": TEXTS[3], "rejected": TEXTS[0], "criterion": "gloom"}]  # fmt: skip
+    file = write_lines(tmp_path / "c.jsonl", pairs)
+    assert evaluate_reward(str(run.model_folder), file, config)["accuracy"]["value"] == 1.0
+    assert evaluate_reward(str(run.model_folder), file, config, head="help")["accuracy"]["value"] == 0.5
+    file = write_lines(tmp_path / "d.jsonl", [{**pairs[0], "criterion": "wit"}])
+    with pytest.raises(ModelError, match=r"scores help, gloom; .* has comparisons by 'wit'"):
+        evaluate_reward(str(run.model_folder), file, config)
+
+
+def test_ratings_need_a_criterion_and_a_spread(rated, tmp_path):
+    with pytest.raises(DataError, match="the ratings are by several criteria: gloom, help"):
+        plaudit.reward(rated, rated.config(overrides=["reward.loss=rating"]))
+    flat = plaudit.init(tmp_path / "w", config=rated.config())
+    rows = [{"prompt": question, "completion": "tea", "rating": 3} for question in QUESTIONS]
+    plaudit.import_file(flat.store, write_lines(tmp_path / "r.jsonl", rows), kind="ratings")
+    with pytest.raises(DataError, match="all ratings by `rating` are 3"):
+        plaudit.reward(flat, flat.config(overrides=["reward.loss=rating"]))
+
+
+def test_heads_are_rewards_of_their_own_and_an_ensembles_mean_is_one(workspace, tmp_path):
+    run = plaudit.reward(workspace, workspace.config(overrides=["reward.criterion=''", "reward.members=3"]))
+    assert run.result["accuracy"]["value"] > 0.95
+    assert len(run.result["score_mean"]) == 3
+    members = by_head(run)
+    assert all(scores[0] > max(scores[2:]) for scores in members)
+    assert members[0] != members[1]
+    model = load_reward(str(run.model_folder), ModelSettings(dtype="float32"))
+    assert model.scores.heads == ("member-0", "member-1", "member-2")
+    assert model.config.id2label[2] == "member-2"
+
+    form = model.format
+    question = [{"role": "user", "content": QUESTIONS[0]}]
+    answers = [
+        Answered(question, TokenSequence(form.encode_prompt(question), form.encode_response(text)), text, True)
+        for text in TEXTS
+    ]
+    together = RewardModelScores(model, 512)
+    facts = model.scores
+    normalised = (torch.tensor(members) - torch.tensor(facts.mean)[:, None]) / torch.tensor(facts.std)[:, None]
+    for normalise, expected in ((True, normalised), (False, torch.tensor(members))):
+        found = RewardModelScorer(together, normalise)(answers)
+        torch.testing.assert_close(found, expected.mean(dim=0), atol=1e-5, rtol=1e-5)
+        alone = one_head(model, None, normalised=normalise)
+        torch.testing.assert_close(
+            RewardModelScorer(RewardModelScores(alone, 512), normalise)(answers), found, atol=1e-5, rtol=1e-5
+        )
+        second = one_head(model, "member-1", normalised=normalise)
+        torch.testing.assert_close(
+            RewardModelScorer(RewardModelScores(second, 512), normalise)(answers), expected[1], atol=1e-5, rtol=1e-5
+        )
+    torch.testing.assert_close(RewardModelScorer(together, True, "member-1")(answers), normalised[1], atol=1e-5, rtol=0)
+
+    rows = [{"prompt": QUESTIONS[0], "completion": text} for text in TEXTS]
+    scored = score_file(str(run.model_folder), write_lines(tmp_path / "a.jsonl", rows), workspace.config(), None)
+    assert [row["mean_score"] for row in scored] == pytest.approx(normalised.mean(dim=0).tolist(), abs=1e-4)
+    assert [row["disagreement"] for row in scored] == pytest.approx(
+        normalised.std(dim=0, correction=0).tolist(), abs=1e-4
+    )
+
+
+def test_a_policy_may_learn_from_the_heads_of_one_run(workspace):
+    """One forward of the body for all heads, whether its members are combined or criteria weighed."""
+    both = plaudit.reward(workspace, workspace.config(overrides=["reward.criteria=['', harmlessness]"]))
+    ensemble = next(run for run in workspace.runs("reward") if "members: 3" in run.config().to_yaml())
+    quick = ["rl.steps=1", "rl.prompts_per_step=4", "rl.minibatches=1", "rl.algorithm=reinforce",
+             "rl.missing_eos_score=null", f"rl.policy={workspace.config().model.name}"]  # fmt: skip
+    careful = plaudit.rl(
+        workspace,
+        workspace.config(overrides=[*quick, f"rl.reward={ensemble.name}", "rl.combine=mean-minus-deviation"]),
+    )
+    plain = plaudit.rl(workspace, workspace.config(overrides=[*quick, f"rl.reward={ensemble.name}"]))
+    assert careful.metrics()[0]["score"] < plain.metrics()[0]["score"]
+    heads = f"[{{source: {both.name}, head: ''}}, {{source: {both.name}, head: harmlessness, weight: 0.5}}]"
+    weighed = plaudit.rl(workspace, workspace.config(overrides=[*quick, f"rl.reward={heads}"]))
+    assert weighed.parents["reward_1"] == both.name
+    with pytest.raises(ModelError, match=r"scores several things: name one of , harmlessness"):
+        plaudit.rl(workspace, workspace.config(overrides=[*quick, f"rl.reward={both.name}"]))
+    wrong = f"rl.reward=[{{source: {ensemble.name}, head: wit}}]"
+    with pytest.raises(ModelError, match="has no head `wit`; it has: member-0"):
+        plaudit.rl(workspace, workspace.config(overrides=[*quick, wrong]))
+
+
+def test_fewer_prompts_are_a_part_of_more(workspace):
+    def trained_on(count):
+        changes = ["reward.criterion=''", "reward.epochs=1", f"reward.most_prompts={count}"]
+        return plaudit.reward(workspace, workspace.config(overrides=changes)).result
+
+    few, more = trained_on(5), trained_on(9)
+    assert (few["train_prompts"], more["train_prompts"]) == (5, 9)
+    assert few["held_out_prompts"] == more["held_out_prompts"]

@@ -341,8 +341,8 @@ def test_a_cost_models_zero_keeps_its_meaning(finished):
         finished, finished.config(overrides=[*changes, "rl.reward=reward-001", "rl.missing_eos_score=null"])
     )
     (row,) = run.metrics()
-    mean, std = load_reward(str(finished.run("reward-001").model_folder), ModelSettings()).score_normaliser
-    assert row["cost"] == pytest.approx(row["score"] * std + mean, abs=1e-4)
+    facts = load_reward(str(finished.run("reward-001").model_folder), ModelSettings()).scores
+    assert row["cost"] == pytest.approx(row["score"] * facts.std[0] + facts.mean[0], abs=1e-4)
     assert abs(row["cost"] - row["score"]) > 1e-3
 
 

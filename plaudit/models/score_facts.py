@@ -1,0 +1,56 @@
+"""What a reward model's config.json says of its scores."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+KEY = "plaudit_reward"
+
+
+@dataclass(frozen=True)
+class ScoreFacts:
+    """Of C heads; other tools' reward models have one, and the defaults.
+
+    mean, std     what normalises each head's scores: (score - mean) / std
+    temperature   the T by which differences of scores are best divided to be log-odds, as fitted on held-out
+                  comparisons; None where nobody did
+    is_cost       whether a higher score is worse
+    heads         names, where there are several: criteria, or members of an ensemble
+    is_ensemble   whether all heads are of the same thing, so that their mean is meant where none is named
+    rating_mean, rating_std
+                  of a model that learnt from ratings: the rating that a score predicts is mean + std * score
+    """
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    temperature: float | None = None
+    is_cost: bool = False
+    heads: tuple[str, ...] = ()
+    is_ensemble: bool = False
+    rating_mean: tuple[float, ...] = ()
+    rating_std: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, config: Any) -> ScoreFacts:
+        """As a transformers config holds them."""
+        kept: dict[str, Any] = getattr(config, KEY, None) or {}
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}
+        return cls(**values)
+
+    def keep(self) -> dict[str, Any]:
+        """What to write into a transformers config."""
+        return {KEY: {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}}
+
+    @property
+    def count(self) -> int:
+        """C."""
+        return max(1, len(self.heads))
+
+    def normalised(self, scores: Tensor) -> Tensor:
+        """[B] or [B, C], of all heads, shifted and scaled."""
+        mean, std = (torch.tensor(values, device=scores.device) for values in (self.mean, self.std))
+        return (scores - mean) / std if self.heads else (scores - mean[0]) / std[0]

@@ -1,0 +1,132 @@
+"""How much better do reward models get with more comparisons, and with larger bodies?"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import asdict, replace
+
+import numpy as np
+from torch import nn
+
+from plaudit.config import Config
+from plaudit.errors import DataError
+from plaudit.evaluation.reward_quality import Judged, noise_ceiling
+from plaudit.evaluation.scaling import Cell, fit_scaling
+from plaudit.files import write_text
+from plaudit.models.network import Network
+from plaudit.progress import say
+from plaudit.reporting.drawing import scaling, standalone
+from plaudit.training.reward import (
+    RewardData,
+    beside_scores,
+    choose_judgments,
+    draw_prompts,
+    fit_scorer,
+    fresh_reward_model,
+    held_out_scores,
+    load_reward_data,
+)
+from plaudit.workspace import Run, Workspace
+
+CELLS, PLOT = "cells.jsonl", "scaling.svg"
+
+
+def reward_scaling(workspace: Workspace, config: Config | None = None, *, resume: str | None = None) -> Run:
+    """Train a reward model for each of `reward_scaling`'s models, numbers of prompts and seeds, as `reward.*` says.
+
+    Returns the run. Its result has the laws of `fit_scaling`, `cells.jsonl` every model's held-out judgments, and
+    `scaling.svg` the plot; the models themselves are not kept. A grid that was interrupted goes on where it was.
+
+    Raises DataError when there is too little to vary, or nothing to measure on.
+    """
+    if resume is not None:
+        with workspace.resume_run(resume, "study") as run:
+            return _run(workspace, run, run.config())
+    config = config or workspace.config()
+    sources, data = choose_judgments(workspace, config)
+    models = [workspace.lineage_name(name) for name in config.reward_scaling.models]
+    for name in models:
+        workspace.model_source(name)
+    parents = sources | {f"model_{i}": name for i, name in enumerate(models)}
+    with workspace.new_run("study", config, parents=parents, data=data) as run:
+        return _run(workspace, run, config)
+
+
+def _run(workspace: Workspace, run: Run, config: Config) -> Run:
+    settings = config.reward_scaling
+    cells = _measured(run)
+    lengths = {response.id: len(response.text.split()) for response in workspace.store.responses()}
+    models = [name for role, name in sorted(run.parents.items()) if role.startswith("model_")]
+    held_out: list[Judged] = []
+    for model in models:
+        source = workspace.model_source(model)
+        data = load_reward_data(workspace, run, fresh_reward_model(source, config), config)
+        held_out = held_out or _without_scores(data, lengths, config)
+        for seed in range(config.seed, config.seed + settings.seeds):
+            for size in _sizes(len(data.train), settings.prompts):
+                train = draw_prompts(data.train, size, seed=seed)
+                if any((cell.model, cell.prompts, cell.seed) == (model, size, seed) for cell in cells):
+                    continue
+                count = sum(len(prompt.ratings) or len(prompt.judgments) for prompt in train)
+                say(f"{model}: {count} judgments of {size} prompts, seed {seed}")
+                own = config.model_copy(update={"seed": seed})
+                scorer = fit_scorer(fresh_reward_model(source, own), replace(data, train=train), own, None)
+                scores = held_out_scores(scorer, data.held_out, own)
+                judged = beside_scores(data.held_out, scores, lengths, config.reward)
+                cells.append(Cell(model, _weights(scorer), size, count, seed, _by_prompt(judged)))
+                with open(run.path / CELLS, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(asdict(cells[-1])) + "\n")
+    try:
+        result = fit_scaling(cells, target=settings.target_accuracy, ceiling=noise_ceiling(held_out), seed=config.seed)
+    except ValueError as error:
+        raise DataError(f"`reward_scaling`: {error}.") from None
+    write_text(run.path / PLOT, standalone(scaling(run.name, result)))
+    run.update(result=result)
+    return run
+
+
+def _measured(run: Run) -> list[Cell]:
+    """What an interrupted study has already; a last line that was cut off is measured again."""
+    path = run.path / CELLS
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+    write_text(path, "".join(line + "\n" for line in lines))
+    return [Cell(**json.loads(line)) for line in lines]
+
+
+def _sizes(prompts: int, wanted: list[int] | None) -> list[int]:
+    """As asked for, all prompts where that is more; else all of them, and by halves down to a sixteenth."""
+    if wanted is not None:
+        return sorted({min(size, prompts) for size in wanted})
+    return sorted({max(1, prompts >> halvings) for halvings in range(5)})
+
+
+def _without_scores(data: RewardData, lengths: dict[str, int], config: Config) -> list[Judged]:
+    """The held-out judgments as a model that knows nothing sees them. Raises DataError when there are none."""
+    heads = len(config.reward.criteria or ())
+    nothing = {r: [0.0] * max(1, heads) for prompt in data.held_out for r in prompt.response_ids}
+    judged = [j for j in beside_scores(data.held_out, nothing, lengths, config.reward) if j.preference_first != 0.5]
+    if not judged:
+        raise DataError("there are no held-out judgments to measure reward models on.")
+    return judged
+
+
+def _by_prompt(judged: list[Judged]) -> dict[str, tuple[float, float, float]]:
+    """Prompt -> (ranked right, sum of log losses, judgments), ties left out."""
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
+    for j in judged:
+        if j.preference_first == 0.5:
+            continue
+        toward = j.difference if j.preference_first > 0.5 else -j.difference
+        row = sums[j.cluster]
+        row[0] += 1.0 if toward > 0 else 0.5 if toward == 0 else 0.0
+        row[1] += float(np.logaddexp(0.0, -toward))
+        row[2] += 1.0
+    return {prompt: (right, loss, count) for prompt, (right, loss, count) in sums.items()}
+
+
+def _weights(scorer: Network) -> int:
+    """Of the body as it came, without its embeddings: what larger models have more of, whatever their vocabulary."""
+    embeddings = {id(p) for m in scorer.body.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    named = scorer.body.named_parameters()
+    return sum(p.numel() for name, p in named if id(p) not in embeddings and ".lora_" not in name)
