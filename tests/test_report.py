@@ -330,6 +330,23 @@ def test_two_runs_of_a_kind_each_have_their_curves(empty):
     assert len(ids) == len(set(ids))
 
 
+def test_a_chain_from_pretraining_and_ratings_has_their_units(empty):
+    losses = [{"step": i + 1, "loss": 3.0 - i, "held_out_loss": 3.5 - i} for i in range(2)]
+    add_run(empty, "pretrain", {}, result={"parameters": 1_000_000, "held_out_loss": 2.5}, metrics=losses)
+    add_run(empty, "sft", {"model": "pretrain-001"}, result={}, metrics=losses)
+    rated = {"train_ratings": 90, "rating_error": {"help": 0.4}, "rating_correlation": {"help": 0.81}}
+    add_run(empty, "reward", {"model": "sft-001"}, result=rated, metrics=losses)
+    add_run(empty, "rl", {"policy": "sft-001", "reward": "reward-001"}, result={})
+    html = write_page(empty, {"policy": "rl-001", "baseline": "sft-001", "reward": "reward-001"})
+    text = Reader(html).text
+    assert "Pretraining loss" in captions(html)
+    assert "held out from 3.5 to 2.5" in html
+    assert "squared error (variances of the ratings)" in html
+    assert "their mean alone, 1 1" in html
+    assert "Correlation with ratings, help 0.810" in text
+    assert "Training ratings 90" in text
+
+
 def test_samples_are_evenly_spaced_and_never_repeated():
     rows = [{"place": i} for i in range(10)]
     assert [row["place"] for row in evenly_spaced(rows, 4)] == [0, 2, 5, 7]

@@ -247,6 +247,8 @@ class RewardSettings(Section):
             raise ValueError("set reward.criterion or reward.criteria, not both")
         if self.criteria is not None and len(set(self.criteria)) < len(self.criteria):
             raise ValueError(f"reward.criteria names one twice: {', '.join(self.criteria)}")
+        if self.criteria is not None and (self.loss == "cost" or self.safety_coefficient):
+            raise ValueError("safety labels are not of a criterion; leave reward.criteria unset, or name a criterion")
         if self.criteria is not None and self.members > 1:
             raise ValueError("a head is of one criterion or one member of an ensemble; set reward.criteria or members")
         if self.loss == "rating" and (self.annotators != "each" or self.centring_coefficient):

@@ -16,6 +16,7 @@ from plaudit.reporting.drawing import Plot, duration, percent
 from plaudit.reporting.plots import (
     agreement_plot,
     prefer_plots,
+    pretrain_plots,
     reward_plots,
     rl_plots,
     sft_plots,
@@ -31,6 +32,7 @@ EXTREMES = 3
 """Largest gains shown, and largest losses."""
 
 STAGES = {
+    "pretrain": "Pretraining",
     "sft": "Supervised fine-tuning",
     "reward": "Reward model",
     "rl": "Policy optimisation",
@@ -159,7 +161,7 @@ def stage_curves(kind: str, runs: Sequence[Run]) -> list[Curves]:
     """The plots of every run of a kind; one without plots when there is no such run but should be."""
     own = [run for run in runs if run.kind == kind]
     kinds = {run.kind for run in runs}
-    another_way = {"rl", "reward"} if "prefer" in kinds else {"prefer"}
+    another_way = {"pretrain", *({"rl", "reward"} if "prefer" in kinds else {"prefer"})}
     return [_run_curves(run) for run in own] or ([] if kind in another_way else [Curves(STAGES[kind], None)])
 
 
@@ -253,6 +255,8 @@ def _symbol(character: str) -> str:
 
 def _run_curves(run: Run) -> Curves:
     rows, result = run.metrics(), run.result
+    if run.kind == "pretrain":
+        return Curves(STAGES[run.kind], run.name, _pretrain_facts(result), pretrain_plots(run.name, rows))
     if run.kind == "sft":
         return Curves(STAGES[run.kind], run.name, _sft_facts(result), sft_plots(run.name, rows, result))
     if run.kind == "reward":
@@ -261,6 +265,17 @@ def _run_curves(run: Run) -> Curves:
         return Curves(STAGES[run.kind], run.name, _prefer_facts(result), prefer_plots(run.name, rows, result))
     settings = _settings(run).get("rl", {})
     return Curves(STAGES[run.kind], run.name, _rl_facts(rows, result, settings), rl_plots(run.name, rows, settings))
+
+
+def _pretrain_facts(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        ("Weights", _number(result.get("parameters"), 0)),
+        ("Documents", _number(result.get("documents"), 0)),
+        ("Tokens", _number(result.get("tokens"), 0)),
+        ("Passes over them", _number(result.get("epochs"), 2)),
+        ("Held-out loss", _number(result.get("held_out_loss"), 3, " nats a token")),
+        ("Held-out bits a byte", _number(result.get("held_out_bits_per_byte"), 3)),
+    ]
 
 
 def _sft_facts(result: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -280,8 +295,10 @@ def _reward_facts(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         for words, kind in groups.items()
         for name, accuracy in (result.get(f"accuracy_by_{kind}") or {}).items()
     ]
+    correlations = result.get("rating_correlation") or {}
     return [
         ("Training prompts", _number(result.get("train_prompts"), 0)),
+        *([("Training ratings", _number(result["train_ratings"], 0))] if "train_ratings" in result else []),
         ("Training judgments", _number(result.get("train_judgments"), 0)),
         ("of them by people", _number(result.get("train_judgments_by_people"), 0)),
         ("Held-out prompts", _number(result.get("held_out_prompts"), 0)),
@@ -293,6 +310,7 @@ def _reward_facts(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Brier score", _number(result.get("brier"), 3)),
         ("Scores the longer response higher", _share(result.get("scores_longer"))),
         *shares,
+        *((f"Correlation with ratings, {name or 'held out'}", _number(r, 3)) for name, r in correlations.items()),
     ]
 
 

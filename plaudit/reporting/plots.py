@@ -30,6 +30,24 @@ CHANCE_LOSS = math.log(2)
 """Loss of a reward model that knows nothing, nats."""
 
 
+def pretrain_plots(run: str, rows: Rows) -> list[Plot]:
+    """The loss on the text that is learnt, and on documents that are not.
+
+    run   its name: keeps the drawings of several runs apart
+    """
+    return [
+        draw_curve(
+            run,
+            "Pretraining loss",
+            rows,
+            {"loss": "training", "held_out_loss": "held out"},
+            unit="loss (nats a token)",
+            look_for="Both should fall together; a held-out loss that turns up while training falls on means that the "
+            "text is being memorised.",
+        )
+    ]
+
+
 def sft_plots(run: str, rows: Rows, result: Mapping[str, Any]) -> list[Plot]:
     """The loss of fine-tuning, beside the held-out loss before and after.
 
@@ -55,14 +73,20 @@ def sft_plots(run: str, rows: Rows, result: Mapping[str, Any]) -> list[Plot]:
 def reward_plots(run: str, rows: Rows, result: Mapping[str, Any]) -> list[Plot]:
     """Training loss and accuracy of a reward model, and how well its confidence holds on held-out prompts."""
     held_out = result.get("accuracy")
+    errors = list((result.get("rating_error") or {}).values())
+    unit, levels = "loss (nats a judgment)", [Level("chance, 0.693", CHANCE_LOSS)]
+    levels.append(Level("held out after", result.get("log_loss")))
+    if "train_ratings" in result:
+        unit, levels = "squared error (variances of the ratings)", [Level("their mean alone, 1", 1.0)]
+        levels.append(Level("held out after", float(np.mean(errors)) if errors else None))
     return [
         draw_curve(
             run,
             "Reward model loss",
             rows,
             {"loss": "training"},
-            unit="loss (nats a judgment)",
-            levels=[Level("chance, 0.693", CHANCE_LOSS), Level("held out after", result.get("log_loss"))],
+            unit=unit,
+            levels=levels,
             look_for="The loss should fall below chance; a held-out loss well above the last training losses means "
             "over-fitting.",
         ),

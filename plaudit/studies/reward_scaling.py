@@ -17,16 +17,8 @@ from plaudit.files import write_text
 from plaudit.models.network import Network
 from plaudit.progress import say
 from plaudit.reporting.drawing import scaling, standalone
-from plaudit.training.reward import (
-    RewardData,
-    beside_scores,
-    choose_judgments,
-    draw_prompts,
-    fit_scorer,
-    fresh_reward_model,
-    held_out_scores,
-    load_reward_data,
-)
+from plaudit.training.reward import beside_scores, fit_scorer, fresh_reward_model, held_out_scores
+from plaudit.training.reward_data import RewardData, choose_judgments, draw_prompts, load_reward_data
 from plaudit.workspace import Run, Workspace
 
 CELLS, PLOT = "cells.jsonl", "scaling.svg"

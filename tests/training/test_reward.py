@@ -119,6 +119,13 @@ def test_safety_is_told_from_those_responses_that_have_a_label():
         {"loss": "plackett-luce", "annotators": "majority"},
         {"loss": "cost", "safety_coefficient": 1.0},
         {"margin": [1.0, 2.0]},
+        {"loss": "cost", "criteria": ["a", "b"]},
+        {"criteria": ["a", "b"], "safety_coefficient": 0.5},
+        {"criteria": ["a", "b"], "criterion": "a"},
+        {"criteria": ["a", "a"]},
+        {"criteria": ["a", "b"], "members": 2},
+        {"loss": "rating", "margin": "small"},
+        {"loss": "rating", "centring_coefficient": 0.01},
     ],
 )
 def test_settings_that_mean_nothing_together_are_refused(settings):
