@@ -442,7 +442,7 @@ def quickstart(
     as_json: Json = False,
     overrides: Overrides = None,
 ) -> None:
-    """The whole loop once, on SmolLM2-135M-Instruct, in about seven minutes on two CPU cores."""
+    """The whole loop once, on SmolLM2-135M-Instruct, in about six minutes on two CPU cores."""
     from plaudit.config import resolve
     from plaudit.rounds.recipes import recipe_file
 
