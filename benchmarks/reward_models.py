@@ -7,7 +7,7 @@ hh         DATA holds {helpful,harmless}-base.{train,validation}.jsonl.gz of Ant
            Pairs whose transcripts have at most 120 words; one epoch, eight pairs a step; PYTHON is of an environment
            made from peers/trl.txt, and trains on the same texts with the same steps and learning rate.
 arguments  DATA holds arguments.jsonl.gz and pairs.jsonl.gz of UKPConvArg1 (Habernal and Gurevych 2016): which of two
-           arguments for one side of a debate convinces more. Four folds of whole debates, so that both sides of a
+           arguments for one side of a debate convinces more. Two folds of whole debates, so that both sides of a
            debate are tested by a model that has seen neither.
 
 What is done already in WORK is kept. Each adds its part to reward_models.json beside this file.
@@ -30,7 +30,7 @@ from plaudit.evaluation.statistics import cluster_bootstrap
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "reward_models.json"
-WORDS, FOLDS = 120, 4
+WORDS, FOLDS = 120, 2
 BASE = ["model.system_prompt=''", "model.name=smollm2-135m-instruct", "reward.model=smollm2-135m-instruct",
         "data.held_out_share=0", "reward.save_every=1000000"]  # fmt: skip
 LORA = ["model.lora={rank: 16, alpha: 32, targets: attention}"]

@@ -349,6 +349,7 @@ def chat(
     seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
     best_of: Annotated[int, typer.Option(min=1, help="Answer with the best of so many samples, by --reward.")] = 1,
     reward: Annotated[str, typer.Option(help="The reward model that chooses for --best-of.")] = "latest:reward",
+    reward_head: Annotated[str | None, typer.Option(help="Of a reward model of several criteria: which.")] = None,
     config: ConfigOption = None,
     dry_run: DryRun = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print each turn as a line of JSON.")] = False,
@@ -378,6 +379,7 @@ def chat(
         seed=seed,
         best_of=best_of,
         reward=judge_source,
+        reward_head=reward_head,
     ):
         turn = {"question": question, "answer": answer}
         typer.echo(json.dumps(turn, ensure_ascii=False) if as_json else answer)

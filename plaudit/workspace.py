@@ -33,7 +33,9 @@ from plaudit.store import Store
 
 CONFIG_NAME = "plaudit.yaml"
 DATABASE_NAME = "feedback.sqlite"
-RUN_NAME = r"(pretrain|sft|sample|judge|reward|rl|prefer|evaluate)-\d{3,}"
+RUN_NAME = r"(pretrain|sft|sample|judge|reward|rl|prefer|evaluate|study)-\d{3,}"
+COMMANDS = {"study": "study reward-scaling"}
+"""Of the kinds that are not called by their own name."""
 RECORDED_PACKAGES = ("plaudit", "torch", "transformers", "peft", "tokenizers", "numpy", "sqlalchemy")
 
 
@@ -186,9 +188,8 @@ class Workspace:
                 )
             found = known[reference]
             if found.status != "complete":
-                raise WorkspaceError(
-                    f"run `{reference}` is {found.status}. Finish it with `plaudit {found.kind} --resume {reference}`."
-                )
+                how = f"plaudit {command(found.kind)} --resume {reference}"
+                raise WorkspaceError(f"run `{reference}` is {found.status}. Finish it with `{how}`.")
         if kind is not None and found.kind != kind:
             raise WorkspaceError(f"run `{found.name}` is of kind `{found.kind}`, but a `{kind}` run is needed here.")
         return found
@@ -232,7 +233,7 @@ class Workspace:
             raise WorkspaceError(f"{self.path} has no run `{name}` to resume. See `plaudit status`.")
         run = Run(path)
         if run.kind != kind:
-            raise WorkspaceError(f"run `{name}` is of kind `{run.kind}`; resume it with `plaudit {run.kind}`.")
+            raise WorkspaceError(f"run `{name}` is of kind `{run.kind}`; resume it with `plaudit {command(run.kind)}`.")
         if run.status == "complete":
             raise WorkspaceError(f"run `{name}` is complete; there is nothing to resume.")
         run.update(status="running", resumed=[*run.info.get("resumed", []), _now()])
@@ -282,6 +283,11 @@ class Workspace:
             },
         )
         return Run(path)
+
+
+def command(kind: str) -> str:
+    """What to type after `plaudit` for a run of this kind."""
+    return COMMANDS.get(kind, kind)
 
 
 def init(path: Path | str, *, config: Config | None = None) -> Workspace:

@@ -58,6 +58,8 @@ class LagrangianSettings(Section):
 
     cost: str | None = None
     """The cost model: a run whose scores are the higher the more harmful a response is, or `function:...`."""
+    cost_head: str | None = None
+    """Of a cost run with several heads: which; of an ensemble's null is their mean."""
     threshold: float = 0.0
     """The most that the mean cost of an episode may be, in the cost model's own units."""
     multiplier: Rate = 1.0

@@ -249,10 +249,14 @@ class RewardSettings(Section):
             raise ValueError(f"reward.criteria names one twice: {', '.join(self.criteria)}")
         if self.criteria is not None and (self.loss == "cost" or self.safety_coefficient):
             raise ValueError("safety labels are not of a criterion; leave reward.criteria unset, or name a criterion")
+        if self.criteria is not None and self.loss == "davidson":
+            raise ValueError("davidson learns one share of ties; use it for a single reward.criterion")
         if self.criteria is not None and self.members > 1:
             raise ValueError("a head is of one criterion or one member of an ensemble; set reward.criteria or members")
         if self.loss == "rating" and (self.annotators != "each" or self.centring_coefficient):
             raise ValueError("reward.annotators and reward.centring_coefficient are of pairs; reward.loss is rating")
+        if self.loss == "rating" and self.safety_coefficient:
+            raise ValueError("reward.safety_coefficient is of log-odds, which ratings are not; leave it at 0")
         if not pairs and (self.margin != "none" or self.flip_rate):
             raise ValueError(f"reward.margin and reward.flip_rate are of pairs; reward.loss is {self.loss}")
         if self.loss == "plackett-luce" and (self.annotators != "each" or self.centring_coefficient):
@@ -269,10 +273,11 @@ class RewardScalingSettings(Section):
 
     models: Annotated[list[str], Field(min_length=1)] = Field(default=["latest:sft"])
     """What bodies start from: runs, folders or hub names."""
-    prompts: list[Positive] | None = None
+    prompts: Annotated[list[Positive], Field(min_length=1)] | None = None
     """Numbers of training prompts; null for all there are, and by halves down to a sixteenth."""
     seeds: Positive = 3
-    """Models of each size on each number of prompts; a seed draws the prompts, their order, and the head's start."""
+    """Models of each size on each number of prompts; a seed draws the prompts, their order, and the head's start. With
+    one, intervals know nothing of how trainings differ."""
     target_accuracy: Annotated[float, Field(gt=0.5, lt=1)] | None = None
     """Say how many comparisons this accuracy takes."""
 
@@ -345,6 +350,8 @@ class EvaluateSettings(Section):
     """What it is compared with."""
     reward: str | None = "latest:reward"
     """A reward model whose verdict is shown beside the taste's; null for none."""
+    reward_head: str | None = None
+    """Of a reward model of several criteria: which."""
     best_of: Positive = 1
     """The policy's answer is the best of this many samples by `evaluate.reward`; the baseline's is one sample."""
     samples_per_prompt: Positive = 2

@@ -22,6 +22,7 @@ class Judged:
     """One judgment beside a reward model's opinion of the same two responses.
 
     cluster            the prompt
+    pair               the two responses, the first one first
     difference         score of the first minus score of the second, nats
     preference_first   1, 0, or 0.5 for a tie
     probability_first  the annotator's own probability of choosing the first, where it is known
@@ -162,11 +163,19 @@ def fitted_temperature(toward: np.ndarray) -> float | None:
     return float(np.exp(found.x)) if -5.9 < found.x < 5.9 else None
 
 
-def at_temperature(judged: Sequence[Judged], temperature: float) -> tuple[float, float]:
-    """(calibration error, log loss in nats) of sigmoid(difference / temperature); ties left out."""
-    toward = np.array([math.copysign(1, j.preference_first - 0.5) * j.difference for j in judged
-                       if j.preference_first != 0.5]) / temperature  # fmt: skip
-    return calibration(toward)[0], float(np.logaddexp(0.0, -toward).mean())
+def margins(judged: Sequence[Judged]) -> np.ndarray:
+    """[n] score margins of the preferred responses; ties are not to be among them."""
+    return np.array([math.copysign(1, j.preference_first - 0.5) * j.difference for j in judged])
+
+
+def calibrated_quality(judged: Sequence[Judged], temperatures: Sequence[float]) -> dict[str, float]:
+    """`calibrated_log_loss`, nats, and `calibrated_error` of sigmoid(difference / its temperature); ties left out."""
+    decided = [(j, t) for j, t in zip(judged, temperatures, strict=True) if j.preference_first != 0.5]
+    toward = margins([j for j, _ in decided]) / np.array([t for _, t in decided])
+    return {
+        "calibrated_log_loss": float(np.logaddexp(0.0, -toward).mean()),
+        "calibrated_error": calibration(toward)[0],
+    }
 
 
 def noise_ceiling(judged: Sequence[Judged]) -> float | None:
@@ -179,10 +188,11 @@ def noise_ceiling(judged: Sequence[Judged]) -> float | None:
     """
     by_pair: dict[tuple[str, ...], list[tuple[float, float | None]]] = defaultdict(list)
     for j in judged:
-        flip = j.difference < 0  # one orientation a pair: towards the response that the model prefers
+        key = sorted(j.pair)
+        flip = list(j.pair) != key  # one orientation a pair, whichever was shown first
         chosen = 1 - j.preference_first if flip else j.preference_first
         p = None if j.probability_first is None else (1 - j.probability_first if flip else j.probability_first)
-        by_pair[(j.criterion, *j.pair)].append((chosen, p))
+        by_pair[(j.criterion, *key)].append((chosen, p))
     known = [[p for _, p in row if p is not None] for row in by_pair.values()]
     if all(len(p) == len(row) for p, row in zip(known, by_pair.values(), strict=True)):
         best = [max(float(np.mean(p)), 1 - float(np.mean(p))) for p in known]

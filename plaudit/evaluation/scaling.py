@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 LEVEL = 0.95
 RESAMPLES = 1000
+MOST_DOUBLINGS = 40
+"""Beyond the largest grid point; an accuracy that takes more is out of reach."""
 EXPONENTS = np.geomspace(0.02, 3.0, 120)
 Numbers = NDArray[np.float64]
 
@@ -41,12 +43,18 @@ class Cell:
 
 
 def fit_scaling(
-    cells: Sequence[Cell], *, target: float | None = None, ceiling: float | None = None, seed: int = 0
+    cells: Sequence[Cell],
+    *,
+    target: float | None = None,
+    ceiling: float | None = None,
+    seed: int = 0,
+    log_odds: bool = True,
 ) -> dict[str, Any]:
     """The laws with their 95 % intervals, by drawing seeds and held-out prompts anew.
 
     target    an accuracy, in order to say how many comparisons it takes
     ceiling   the accuracy that a perfect model would have against the annotators' noise
+    log_odds  whether differences of scores are such; without, a log loss means nothing and has no law
 
     Returns
         models          [{"model", "weights", "comparisons", "accuracy", "log_loss", "seeds"}], means over seeds
@@ -57,21 +65,25 @@ def fit_scaling(
                         points or more: log loss = floor + scale * x^-exponent, floor and scale at least 0
         needed          of each model {"value", "low", "high"}: comparisons for the target by the accuracy law, None
                         where no number is enough; None altogether where the target is at or above the ceiling
+        intervals       what they draw anew: with a single seed the held-out prompts alone, and they are too narrow
 
-    Raises ValueError when neither comparisons nor weights vary.
+    A figure of a law that cannot be told from the grid is None.
+
+    Raises ValueError when neither prompts nor weights vary.
     """
     grid = _Grid(cells)
     if not grid.varies:
-        raise ValueError("a law needs at least two numbers of comparisons, or two models of different size")
+        raise ValueError("a law needs at least two numbers of prompts, or two models of different size")
     drawn = [grid.draw(np.random.default_rng([seed, i])) for i in range(RESAMPLES)]
     law = grid.accuracy_law(grid.everything)
     laws = [grid.accuracy_law(sample) for sample in drawn]
     fitted = {name: _interval(law[name], [other[name] for other in laws]) for name in law}
     result: dict[str, Any] = {
-        "models": grid.means(),
+        "models": [point if log_odds else {**point, "log_loss": None} for point in grid.means()],
         "accuracy_law": fitted | {"D_0": grid.most_comparisons, "N_0": grid.most_weights},
-        "loss_law": grid.loss_laws(drawn),
+        "loss_law": grid.loss_laws(drawn) if log_odds else None,
         "ceiling": ceiling,
+        "intervals": "seeds and held-out prompts" if grid.seeds > 1 else "held-out prompts alone, for want of seeds",
     }
     if target is not None:
         reachable = ceiling is None or target < ceiling
@@ -105,6 +117,7 @@ class _Grid:
             for name, sums in cell.held_out.items():
                 table[:, row, place[name]] = sums
         self._right, self._losses, self._counts = table  # [C, P] each
+        self._prompts = np.array([float(cell.prompts) for cell in cells])
         self._comparisons = np.array([float(cell.comparisons) for cell in cells])
         self._weights = np.array([float(cell.weights) for cell in cells])
         self.most_comparisons, self.most_weights = int(self._comparisons.max()), int(self._weights.max())
@@ -116,7 +129,11 @@ class _Grid:
 
     @property
     def varies(self) -> bool:
-        return len(set(self._comparisons)) > 1 or len(set(self._weights)) > 1
+        return len(set(self._prompts)) > 1 or len(set(self._weights)) > 1
+
+    @property
+    def seeds(self) -> int:
+        return min(len(group) for group in self._groups.values())
 
     def draw(self, generator: np.random.Generator) -> _Sample:
         """Seeds anew within each point of the grid; held-out prompts anew, the same for all."""
@@ -132,14 +149,15 @@ class _Grid:
         rows = sample.cells
         accuracy = self._mean(self._right, sample, rows)
         counts = self._counts[rows] @ sample.prompts
-        smoothed = (accuracy * counts + 1) / (counts + 2)  # so that a perfect model has a variance
         columns = {"level": np.ones(len(rows))}
-        if len(set(self._comparisons)) > 1:
+        if len(set(self._prompts)) > 1:
             columns["per_doubling_of_comparisons"] = np.log2(self._comparisons[rows] / self.most_comparisons)
         if len(set(self._weights)) > 1:
             columns["per_doubling_of_weights"] = np.log2(self._weights[rows] / self.most_weights)
-        root = np.sqrt(counts / (smoothed * (1 - smoothed)))
         design = np.stack(list(columns.values()), axis=1)
+        expected = design @ np.linalg.lstsq(design, accuracy, rcond=None)[0]
+        expected = expected.clip(0.02, 0.98)  # the law's own: a cell that is high by luck must not weigh more for it
+        root = np.sqrt(counts / (expected * (1 - expected)))
         found = np.linalg.lstsq(design * root[:, None], accuracy * root, rcond=None)[0]
         return dict(zip(columns, found.tolist(), strict=True))
 
@@ -147,9 +165,10 @@ class _Grid:
         """D at which the law reaches the target; infinite where comparisons do not help."""
         slope = law.get("per_doubling_of_comparisons", 0.0)
         of_weights = law.get("per_doubling_of_weights", 0.0) * math.log2(weights / self.most_weights)
-        if slope <= 0:
+        gap = target - law["level"] - of_weights
+        if slope <= 0 or gap > MOST_DOUBLINGS * slope:
             return math.inf
-        return self.most_comparisons * 2.0 ** min((target - law["level"] - of_weights) / slope, 900.0)
+        return max(1.0, self.most_comparisons * 2.0 ** (gap / slope))
 
     def loss_laws(self, drawn: Sequence[_Sample]) -> dict[str, Any]:
         of_models: dict[str, Any] = {}
@@ -158,12 +177,11 @@ class _Grid:
             law = self._loss_law(self._comparisons, rows, drawn)
             if law is not None:
                 of_models[model] = law
-        prompts = np.array([cell.prompts for cell in self._cells])
-        most = np.flatnonzero(prompts == prompts.max())
+        most = np.flatnonzero(self._prompts == self._prompts.max())
         return {"comparisons": of_models, "weights": self._loss_law(self._weights, most, drawn)}
 
     def _loss_law(self, sizes: Numbers, rows: NDArray[np.int64], drawn: Sequence[_Sample]) -> dict[str, Any] | None:
-        if len(set(sizes[rows])) < 4:
+        if min(len(set(sizes[rows])), len({(self._prompts[i], self._weights[i]) for i in rows})) < 4:
             return None
 
         def fit(sample: _Sample) -> dict[str, float]:
@@ -191,7 +209,8 @@ class _Grid:
 def power_law(sizes: Numbers, losses: Numbers) -> dict[str, float]:
     """floor + scale * size^-exponent by least squares, floor and scale at least 0.
 
-    For a given exponent it is linear, and solved exactly; the exponent is the best of 120 between 0.02 and 3.
+    For a given exponent it is linear, and solved exactly; the exponent is the best of 120 between 0.02 and 3. Scale and
+    exponent are NaN where the losses do not fall, or fall so that the best exponent is at an end of the search.
     """
     middle = math.exp(np.log(sizes).mean())
     falling = (sizes / middle)[None] ** -EXPONENTS[:, None]  # [120, n]
@@ -203,12 +222,15 @@ def power_law(sizes: Numbers, losses: Numbers) -> dict[str, float]:
     errors = ((floors[:, None] + scales[:, None] * falling - losses) ** 2).sum(axis=1)
     best = int(errors.argmin())
     exponent = float(EXPONENTS[best])
+    if scales[best] == 0 or best in (0, len(EXPONENTS) - 1):
+        return {"floor": float(floors[best]), "scale": math.nan, "exponent": math.nan}
     return {"floor": float(floors[best]), "scale": float(scales[best]) * middle**exponent, "exponent": exponent}
 
 
 def _interval(value: float, resampled: Sequence[float]) -> dict[str, float | None]:
-    # An order statistic: interpolation would make nonsense of infinities.
-    low, high = np.quantile(resampled, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], method="nearest")
+    # Order statistics: interpolation would make nonsense of infinities. Resamples without a value have no place.
+    known = [number for number in resampled if not math.isnan(number)] or [math.nan]
+    low, high = np.quantile(known, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], method="nearest")
     return {
         name: float(number) if math.isfinite(number) else None
         for name, number in (("value", value), ("low", low), ("high", high))

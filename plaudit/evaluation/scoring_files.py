@@ -13,7 +13,7 @@ from scipy import stats
 
 from plaudit.config import Config
 from plaudit.errors import DataError, ModelError
-from plaudit.evaluation.reward_quality import Judged, at_temperature, reward_quality
+from plaudit.evaluation.reward_quality import Judged, calibrated_quality, reward_quality
 from plaudit.files import write_text
 from plaudit.models.loading import LoadedModel, load_reward, one_head
 from plaudit.models.score_facts import ScoreFacts
@@ -44,7 +44,8 @@ def evaluate_reward(source: str, comparisons: Path, config: Config, *, head: str
     model = load_reward(source, config.model)
     facts = model.scores
     if head is not None:
-        model = one_head(model, head, normalised=False)
+        model = one_head(model, head, normalised=False, setting="--head")
+        facts = model.scores
     wanted: dict[tuple[str, str], tuple[Prompt, str]] = {}
     for row in rows:
         for response, text in row.texts.items():
@@ -72,7 +73,7 @@ def evaluate_reward(source: str, comparisons: Path, config: Config, *, head: str
             Judged(
                 cluster=row.prompt.id,
                 annotator=c.annotator,
-                pair=tuple(sorted((c.first, c.second))),
+                pair=(c.first, c.second),
                 difference=sign * (one - other),
                 preference_first=c.preference_first,
                 probability_first=c.soft_preference,
@@ -87,16 +88,17 @@ def evaluate_reward(source: str, comparisons: Path, config: Config, *, head: str
     if all(j.preference_first == 0.5 for j in judged):
         raise DataError(f"{comparisons}: there is no comparison that is not a tie, so nothing can be ranked right.")
     quality = reward_quality(judged, seed=config.seed)
-    if facts.temperature is not None:
-        error, log_loss = at_temperature(judged, facts.temperature)
-        quality |= {
-            "stored_temperature": facts.temperature, "calibrated_log_loss": log_loss, "calibrated_error": error,
-        }  # fmt: skip
+    temperatures = dict(zip(heads if len(facts.temperatures) > 1 else ("",), facts.temperatures, strict=False))
+    stored = [temperatures.get(j.criterion if len(temperatures) > 1 else "") for j in judged]
+    if known := [t for t in stored if t is not None]:
+        if len(known) == len(stored):
+            quality |= calibrated_quality(judged, known)
+        quality["stored_temperature"] = temperatures if len(temperatures) > 1 else temperatures[""]
     if facts.is_ensemble and heads:
         quality["disagreement"] = statistics.fmean(disagreements)
     return {
         **quality,
-        "length_correlation": _length_correlation(by_heads, wanted, sign),
+        "length_correlation": _length_correlation(by_heads, wanted, heads, facts, sign),
         "prompts": len({j.cluster for j in judged}),
         "left_out": left_out,
     }
@@ -107,10 +109,22 @@ def _read(values: Sequence[float], heads: Sequence[str], facts: ScoreFacts, crit
 
 
 def _length_correlation(
-    scores: dict[tuple[str, str], list[float] | None], texts: dict[tuple[str, str], tuple[Prompt, str]], sign: float
-) -> float | None:
-    known = [(sign * statistics.fmean(s), len(texts[key][1].split())) for key, s in scores.items() if s is not None]
-    correlation = stats.spearmanr(*zip(*known, strict=True)).statistic if len(known) > 2 else float("nan")
+    scores: dict[tuple[str, str], list[float] | None],
+    texts: dict[tuple[str, str], tuple[Prompt, str]],
+    heads: Sequence[str],
+    facts: ScoreFacts,
+    sign: float,
+) -> float | dict[str, float | None] | None:
+    """Of the score; of several criteria's heads {head: its own}."""
+    words = [len(texts[key][1].split()) for key, found in scores.items() if found is not None]
+    known = [found for found in scores.values() if found is not None]
+    if heads and not facts.is_ensemble:
+        return {head: _spearman([found[i] for found in known], words) for i, head in enumerate(heads)}
+    return _spearman([sign * statistics.fmean(found) for found in known], words)
+
+
+def _spearman(one: Sequence[float], other: Sequence[float]) -> float | None:
+    correlation = stats.spearmanr(one, other).statistic if len(one) > 2 else float("nan")
     return float(correlation) if correlation == correlation else None
 
 
@@ -144,7 +158,11 @@ def _columns(scores: Sequence[float] | None, facts: ScoreFacts) -> dict[str, Any
     if scores is None:
         return dict.fromkeys([*names, *(["mean_score", "disagreement"] if facts.is_ensemble else [])])
     normalised = [(s - mean) / std for s, mean, std in zip(scores, facts.mean, facts.std, strict=True)]
-    ratings = [mean + std * s for s, mean, std in zip(scores, facts.rating_mean, facts.rating_std, strict=False)]
+    ratings = (
+        [mean + std * s for s, mean, std in zip(scores, facts.rating_mean, facts.rating_std, strict=True)]
+        if facts.rating_mean
+        else []
+    )
     found: dict[str, Any] = {
         name: dict(zip(facts.heads, values, strict=True)) if len(values) > 1 else values[0]
         for name, values in zip(names, (scores, normalised, ratings), strict=False)

@@ -18,7 +18,7 @@ from plaudit.evaluation.statistics import Interval, cluster_bootstrap
 from plaudit.evaluation.win_rate import win_rate
 from plaudit.files import write_text
 from plaudit.judges.taste import taste_facts, utility
-from plaudit.models.loading import LoadedModel, load_causal, load_reward, one_head
+from plaudit.models.loading import LoadedModel, check_head, load_causal, load_reward, one_head
 from plaudit.models.network import Network
 from plaudit.objectives import best_of_n_kl_bound
 from plaudit.progress import progress
@@ -69,6 +69,8 @@ def evaluate(workspace: Workspace, config: Config | None = None) -> Run:
     }
     if settings.reward is not None:
         parents["reward"] = workspace.lineage_name(settings.reward)
+        source = workspace.model_source(parents["reward"], kind="reward")
+        check_head(source, settings.reward_head, setting="evaluate.reward_head")
     with workspace.new_run(
         "evaluate", config, parents=parents, data=snapshot("prompts", (p.id for p in prompts))
     ) as run:
@@ -77,7 +79,7 @@ def evaluate(workspace: Workspace, config: Config | None = None) -> Run:
         scorer = None
         if "reward" in parents:
             reward_model = load_reward(workspace.model_source(parents["reward"], kind="reward"), config.model)
-            reward_model = one_head(reward_model, None, normalised=True)
+            reward_model = one_head(reward_model, settings.reward_head, normalised=True)
             scores_of = RewardModelScores(reward_model, config.model.tokens_per_micro_batch)
             scorer = RewardModelScorer(scores_of, normalise=True)
         ours = _answer(policy, prompts, config, label="policy answers", choose_by=scorer)

@@ -197,10 +197,11 @@ class _ShortRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the three inputs."""
+        saved = ctx.saved_tensors  # asked for once: under checkpointing they are computed again at each asking
         to_queries, to_keys, to_values = [], [], []
         parts = gradient.split([block.queries.numel() for block in ctx.blocks])
         for number, (block, part) in enumerate(zip(ctx.blocks, parts, strict=True)):
-            query, keys, values, chances = ctx.saved_tensors[4 * number : 4 * number + 4]
+            query, keys, values, chances = saved[4 * number : 4 * number + 4]
             count, groups = len(block.queries), len(keys) // len(block.queries)
             back = part.view(count, block.queries.shape[1], groups, -1, keys.shape[-1]).permute(0, 2, 3, 1, 4)
             back = back.reshape(count * groups, -1, keys.shape[-1])  # [A G, H/G Q, d]

@@ -119,37 +119,54 @@ def load_reward(source: str, settings: ModelSettings) -> LoadedModel:
     return LoadedModel(network, form, model.config, source)
 
 
-def one_head(model: LoadedModel, name: str | None, *, normalised: bool) -> LoadedModel:
+def check_head(source: str, name: str | None, *, setting: str) -> None:
+    """Raise ModelError unless a reward model has the head, or one that goes without a name; loads its config alone.
+
+    setting   where the head is named, for the message
+    """
+    _check_head(_kept_scores(_resolve(source)), source, name, setting)
+
+
+def _check_head(facts: ScoreFacts, source: str, name: str | None, setting: str) -> None:
+    if not facts.heads and name is not None:
+        raise ModelError(f"{source} has a single head, which has no name: `{setting}={name}` is not there.")
+    known = ", ".join(repr(head) for head in facts.heads)
+    if facts.heads and name is None and not facts.is_ensemble:
+        raise ModelError(f"{source} scores several things: name one of {known} by `{setting}`.")
+    if facts.heads and name is not None and name not in facts.heads:
+        raise ModelError(f"{source} has no head `{name}` for `{setting}`; it has: {known}.")
+
+
+def one_head(model: LoadedModel, name: str | None, *, normalised: bool, setting: str = "head") -> LoadedModel:
     """A reward model with one of its heads alone; where none is named the mean over an ensemble's.
 
     normalised   whether that mean is to be of normalised scores, which is a head too: all are linear
+    setting      where the head is named, for messages
 
     Raises ModelError for a name that it does not have, or none where the heads are of different things.
     """
     facts = model.scores
+    _check_head(facts, model.source, name, setting)
     if not facts.heads:
-        if name is not None:
-            raise ModelError(f"{model.source} has a single head, which has no name: `{name}` is not there.")
         return model
-    known = ", ".join(facts.heads)
-    if name is None and not facts.is_ensemble:
-        raise ModelError(f"{model.source} scores several things: name one of {known} (`head: {facts.heads[0]}`).")
-    if name is not None and name not in facts.heads:
-        raise ModelError(f"{model.source} has no head `{name}`; it has: {known}.")
     assert isinstance(model.network.head, nn.Linear)
     rows = model.network.head.weight.detach()  # [C, D]
     if name is not None:
         place = facts.heads.index(name)
         row, mean, std = rows[place], facts.mean[place], facts.std[place]
+        of_one = {kind: getattr(facts, kind)[place : place + 1] for kind in ("rating_mean", "rating_std")}
+        of_one["temperatures"] = () if facts.is_ensemble else facts.temperatures[place : place + 1]
     elif normalised:
         scale = 1 / torch.tensor(facts.std, device=rows.device)
+        of_one = {"rating_mean": (), "rating_std": (), "temperatures": ()}  # of another unit
         row, std = (rows * scale[:, None]).mean(dim=0), 1.0
         mean = float((torch.tensor(facts.mean, device=rows.device) * scale).mean())
     else:
+        of_one = {"rating_mean": facts.rating_mean[:1], "rating_std": facts.rating_std[:1]}
         row, mean, std = rows.mean(dim=0), 0.0, 1.0
     head = nn.Linear(len(row), 1, bias=False, device=row.device)
     head.weight.data.copy_(row[None])
-    own = replace(facts, mean=(mean,), std=(std,), heads=(), is_ensemble=False).keep()
+    own = replace(facts, mean=(mean,), std=(std,), heads=(), is_ensemble=False, **of_one).keep()
     config = type(model.config).from_dict({**model.config.to_dict(), "num_labels": 1, **own})
     return replace(model, network=replace(model.network, head=head), config=config)
 

@@ -16,8 +16,8 @@ class ScoreFacts:
     """Of C heads; other tools' reward models have one, and the defaults.
 
     mean, std     what normalises each head's scores: (score - mean) / std
-    temperature   the T by which differences of scores are best divided to be log-odds, as fitted on held-out
-                  comparisons; None where nobody did
+    temperatures  the T of each head, in an ensemble of the mean, by which differences of scores are best divided to be
+                  log-odds, as fitted on held-out comparisons; None, or nothing at all, where nobody did
     is_cost       whether a higher score is worse
     heads         names, where there are several: criteria, or members of an ensemble
     is_ensemble   whether all heads are of the same thing, so that their mean is meant where none is named
@@ -27,7 +27,7 @@ class ScoreFacts:
 
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
-    temperature: float | None = None
+    temperatures: tuple[float | None, ...] = ()
     is_cost: bool = False
     heads: tuple[str, ...] = ()
     is_ensemble: bool = False

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -249,7 +250,7 @@ def scaling(run: str, result: Mapping[str, Any]) -> Plot:
             at = [row["comparisons"] for row in rows]
             axes.plot(at, [row["accuracy"] for row in rows], color=color, marker="os^D"[number % 4], linewidth=0)
             fitted = [_on_law(law, x, rows[0]["weights"]) for x in at]
-            label = f"{model} ({_millions(rows[0]['weights'])})"
+            label = f"{Path(model).name[:24]} ({_millions(rows[0]['weights'])})"
             axes.plot(at, fitted, color=color, linestyle=dashes, label=label)
         if result.get("ceiling") is not None:
             axes.axhline(result["ceiling"], color=MARK, linestyle=":", label="annotators' ceiling")

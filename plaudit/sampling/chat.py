@@ -25,19 +25,21 @@ def converse(
     seed: int,
     best_of: int = 1,
     reward: str | None = None,
+    reward_head: str | None = None,
 ) -> Iterator[tuple[str, str]]:
     """Answer one message, or every line of standard input until an empty one; yields (question, answer).
 
     source   a Hugging Face folder, the built-in model, or a hub name
     best_of  samples of which the best by `reward` is the answer
     reward   a reward model's folder; needed for best_of over 1
+    reward_head  of a reward model of several criteria: which
 
     Raises ModelError when the two have different vocabularies.
     """
     model = load_causal(source, config.model)
     scorer = None
     if best_of > 1 and reward is not None:
-        judge = one_head(load_reward(reward, config.model), None, normalised=True)
+        judge = one_head(load_reward(reward, config.model), reward_head, normalised=True, setting="--reward-head")
         if judge.format.vocabulary_id != model.format.vocabulary_id:
             raise ModelError(f"{reward} and {source} have different vocabularies; name a reward model of the family.")
         scorer = RewardModelScorer(RewardModelScores(judge, config.model.tokens_per_micro_batch), normalise=True)

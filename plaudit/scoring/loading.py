@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from plaudit.config import Config, RewardSource
 from plaudit.errors import ConfigError, ModelError
@@ -24,6 +25,7 @@ from plaudit.text.chat import TokenSequence
 from plaudit.workspace import Workspace
 
 JUDGE = "judge:"
+Combine = Literal["sum", "worst-case", "mean-minus-deviation", "safety-gated"]
 
 
 @dataclass(frozen=True)
@@ -62,18 +64,20 @@ def load_scorer(
     policy: LoadedModel,
     setting: str,
     normalise: bool,
+    combine: Combine = "sum",
 ) -> LoadedScorer:
-    """The scorer of one source, or of several combined by `rl.combine`.
+    """The scorer of one source, or of several combined.
 
     sources    with lineage names, as `source_lineage` gives them
     setting    where they were given, for messages
+    combine    as `rl.combine`
     normalise  shift and scale the scores of runs; a cost must not be, for its zero has a meaning
 
     Raises ConfigError for a function that cannot be loaded, DataError for one whose trial call fails, ModelError
     for a reward model that does not fit the policy.
     """
-    gated = config.rl.combine == "safety-gated" and len(sources) > 1
-    careful = config.rl.combine in ("worst-case", "mean-minus-deviation")
+    gated = combine == "safety-gated"
+    careful = combine in ("worst-case", "mean-minus-deviation")
     models: dict[str, RewardModelScores] = {}  # a run is loaded once, whatever its heads are asked for
     loaded: list[LoadedScorer] = []
     weights: list[float] = []
@@ -85,7 +89,7 @@ def load_scorer(
         weights += [source.weight] * len(found)
     if careful and len(loaded) < 2:
         raise ConfigError(
-            f"`rl.combine={config.rl.combine}` needs several models of one reward: list them in `{setting}`, or train "
+            f"`rl.combine={combine}` needs several models of one reward: list them in `{setting}`, or train "
             "one of several heads with `reward.members`."
         )
     first = next((item.model for item in loaded if item.model is not None), None)
@@ -93,6 +97,8 @@ def load_scorer(
         helpfulness, safety = loaded
         if helpfulness.model is None or safety.model is None:
             raise ConfigError(f"`{setting}`: the safety-gated rule needs two reward runs, whose scores are log-odds.")
+        if any(item.model is not None and item.model.scores.rating_mean for item in loaded):
+            raise ConfigError(f"`{setting}`: the safety-gated rule takes log-odds; a run that learnt ratings has none.")
         sources_about_safety = frozenset(config.rl.safety_sources)
         rule = SafetyGated(
             helpfulness.score,
@@ -105,7 +111,7 @@ def load_scorer(
     if len(loaded) == 1 and weights == [1]:
         return loaded[0]
     parts = [(weight, item.score) for weight, item in zip(weights, loaded, strict=True)]
-    match config.rl.combine if len(parts) > 1 else "sum":
+    match combine:
         case "worst-case":
             return LoadedScorer(Ensemble(parts, None), first)
         case "mean-minus-deviation":
@@ -146,10 +152,11 @@ def _load_one(
     scores = models[source]
     facts = scores.model.scores
     expand = members and facts.is_ensemble and wanted.head is None
-    return [
-        LoadedScorer(RewardModelScorer(scores, normalise, head), one_head(scores.model, head, normalised=normalise))
-        for head in (facts.heads if expand else (wanted.head,))
-    ]
+    found = []
+    for head in facts.heads if expand else (wanted.head,):
+        alone = one_head(scores.model, head, normalised=normalise, setting=f"{setting}: head")
+        found.append(LoadedScorer(RewardModelScorer(scores, normalise, head), alone))
+    return found
 
 
 def _try_it(scorer: FunctionScorer) -> None:

@@ -47,35 +47,66 @@ def reward_scaling(workspace: Workspace, config: Config | None = None, *, resume
 
 def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     settings = config.reward_scaling
-    cells = _measured(run)
+    names = [name for role, name in sorted(run.parents.items(), key=_place) if role.startswith("model_")]
+    sources = {name: workspace.model_source(name) for name in names}
+    data = _same_prompts({
+        name: load_reward_data(workspace, run, fresh_reward_model(source, config), config)
+        for name, source in sources.items()
+    })  # fmt: skip
+    first = data[names[0]]
+    sizes = _sizes(len(first.train), settings.prompts)
+    if len(sizes) < 2 and len(names) < 2:
+        most = len(first.train)
+        raise DataError(f"`reward_scaling`: a law needs two numbers of prompts up to {most}, or two models.")
     lengths = {response.id: len(response.text.split()) for response in workspace.store.responses()}
-    models = [name for role, name in sorted(run.parents.items()) if role.startswith("model_")]
-    held_out: list[Judged] = []
-    for model in models:
-        source = workspace.model_source(model)
-        data = load_reward_data(workspace, run, fresh_reward_model(source, config), config)
-        held_out = held_out or _without_scores(data, lengths, config)
+    ceiling = noise_ceiling(_without_scores(first, lengths, config))
+    cells = _measured(run)
+    for name, source in sources.items():
         for seed in range(config.seed, config.seed + settings.seeds):
-            for size in _sizes(len(data.train), settings.prompts):
-                train = draw_prompts(data.train, size, seed=seed)
-                if any((cell.model, cell.prompts, cell.seed) == (model, size, seed) for cell in cells):
+            for size in sizes:
+                if any((cell.model, cell.prompts, cell.seed) == (name, size, seed) for cell in cells):
                     continue
+                train = draw_prompts(data[name].train, size, seed=seed)
                 count = sum(len(prompt.ratings) or len(prompt.judgments) for prompt in train)
-                say(f"{model}: {count} judgments of {size} prompts, seed {seed}")
+                say(f"{name}: {count} judgments of {size} prompts, seed {seed}")
                 own = config.model_copy(update={"seed": seed})
-                scorer = fit_scorer(fresh_reward_model(source, own), replace(data, train=train), own, None)
-                scores = held_out_scores(scorer, data.held_out, own)
-                judged = beside_scores(data.held_out, scores, lengths, config.reward)
-                cells.append(Cell(model, _weights(scorer), size, count, seed, _by_prompt(judged)))
+                scorer = fit_scorer(fresh_reward_model(source, own), replace(data[name], train=train), own, None)
+                scores = held_out_scores(scorer, data[name].held_out, own)
+                judged = beside_scores(data[name].held_out, scores, lengths, config.reward)
+                cells.append(Cell(name, _weights(scorer), size, count, seed, _by_prompt(judged)))
                 with open(run.path / CELLS, "a", encoding="utf-8") as file:
                     file.write(json.dumps(asdict(cells[-1])) + "\n")
+    log_odds = config.reward.loss != "rating"
     try:
-        result = fit_scaling(cells, target=settings.target_accuracy, ceiling=noise_ceiling(held_out), seed=config.seed)
+        target = settings.target_accuracy
+        result = fit_scaling(cells, target=target, ceiling=ceiling, seed=config.seed, log_odds=log_odds)
     except ValueError as error:
         raise DataError(f"`reward_scaling`: {error}.") from None
     write_text(run.path / PLOT, standalone(scaling(run.name, result)))
     run.update(result=result)
     return run
+
+
+def _place(parent: tuple[str, str]) -> tuple[int, str]:
+    """Models in the order in which they were named."""
+    return len(parent[0]), parent[0]
+
+
+def _same_prompts(data: dict[str, RewardData]) -> dict[str, RewardData]:
+    """Those prompts alone whose responses fit every model; what is left out is counted and said."""
+    seen = [{p.prompt_id: p.response_ids for p in (*d.train, *d.held_out)} for d in data.values()]
+    common = {name for name, kept in seen[0].items() if all(other.get(name) == kept for other in seen[1:])}
+    left_out = len({name for one in seen for name in one} - common)
+    if left_out:
+        say(f"{left_out} prompts have responses that do not fit every model: left out.")
+    return {
+        name: replace(
+            found,
+            train=[p for p in found.train if p.prompt_id in common],
+            held_out=[p for p in found.held_out if p.prompt_id in common],
+        )
+        for name, found in data.items()
+    }
 
 
 def _measured(run: Run) -> list[Cell]:
@@ -89,6 +120,8 @@ def _measured(run: Run) -> list[Cell]:
 def _sizes(prompts: int, wanted: list[int] | None) -> list[int]:
     """As asked for, all prompts where that is more; else all of them, and by halves down to a sixteenth."""
     if wanted is not None:
+        if max(wanted) > prompts:
+            say(f"there are {prompts} training prompts: larger numbers of reward_scaling.prompts mean all of them.")
         return sorted({min(size, prompts) for size in wanted})
     return sorted({max(1, prompts >> halvings) for halvings in range(5)})
 

@@ -75,10 +75,18 @@ def load_actors(workspace: Workspace, parents: dict[str, str], config: Config, n
     ]
     normalise = config.rl.normalise_reward
     scorers = {
-        "reward": load_scorer(workspace, sources, config, policy=model, setting="rl.reward", normalise=normalise)
+        "reward": load_scorer(
+            workspace,
+            sources,
+            config,
+            policy=model,
+            setting="rl.reward",
+            normalise=normalise,
+            combine=config.rl.combine,
+        )
     }
     if "cost" in parents:
-        cost = [RewardSource(source=parents["cost"])]
+        cost = [RewardSource(source=parents["cost"], head=config.rl.lagrangian.cost_head)]
         scorers["cost"] = load_scorer(
             workspace, cost, config, policy=model, setting="rl.lagrangian.cost", normalise=False
         )

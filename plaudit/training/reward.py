@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from plaudit.config import Config, RewardSettings
 from plaudit.errors import DataError
-from plaudit.evaluation.reward_quality import Judged, rating_quality, reward_quality
+from plaudit.evaluation.reward_quality import Judged, fitted_temperature, margins, rating_quality, reward_quality
 from plaudit.models.loading import LoadedModel, load_causal, reward_from_causal, save_reward
 from plaudit.models.network import Network, make_trainable
 from plaudit.models.score_facts import ScoreFacts
@@ -73,7 +73,7 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     facts = ScoreFacts(
         mean=mean,
         std=std,
-        temperature=quality.get("temperature"),
+        temperatures=_temperatures(judged, settings),
         is_cost=settings.loss == "cost",
         heads=_heads(settings),
         is_ensemble=settings.members > 1,
@@ -98,6 +98,15 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     return run
 
 
+def _temperatures(judged: Sequence[Judged], settings: RewardSettings) -> tuple[float | None, ...]:
+    """Of each criterion's head; a single one otherwise."""
+    found: list[float | None] = []
+    for criterion in settings.criteria or (None,):
+        own = [j for j in judged if criterion in (None, j.criterion) and j.preference_first != 0.5]
+        found.append(fitted_temperature(margins(own)) if own else None)
+    return tuple(found)
+
+
 def _heads(settings: RewardSettings) -> tuple[str, ...]:
     if settings.criteria is not None:
         return tuple(settings.criteria)
@@ -117,6 +126,10 @@ def fit_scorer(start: LoadedModel, data: RewardData, config: Config, run: Run | 
     run   where the steps and the checkpoints from which it goes on are kept; None for neither
     """
     settings, train = config.reward, data.train
+    asked = {j.criterion for p in train for j in p.judgments} | {r.criterion for p in train for r in p.ratings}
+    for criterion in settings.criteria or ():
+        if criterion not in asked:
+            raise DataError(f"no training prompt of {len(train)} is judged by `{criterion}`, so no head can learn it.")
     scorer = make_trainable(start.network, config.model.lora, role="reward", seed=config.seed, train_head=True)
     if settings.loss == "davidson":
         scorer.head.register_parameter(LOG_TIE, nn.Parameter(torch.zeros((), device=scorer.device)))
@@ -221,7 +234,7 @@ def beside_scores(
         Judged(
             cluster=prompt.prompt_id,
             annotator=c.annotator,
-            pair=tuple(sorted((c.first, c.second))),
+            pair=(c.first, c.second),
             difference=sign * (by(c, c.first) - by(c, c.second)),
             preference_first=c.preference_first,
             probability_first=c.probability_first,

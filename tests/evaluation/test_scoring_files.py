@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
     """A reward model of random weights."""
     base = tmp_path_factory.mktemp("scorer")
     model = reward_from_causal(load_causal(str(make_model(base / "causal")), FLOAT32), seed=0)
-    save_reward(model.network, model, base / "reward", ScoreFacts(mean=(0.25,), std=(2.0,), temperature=1.7))
+    save_reward(model.network, model, base / "reward", ScoreFacts(mean=(0.25,), std=(2.0,), temperatures=(1.7,)))
     return base / "reward"
 
 

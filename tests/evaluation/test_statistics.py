@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -127,7 +128,7 @@ def test_scores_that_are_always_right_have_no_fitted_temperature():
 def test_ceiling_is_what_the_annotators_probabilities_allow():
     rows = [
         judged(1.0, 1, probability=0.9, annotator="x"),
-        judged(-1.0, 0, probability=0.3, annotator="y"),  # shown the other way round: 0.7 for the same response
+        judged(-1.0, 0, probability=0.3, annotator="y", pair=("b", "a")),  # the other way round: 0.7 for the same one
         judged(2.0, 1, probability=0.4, pair=("c", "d")),
     ]
     assert noise_ceiling(rows) == pytest.approx((2 * 0.8 + 0.6) / 3)
@@ -146,6 +147,25 @@ def test_ceiling_of_people_comes_from_their_agreement():
     assert noise_ceiling(rows[:1]) is None
 
 
+def test_the_ceiling_does_not_depend_on_what_the_model_thinks_or_on_who_stands_first():
+    rng = np.random.default_rng(3)
+    rows = []
+    for i in range(200):
+        for annotator in ("x", "y", "z"):
+            right = float(rng.random() < 0.8)
+            shown = judged(rng.normal(), right, annotator=annotator, pair=(f"a{i}", f"b{i}"))
+            other = replace(shown, pair=(f"b{i}", f"a{i}"), preference_first=1 - right, difference=0.0)
+            rows.append(other if rng.random() < 0.5 else shown)
+    ceiling = noise_ceiling(rows)
+    assert ceiling == pytest.approx(0.8, abs=0.04)
+    assert noise_ceiling([replace(row, difference=0.0) for row in rows]) == ceiling
+    always_first = [
+        row if row.preference_first == 1
+        else replace(row, pair=(row.pair[1], row.pair[0]), preference_first=1.0) for row in rows
+    ]  # fmt: skip
+    assert noise_ceiling(always_first) == ceiling  # as imports have it, the chosen one always first
+
+
 def test_quality_mirrors_when_every_pair_is_shown_the_other_way_round():
     rng = np.random.default_rng(2)
     rows = [
@@ -153,7 +173,15 @@ def test_quality_mirrors_when_every_pair_is_shown_the_other_way_round():
         for i, d in enumerate(rng.normal(size=90))
     ]
     mirrored = [
-        Judged(j.cluster, "x", j.pair, -j.difference, 1 - j.preference_first, 1 - j.probability_first, -j.longer_first)
+        Judged(
+            j.cluster,
+            "x",
+            j.pair[::-1],
+            -j.difference,
+            1 - j.preference_first,
+            1 - j.probability_first,
+            -j.longer_first,
+        )
         for j in rows
     ]
     one, other = reward_quality(rows), reward_quality(mirrored)

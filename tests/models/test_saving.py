@@ -74,7 +74,7 @@ def test_a_saved_reward_model_gives_the_same_scores_in_transformers_alone(family
         for parameter in scorer.trainable_parameters():
             parameter += 0.05 * torch.randn_like(parameter)
         ours = scorer.scores(collate(SEQUENCES))
-    facts = ScoreFacts(mean=(0.5,), std=(2.0,), temperature=1.5)
+    facts = ScoreFacts(mean=(0.5,), std=(2.0,), temperatures=(1.5,))
     save_reward(scorer, start, tmp_path / "saved", facts)
     theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved").eval()
     with torch.no_grad():

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import write_lines
+from conftest import make_model, write_lines
 from typer.testing import CliRunner
 
 import plaudit
 from plaudit.cli import app
-from plaudit.errors import DataError
+from plaudit.errors import ConfigError, DataError
 from plaudit.studies import reward_scaling as study
 
 GRID = ["reward_scaling.prompts=[4, 16, 400]", "reward_scaling.seeds=2", "reward.epochs=1"]
@@ -49,7 +49,8 @@ def test_a_grid_is_measured_fitted_and_drawn(judged):
     right, _, count = (sum(column) for column in zip(*whole["held_out"].values(), strict=True))
     assert right / count == pytest.approx(again.result["accuracy"]["value"])
     assert "per_doubling_of_comparisons" in run.result["accuracy_law"]
-    assert run.result["needed"]
+    (needed,) = run.result["needed"].values()
+    assert needed.keys() == {"value", "low", "high"}
     assert not run.model_folder.exists()
     svg = (run.path / "scaling.svg").read_text()
     assert svg.startswith("<svg xmlns=")
@@ -79,8 +80,25 @@ def test_an_interrupted_grid_goes_on_where_it_was(judged, monkeypatch):
 
 
 def test_a_grid_of_one_point_is_refused(judged):
-    with pytest.raises(DataError, match="at least two numbers of comparisons"):
-        plaudit.reward_scaling(judged, config(judged, "reward_scaling.prompts=[8]", "reward_scaling.seeds=1"))
+    for sizes in ("[8]", "[400, 500]"):
+        with pytest.raises(DataError, match="two numbers of prompts up to"):
+            plaudit.reward_scaling(judged, config(judged, f"reward_scaling.prompts={sizes}"))
+    assert not (judged.runs("study")[-1].path / "cells.jsonl").exists()  # before anything was trained
+    with pytest.raises(ConfigError, match="prompts"):
+        config(judged, "reward_scaling.prompts=[]")
+
+
+def test_models_are_measured_on_the_same_prompts(judged, tmp_path, capsys):
+    """One of two models reads less: what does not fit it is left out for both."""
+    short = make_model(tmp_path / "short", max_position_embeddings=48)
+    rows = [{"prompt": f"How is it {i}", "chosen": "good " * 40, "rejected": "bad"} for i in range(12)]
+    plaudit.import_file(judged.store, write_lines(tmp_path / "long.jsonl", rows), kind="comparisons")
+    both = f"reward_scaling.models=[{judged.config().model.name}, {short}]"
+    run = plaudit.reward_scaling(judged, config(judged, both, "reward_scaling.seeds=1"))
+    cells = [json.loads(line) for line in (run.path / "cells.jsonl").read_text().splitlines()]
+    assert {row["model"] for row in cells} == {judged.config().model.name, str(short)}
+    assert len({(tuple(row["held_out"]), row["prompts"], row["comparisons"]) for row in cells}) == len(cells) / 2
+    assert "12 prompts have responses that do not fit every model: left out." in capsys.readouterr().err
 
 
 def test_from_the_command_line(judged):

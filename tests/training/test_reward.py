@@ -1,5 +1,6 @@
 """Reward and cost models: each loss from the judgments it needs, several annotators, and what is stored beside."""
 
+import math
 import random
 
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 import plaudit
 from plaudit.config import ModelSettings, RewardSettings, resolve
 from plaudit.errors import ConfigError, DataError, ModelError
+from plaudit.evaluation.reward_quality import Judged
 from plaudit.evaluation.scoring_files import evaluate_reward, score_file
 from plaudit.models.loading import load_reward, one_head
 from plaudit.objectives import bradley_terry, centring_penalty, cost_comparison, plackett_luce, safety_classification
@@ -19,6 +21,7 @@ from plaudit.text.batches import collate
 from plaudit.text.chat import TokenSequence
 from plaudit.training.annotators import combine_annotators
 from plaudit.training.comparisons import JudgedPrompt, Judgment, Rating
+from plaudit.training.reward import _temperatures
 from plaudit.training.reward_parts import LOG_TIE, group_losses, losses_by_head, ranks_of
 
 SEQUENCE = TokenSequence([1], [2])
@@ -126,6 +129,8 @@ def test_safety_is_told_from_those_responses_that_have_a_label():
         {"criteria": ["a", "b"], "members": 2},
         {"loss": "rating", "margin": "small"},
         {"loss": "rating", "centring_coefficient": 0.01},
+        {"loss": "rating", "safety_coefficient": 0.01},
+        {"loss": "davidson", "criteria": ["a", "b"]},
     ],
 )
 def test_settings_that_mean_nothing_together_are_refused(settings):
@@ -432,11 +437,35 @@ def test_a_policy_may_learn_from_the_heads_of_one_run(workspace):
     heads = f"[{{source: {both.name}, head: ''}}, {{source: {both.name}, head: harmlessness, weight: 0.5}}]"
     weighed = plaudit.rl(workspace, workspace.config(overrides=[*quick, f"rl.reward={heads}"]))
     assert weighed.parents["reward_1"] == both.name
-    with pytest.raises(ModelError, match=r"scores several things: name one of , harmlessness"):
+    with pytest.raises(ModelError, match=r"scores several things: name one of '', 'harmlessness' by `rl.reward: head`"):
         plaudit.rl(workspace, workspace.config(overrides=[*quick, f"rl.reward={both.name}"]))
     wrong = f"rl.reward=[{{source: {ensemble.name}, head: wit}}]"
-    with pytest.raises(ModelError, match="has no head `wit`; it has: member-0"):
+    with pytest.raises(ModelError, match=r"has no head `wit` for `rl.reward: head`; it has: 'member-0'"):
         plaudit.rl(workspace, workspace.config(overrides=[*quick, wrong]))
+
+
+def test_a_head_that_nothing_would_teach_is_refused(rated, tmp_path):
+    made = plaudit.init(tmp_path / "w", config=rated.config())
+    rows = [{"prompt": q, "completion": text, "rating": i, "criterion": "help"}
+            for q in QUESTIONS for i, text in enumerate(TEXTS)]  # fmt: skip
+    plaudit.import_file(made.store, write_lines(tmp_path / "r.jsonl", rows), kind="ratings", held_out_share=0.0)
+    other = {"prompt": "How do you do?", "criterion": "gloom"}
+    rows = [{**other, "completion": text, "rating": i} for i, text in enumerate(TEXTS)]
+    plaudit.import_file(made.store, write_lines(tmp_path / "g.jsonl", rows), kind="ratings", held_out_share=1.0)
+    with pytest.raises(DataError, match=r"is judged by `gloom`, so no head can learn it"):
+        plaudit.reward(made, made.config(overrides=["reward.loss=rating", "reward.criteria=[help, gloom]"]))
+
+
+def test_each_criterion_has_a_temperature_of_its_own(rated):
+    judged = [
+        Judged(f"p{i}", "x", (f"a{i}", f"b{i}"), difference, float(i % 4 > 0), None, 1.0, criterion=criterion)
+        for i in range(400)
+        for criterion, difference in (("sure", 4.0), ("shy", 0.2))
+    ]
+    sure, shy = _temperatures(judged, RewardSettings(criteria=["sure", "shy"]))
+    assert sure == pytest.approx(4.0 / math.log(3), rel=1e-2)  # right three times in four
+    assert shy == pytest.approx(0.2 / math.log(3), rel=1e-2)
+    assert len(_temperatures(judged, RewardSettings(members=3))) == 1
 
 
 def test_fewer_prompts_are_a_part_of_more(workspace):

@@ -346,6 +346,17 @@ def test_a_cost_models_zero_keeps_its_meaning(finished):
     assert abs(row["cost"] - row["score"]) > 1e-3
 
 
+def test_how_rewards_are_combined_says_nothing_of_the_cost(finished):
+    both = "rl.reward=[{source: reward-001}, {source: reward-001, weight: 2.0}]"
+    changes = ["rl.algorithm=ppo-lagrangian", "rl.lagrangian.cost=reward-001", "rl.policy=sft-001", "rl.steps=1", both]
+    run = plaudit.rl(finished, finished.config(overrides=[*changes, "rl.combine=worst-case"]))
+    assert "cost" in run.metrics()[0]
+    with pytest.raises(
+        ModelError, match=r"single head, which has no name: `rl\.lagrangian\.cost: head=wit` is not there"
+    ):
+        plaudit.rl(finished, finished.config(overrides=[*changes, "rl.lagrangian.cost_head=wit"]))
+
+
 @pytest.mark.parametrize("kind", ["sft", "reward", "rl", "prefer"])
 def test_a_run_does_not_go_on_with_other_data_than_it_began_with(good_and_bad, kind, monkeypatch, tmp_path):
     """Prompts, demonstrations or comparisons that were added meanwhile would shift every later draw in silence."""
