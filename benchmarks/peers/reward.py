@@ -41,7 +41,7 @@ model = AutoModelForSequenceClassification.from_pretrained(
 model.config.pad_token_id = tokenizer.pad_token_id
 arguments = RewardConfig(
     output_dir=tempfile.mkdtemp(), per_device_train_batch_size=8, learning_rate=float(rate), num_train_epochs=1,
-    lr_scheduler_type="linear", warmup_ratio=0.05, use_cpu=not torch.cuda.is_available(), bf16=True, report_to="none",
+    lr_scheduler_type="linear", warmup_steps=0.05, use_cpu=not torch.cuda.is_available(), bf16=True, report_to="none",
     gradient_checkpointing=False, save_strategy="no", logging_steps=20, max_length=None, seed=0,
 )  # fmt: skip
 trainer = RewardTrainer(
