@@ -42,23 +42,21 @@ def evaluate_reward(source: str, comparisons: Path, config: Config, *, head: str
     """
     rows = read_comparisons(comparisons)
     model = load_reward(source, config.model)
-    facts = model.scores
     if head is not None:
         model = one_head(model, head, normalised=False, setting="--head")
-        facts = model.scores
+    facts = model.scores
+    asked = {row.comparison.criterion for row in rows}
+    if facts.heads and not facts.is_ensemble and not asked <= set(facts.heads):
+        unknown = ", ".join(repr(name) for name in sorted(asked - set(facts.heads)))
+        raise ModelError(
+            f"{source} scores {', '.join(facts.heads)}; {comparisons} has comparisons by {unknown}. Name the head to "
+            "judge them all by with --head."
+        )
     wanted: dict[tuple[str, str], tuple[Prompt, str]] = {}
     for row in rows:
         for response, text in row.texts.items():
             wanted[row.prompt.id, response] = (row.prompt, text)
     by_heads = dict(zip(wanted, score_answers(model, list(wanted.values()), config), strict=True))
-    heads = model.scores.heads
-    asked = {row.comparison.criterion for row in rows}
-    if heads and not facts.is_ensemble and not asked <= set(heads):
-        unknown = ", ".join(repr(name) for name in sorted(asked - set(heads)))
-        raise ModelError(
-            f"{source} scores {', '.join(heads)}; {comparisons} has comparisons by {unknown}. Name the head to judge "
-            f"them all by with --head."
-        )
     sign = -1.0 if facts.is_cost else 1.0
     judged, left_out, disagreements = [], 0, []
     for row in rows:
@@ -67,7 +65,7 @@ def evaluate_reward(source: str, comparisons: Path, config: Config, *, head: str
         if of_first is None or of_second is None:
             left_out += 1
             continue
-        one, other = (_read(values, heads, facts, c.criterion) for values in (of_first, of_second))
+        one, other = (_read(values, facts, c.criterion) for values in (of_first, of_second))
         disagreements.append(statistics.pstdev(a - b for a, b in zip(of_first, of_second, strict=True)))
         judged.append(
             Judged(
@@ -87,39 +85,44 @@ def evaluate_reward(source: str, comparisons: Path, config: Config, *, head: str
         say(f"{left_out} of {len(rows)} comparisons are beyond the model's context: left out.")
     if all(j.preference_first == 0.5 for j in judged):
         raise DataError(f"{comparisons}: there is no comparison that is not a tie, so nothing can be ranked right.")
-    quality = reward_quality(judged, seed=config.seed)
-    temperatures = dict(zip(heads if len(facts.temperatures) > 1 else ("",), facts.temperatures, strict=False))
-    stored = [temperatures.get(j.criterion if len(temperatures) > 1 else "") for j in judged]
-    if known := [t for t in stored if t is not None]:
-        if len(known) == len(stored):
-            quality |= calibrated_quality(judged, known)
-        quality["stored_temperature"] = temperatures if len(temperatures) > 1 else temperatures[""]
-    if facts.is_ensemble and heads:
-        quality["disagreement"] = statistics.fmean(disagreements)
     return {
-        **quality,
-        "length_correlation": _length_correlation(by_heads, wanted, heads, facts, sign),
+        **reward_quality(judged, seed=config.seed),
+        **_at_stored_temperature(judged, facts),
+        **({"disagreement": statistics.fmean(disagreements)} if facts.is_ensemble else {}),
+        "length_correlation": _length_correlation(by_heads, wanted, facts, sign),
         "prompts": len({j.cluster for j in judged}),
         "left_out": left_out,
     }
 
 
-def _read(values: Sequence[float], heads: Sequence[str], facts: ScoreFacts, criterion: str) -> float:
-    return statistics.fmean(values) if facts.is_ensemble or not heads else values[heads.index(criterion)]
+def _read(values: Sequence[float], facts: ScoreFacts, criterion: str) -> float:
+    one = facts.is_ensemble or not facts.heads
+    return statistics.fmean(values) if one else values[facts.heads.index(criterion)]
+
+
+def _at_stored_temperature(judged: Sequence[Judged], facts: ScoreFacts) -> dict[str, Any]:
+    """Nothing where none is stored; no calibrated figures where a criterion that was asked about has none."""
+    by_criterion = len(facts.temperatures) > 1
+    temperatures = dict(zip(facts.heads if by_criterion else ("",), facts.temperatures, strict=False))
+    stored = [temperatures.get(j.criterion if by_criterion else "") for j in judged]
+    known = [temperature for temperature in stored if temperature is not None]
+    if not known:
+        return {}
+    found = calibrated_quality(judged, known) if len(known) == len(stored) else {}
+    return {**found, "stored_temperature": temperatures if by_criterion else known[0]}
 
 
 def _length_correlation(
     scores: dict[tuple[str, str], list[float] | None],
     texts: dict[tuple[str, str], tuple[Prompt, str]],
-    heads: Sequence[str],
     facts: ScoreFacts,
     sign: float,
 ) -> float | dict[str, float | None] | None:
     """Of the score; of several criteria's heads {head: its own}."""
     words = [len(texts[key][1].split()) for key, found in scores.items() if found is not None]
     known = [found for found in scores.values() if found is not None]
-    if heads and not facts.is_ensemble:
-        return {head: _spearman([found[i] for found in known], words) for i, head in enumerate(heads)}
+    if facts.heads and not facts.is_ensemble:
+        return {head: _spearman([found[i] for found in known], words) for i, head in enumerate(facts.heads)}
     return _spearman([sign * statistics.fmean(found) for found in known], words)
 
 
