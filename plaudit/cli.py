@@ -183,7 +183,7 @@ def reward(
 ) -> None:
     """Train a reward model, or a cost model, on the comparisons, and report its held-out quality.
 
-    Losses (reward.loss): bradley-terry, davidson, plackett-luce, cost.
+    Losses (reward.loss): bradley-terry, davidson, plackett-luce, cost; rating, from ratings.
     """
     _stage("plaudit.training.reward", "reward", workspace, config, overrides, dry_run, as_json, resume=resume)
 

@@ -12,6 +12,7 @@ from plaudit.config.resolve import (
     resolve,
 )
 from plaudit.config.rl import (
+    Combine,
     EpisodeSettings,
     GrpoSettings,
     LagrangianSettings,
@@ -46,6 +47,7 @@ from plaudit.config.stages import (
 )
 
 __all__ = [
+    "Combine",
     "Config",
     "DataSettings",
     "EpisodeSettings",

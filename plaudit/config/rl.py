@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from plaudit.config.section import OptimiserSettings, Positive, Rate, Reduction, Section, Share
 
+Combine = Literal["sum", "worst-case", "mean-minus-deviation", "safety-gated"]
+
 
 class RewardSource(Section):
     """One of several rewards that are combined."""
@@ -153,7 +155,7 @@ class RlSettings(Section):
     reward: str | list[RewardSource] = "latest:reward"
     """What is maximised: a reward run, `function:FILE_OR_MODULE:NAME` called as f(prompts, responses) -> scores,
     `judge:MODEL` for a model that rates answers, or a list of several. Value models start from the first run."""
-    combine: Literal["sum", "worst-case", "mean-minus-deviation", "safety-gated"] = "sum"
+    combine: Combine = "sum"
     """Several rewards: their weighted sum; of models of one reward, or the heads of one, the least of their scores,
     or the mean less `disagreement_coefficient` standard deviations; or Llama 2's rule over two, the first
     of helpfulness, the second of safety, which counts wherever a prompt is about safety or the answer looks unsafe."""

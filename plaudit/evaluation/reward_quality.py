@@ -12,7 +12,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from plaudit.evaluation.statistics import cluster_bootstrap
-from plaudit.records import GRADES
+from plaudit.records import GRADES, Comparison
 
 BINS = 10
 
@@ -41,6 +41,30 @@ class Judged:
     grade: int | None = None
     criterion: str = ""
     subset: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        comparison: Comparison,
+        *,
+        difference: float,
+        longer_first: float,
+        probability_first: float | None,
+        subset: str = "",
+    ) -> Judged:
+        """A comparison beside the difference of the scores that its two responses have."""
+        return cls(
+            cluster=comparison.prompt_id,
+            annotator=comparison.annotator,
+            pair=(comparison.first, comparison.second),
+            difference=difference,
+            preference_first=comparison.preference_first,
+            probability_first=probability_first,
+            longer_first=longer_first,
+            grade=comparison.grade,
+            criterion=comparison.criterion,
+            subset=subset,
+        )
 
 
 LENGTHS = (
@@ -76,17 +100,17 @@ def reward_quality(judged: Sequence[Judged], *, seed: int = 0) -> dict[str, Any]
     if not decided:
         raise ValueError("every held-out judgment is a tie")
     signs = np.array([1.0 if j.preference_first > 0.5 else -1.0 for j in decided])
-    toward = signs * np.array([j.difference for j in decided])  # score margin of the preferred response
-    right = (toward > 0) + 0.5 * (toward == 0)
+    toward = margins(decided)
+    right = ranked_right(toward)
     clusters = [j.cluster for j in decided]
     longer = signs * np.array([j.longer_first for j in decided])
-    longer_wins = (longer > 0) + 0.5 * (longer == 0)
+    longer_wins = ranked_right(longer)
     uneven = longer != 0
     scores_longer = ((toward > 0) == (longer > 0))[uneven]
     error, rows = calibration(toward)
     return {
         "accuracy": cluster_bootstrap(right.tolist(), clusters, seed=seed),
-        "log_loss": float(np.logaddexp(0.0, -toward).mean()),
+        "log_loss": float(log_losses(toward).mean()),
         "brier": float(((1 / (1 + np.exp(toward.clip(-500, 500)))) ** 2).mean()),
         "calibration_error": error,
         "temperature": fitted_temperature(toward),
@@ -145,7 +169,7 @@ def calibration(toward: np.ndarray) -> tuple[float, list[dict[str, float]]]:
     toward  [n] score margin of the preferred response; the model's confidence is sigmoid(|margin|)
     """
     confidence = 1 / (1 + np.exp(-np.abs(toward)))
-    correct = (toward > 0) + 0.5 * (toward == 0)
+    correct = ranked_right(toward)
     order = np.argsort(confidence, kind="stable")
     rows = [
         {"confidence": float(confidence[b].mean()), "accuracy": float(correct[b].mean()), "count": len(b)}
@@ -158,9 +182,19 @@ def calibration(toward: np.ndarray) -> tuple[float, list[dict[str, float]]]:
 def fitted_temperature(toward: np.ndarray) -> float | None:
     """argmin over T of the mean of -log sigmoid(margin / T); None when no finite T > 0 minimises it."""
     found = minimize_scalar(
-        lambda log_t: float(np.logaddexp(0.0, -toward / np.exp(log_t)).mean()), bounds=(-6, 6), method="bounded"
+        lambda log_t: float(log_losses(toward / np.exp(log_t)).mean()), bounds=(-6, 6), method="bounded"
     )
     return float(np.exp(found.x)) if -5.9 < found.x < 5.9 else None
+
+
+def ranked_right(toward: np.ndarray) -> np.ndarray:
+    """[n] 1 where the margin is for the preferred response, 1/2 where there is none, else 0."""
+    return (toward > 0) + 0.5 * (toward == 0)
+
+
+def log_losses(toward: np.ndarray) -> np.ndarray:
+    """[n] -log sigmoid(margin), nats."""
+    return np.logaddexp(0.0, -toward)
 
 
 def margins(judged: Sequence[Judged]) -> np.ndarray:
@@ -173,7 +207,7 @@ def calibrated_quality(judged: Sequence[Judged], temperatures: Sequence[float]) 
     decided = [(j, t) for j, t in zip(judged, temperatures, strict=True) if j.preference_first != 0.5]
     toward = margins([j for j, _ in decided]) / np.array([t for _, t in decided])
     return {
-        "calibrated_log_loss": float(np.logaddexp(0.0, -toward).mean()),
+        "calibrated_log_loss": float(log_losses(toward).mean()),
         "calibrated_error": calibration(toward)[0],
     }
 

@@ -16,7 +16,7 @@ from plaudit.errors import DataError, ModelError
 from plaudit.evaluation.reward_quality import Judged, calibrated_quality, reward_quality
 from plaudit.files import write_text
 from plaudit.models.loading import LoadedModel, load_reward, one_head
-from plaudit.models.score_facts import ScoreFacts
+from plaudit.models.score_facts import ScoreFacts, score_by
 from plaudit.progress import progress, say
 from plaudit.records import Prompt
 from plaudit.store.importing import read_answers, read_comparisons
@@ -46,8 +46,8 @@ def evaluate_reward(source: str, comparisons: Path, config: Config, *, head: str
         model = one_head(model, head, normalised=False, setting="--head")
     facts = model.scores
     asked = {row.comparison.criterion for row in rows}
-    if facts.heads and not facts.is_ensemble and not asked <= set(facts.heads):
-        unknown = ", ".join(repr(name) for name in sorted(asked - set(facts.heads)))
+    if facts.criteria is not None and (missing := asked - set(facts.criteria)):
+        unknown = ", ".join(map(repr, sorted(missing)))
         raise ModelError(
             f"{source} scores {', '.join(facts.heads)}; {comparisons} has comparisons by {unknown}. Name the head to "
             "judge them all by with --head."
@@ -65,19 +65,14 @@ def evaluate_reward(source: str, comparisons: Path, config: Config, *, head: str
         if of_first is None or of_second is None:
             left_out += 1
             continue
-        one, other = (_read(values, facts, c.criterion) for values in (of_first, of_second))
+        one, other = (score_by(facts.criteria, c.criterion, values) for values in (of_first, of_second))
         disagreements.append(statistics.pstdev(a - b for a, b in zip(of_first, of_second, strict=True)))
         judged.append(
-            Judged(
-                cluster=row.prompt.id,
-                annotator=c.annotator,
-                pair=(c.first, c.second),
+            Judged.of(
+                c,
                 difference=sign * (one - other),
-                preference_first=c.preference_first,
-                probability_first=c.soft_preference,
                 longer_first=len(row.texts[c.first].split()) - len(row.texts[c.second].split()),
-                grade=c.grade,
-                criterion=c.criterion,
+                probability_first=c.soft_preference,
                 subset=row.subset,
             )
         )
@@ -93,11 +88,6 @@ def evaluate_reward(source: str, comparisons: Path, config: Config, *, head: str
         "prompts": len({j.cluster for j in judged}),
         "left_out": left_out,
     }
-
-
-def _read(values: Sequence[float], facts: ScoreFacts, criterion: str) -> float:
-    one = facts.is_ensemble or not facts.heads
-    return statistics.fmean(values) if one else values[facts.heads.index(criterion)]
 
 
 def _at_stored_temperature(judged: Sequence[Judged], facts: ScoreFacts) -> dict[str, Any]:
@@ -121,8 +111,8 @@ def _length_correlation(
     """Of the score; of several criteria's heads {head: its own}."""
     words = [len(texts[key][1].split()) for key, found in scores.items() if found is not None]
     known = [found for found in scores.values() if found is not None]
-    if facts.heads and not facts.is_ensemble:
-        return {head: _spearman([found[i] for found in known], words) for i, head in enumerate(facts.heads)}
+    if facts.criteria is not None:
+        return {head: _spearman([found[i] for found in known], words) for i, head in enumerate(facts.criteria)}
     return _spearman([sign * statistics.fmean(found) for found in known], words)
 
 
@@ -160,7 +150,7 @@ def _columns(scores: Sequence[float] | None, facts: ScoreFacts) -> dict[str, Any
     names = ["score", "normalised_score", *(["rating"] if facts.rating_mean else [])]
     if scores is None:
         return dict.fromkeys([*names, *(["mean_score", "disagreement"] if facts.is_ensemble else [])])
-    normalised = [(s - mean) / std for s, mean, std in zip(scores, facts.mean, facts.std, strict=True)]
+    normalised = facts.normalised(torch.tensor(scores, dtype=torch.float64)).tolist()
     ratings = (
         [mean + std * s for s, mean, std in zip(scores, facts.rating_mean, facts.rating_std, strict=True)]
         if facts.rating_mean

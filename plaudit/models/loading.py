@@ -131,7 +131,7 @@ def _check_head(facts: ScoreFacts, source: str, name: str | None, setting: str) 
     if not facts.heads and name is not None:
         raise ModelError(f"{source} has a single head, which has no name: `{setting}={name}` is not there.")
     known = ", ".join(repr(head) for head in facts.heads)
-    if facts.heads and name is None and not facts.is_ensemble:
+    if facts.criteria is not None and name is None:
         raise ModelError(f"{source} scores several things: name one of {known} by `{setting}`.")
     if facts.heads and name is not None and name not in facts.heads:
         raise ModelError(f"{source} has no head `{name}` for `{setting}`; it has: {known}.")

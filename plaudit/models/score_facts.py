@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -50,7 +52,17 @@ class ScoreFacts:
         """C."""
         return max(1, len(self.heads))
 
+    @property
+    def criteria(self) -> tuple[str, ...] | None:
+        """Names of heads that are of different things; None where there is one score."""
+        return self.heads if self.heads and not self.is_ensemble else None
+
     def normalised(self, scores: Tensor) -> Tensor:
         """[B] or [B, C], of all heads, shifted and scaled."""
-        mean, std = (torch.tensor(values, device=scores.device) for values in (self.mean, self.std))
+        mean, std = (torch.tensor(values, dtype=scores.dtype, device=scores.device) for values in (self.mean, self.std))
         return (scores - mean) / std if self.heads else (scores - mean[0]) / std[0]
+
+
+def score_by(criteria: Sequence[str] | None, criterion: str, scores: Sequence[float]) -> float:
+    """Of a response's scores by each head: the criterion's own, or the mean where all are of one thing."""
+    return statistics.fmean(scores) if criteria is None else scores[criteria.index(criterion)]

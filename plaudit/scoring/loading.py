@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from plaudit.config import Config, RewardSource
+from plaudit.config import Combine, Config, RewardSource
 from plaudit.errors import ConfigError, ModelError
 from plaudit.functions import is_function, load_function
 from plaudit.models.loading import LoadedModel, load_causal, load_reward, one_head
@@ -25,7 +24,6 @@ from plaudit.text.chat import TokenSequence
 from plaudit.workspace import Workspace
 
 JUDGE = "judge:"
-Combine = Literal["sum", "worst-case", "mean-minus-deviation", "safety-gated"]
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,7 @@ def load_scorer(
             whitened=not config.rl.algorithm.startswith("rejection"),  # which compares scores of several rounds
         )
         return LoadedScorer(rule, first)
-    if len(loaded) == 1 and weights == [1]:
+    if weights == [1]:
         return loaded[0]
     parts = [(weight, item.score) for weight, item in zip(weights, loaded, strict=True)]
     match combine:

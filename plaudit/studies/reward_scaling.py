@@ -6,12 +6,11 @@ import json
 from collections import defaultdict
 from dataclasses import asdict, replace
 
-import numpy as np
 from torch import nn
 
 from plaudit.config import Config
 from plaudit.errors import DataError
-from plaudit.evaluation.reward_quality import Judged, noise_ceiling
+from plaudit.evaluation.reward_quality import Judged, log_losses, margins, noise_ceiling, ranked_right
 from plaudit.evaluation.scaling import Cell, fit_scaling
 from plaudit.files import write_text
 from plaudit.models.network import Network
@@ -139,14 +138,11 @@ def _without_scores(data: RewardData, lengths: dict[str, int], config: Config) -
 def _by_prompt(judged: list[Judged]) -> dict[str, tuple[float, float, float]]:
     """Prompt -> (ranked right, sum of log losses, judgments), ties left out."""
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
-    for j in judged:
-        if j.preference_first == 0.5:
-            continue
-        toward = j.difference if j.preference_first > 0.5 else -j.difference
+    decided = [j for j in judged if j.preference_first != 0.5]
+    toward = margins(decided)
+    for j, right, loss in zip(decided, ranked_right(toward).tolist(), log_losses(toward).tolist(), strict=True):
         row = sums[j.cluster]
-        row[0] += 1.0 if toward > 0 else 0.5 if toward == 0 else 0.0
-        row[1] += float(np.logaddexp(0.0, -toward))
-        row[2] += 1.0
+        row[:] = row[0] + right, row[1] + loss, row[2] + 1.0
     return {prompt: (right, loss, count) for prompt, (right, loss, count) in sums.items()}
 
 

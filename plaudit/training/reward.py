@@ -9,7 +9,6 @@ flat list of pairs each answer would appear in K - 1 updates, and the model over
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 
 import torch
@@ -20,7 +19,7 @@ from plaudit.errors import DataError
 from plaudit.evaluation.reward_quality import Judged, fitted_temperature, margins, rating_quality, reward_quality
 from plaudit.models.loading import LoadedModel, load_causal, reward_from_causal, save_reward
 from plaudit.models.network import Network, make_trainable
-from plaudit.models.score_facts import ScoreFacts
+from plaudit.models.score_facts import ScoreFacts, score_by
 from plaudit.progress import progress
 from plaudit.records import Comparison, unit_interval
 from plaudit.text.batches import collate, micro_batches, shuffled_batches
@@ -226,21 +225,14 @@ def beside_scores(
     sign = -1.0 if settings.loss == "cost" else 1.0  # the less harmful is preferred
 
     def by(comparison: Comparison, response: str) -> float:
-        if settings.criteria is not None:
-            return scores[response][settings.criteria.index(comparison.criterion)]
-        return statistics.fmean(scores[response])
+        return score_by(settings.criteria, comparison.criterion, scores[response])
 
     return [
-        Judged(
-            cluster=prompt.prompt_id,
-            annotator=c.annotator,
-            pair=(c.first, c.second),
+        Judged.of(
+            c,
             difference=sign * (by(c, c.first) - by(c, c.second)),
-            preference_first=c.preference_first,
-            probability_first=c.probability_first,
             longer_first=lengths[c.first] - lengths[c.second],
-            grade=c.grade,
-            criterion=c.criterion,
+            probability_first=c.probability_first,
         )
         for prompt in held_out
         for c in prompt.comparisons
@@ -255,9 +247,7 @@ def _ratings_beside_scores(
         (
             rating.criterion,
             rating.value,
-            statistics.fmean(scores[prompt.response_ids[rating.response]])
-            if criteria is None
-            else scores[prompt.response_ids[rating.response]][criteria.index(rating.criterion)],
+            score_by(criteria, rating.criterion, scores[prompt.response_ids[rating.response]]),
         )
         for prompt in held_out
         for rating in prompt.ratings

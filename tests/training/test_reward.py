@@ -189,12 +189,17 @@ TEXTS = ["a good kind happy answer", "a good sad answer", "a bad sad answer", "b
 LEARN = [*TINY, "model.lora=null", "reward.optimiser.learning_rate=0.003", "reward.epochs=3", "reward.head_scale=0.1"]
 
 
+def ready_to_learn(base):
+    """A workspace with a tiny model, all of whose weights a reward model trains."""
+    changes = [*LEARN, f"model.name={make_model(base / 'model')}", f"reward.model={base / 'model'}"]
+    return plaudit.init(base / "workspace", config=resolve(overrides=changes))
+
+
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
     """Rankings of four, comparisons with safety labels by another criterion, and a tie now and then."""
     base = tmp_path_factory.mktemp("reward")
-    changes = [*LEARN, f"model.name={make_model(base / 'model')}", f"reward.model={base / 'model'}"]
-    made = plaudit.init(base / "workspace", config=resolve(overrides=changes))
+    made = ready_to_learn(base)
     draw = random.Random(0)
     rankings, harms = [], []
     for question in QUESTIONS:
@@ -323,8 +328,7 @@ def test_ratings_are_learnt_by_squared_error():
 def rated(tmp_path_factory):
     """Four answers to each question, rated from 1 to 10 for help and for gloom, which are opposed."""
     base = tmp_path_factory.mktemp("rated")
-    changes = [*LEARN, f"model.name={make_model(base / 'model')}", f"reward.model={base / 'model'}"]
-    made = plaudit.init(base / "workspace", config=resolve(overrides=changes))
+    made = ready_to_learn(base)
     draw = random.Random(0)
     scales = {"help": [9, 7, 4, 2], "gloom": [1, 4, 6, 9]}
     rows = [
