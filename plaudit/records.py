@@ -56,11 +56,15 @@ class Demonstration:
     prompt: Prompt
     text: str
     source: str = ""
+    annotator: str | None = None
+    """Who wrote it, where that is known."""
+    judgment: str | None = None
+    """What was handed in on the pages for people, if it came from there."""
 
     @property
     def id(self) -> str:
-        """Equal for an equal prompt and answer."""
-        return content_id(self.prompt.id, self.text)
+        """Equal for an equal prompt and answer that came the same way."""
+        return content_id(self.prompt.id, self.text, *_handed_in(self.judgment))
 
 
 @dataclass(frozen=True)
@@ -114,12 +118,15 @@ class Comparison:
     """The annotator's own degree of preference for the first, 0 to 1, where one was given beside the choice."""
     ranking: str | None = None
     """Of a pair that is part of a ranking of several responses: which one."""
+    judgment: str | None = None
+    """What was handed in on the pages for people, if it came from there; a correction comes from another."""
 
     @property
     def id(self) -> str:
-        """One judgment per run, annotator, criterion and unordered pair."""
+        """One judgment per run, annotator, criterion and unordered pair; corrections apart."""
         asked = [self.criterion] if self.criterion else []
-        return content_id(self.run, self.annotator, sorted((self.first, self.second)), *asked)
+        pair = sorted((self.first, self.second))
+        return content_id(self.run, self.annotator, pair, *asked, *_handed_in(self.judgment))
 
     @property
     def preference_first(self) -> float:
@@ -157,9 +164,15 @@ class Label:
     criterion: str = DESIRABLE
     created: str = ""
     """ISO 8601 time in UTC; the store fills it in."""
+    judgment: str | None = None
+    """As in a Comparison."""
 
     @property
     def id(self) -> str:
-        """One label per run, annotator, criterion and response."""
+        """One label per run, annotator, criterion and response; corrections apart."""
         asked = [] if self.criterion == DESIRABLE else [self.criterion]
-        return content_id(self.run, self.annotator, self.response, *asked)
+        return content_id(self.run, self.annotator, self.response, *asked, *_handed_in(self.judgment))
+
+
+def _handed_in(judgment: str | None) -> list[str]:
+    return [] if judgment is None else [f"judgment {judgment}"]

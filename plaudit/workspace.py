@@ -14,6 +14,7 @@ my-workspace/
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
 import resource
@@ -33,6 +34,8 @@ from plaudit.store import Store
 
 CONFIG_NAME = "plaudit.yaml"
 DATABASE_NAME = "feedback.sqlite"
+DATABASE_VARIABLE = "PLAUDIT_DATABASE"
+"""Of the environment: goes before `data.database`, so that a password need not stand in a file."""
 RUN_NAME = r"(pretrain|sft|sample|judge|reward|rl|prefer|evaluate|study)-\d{3,}"
 COMMANDS = {"study": "study reward-scaling"}
 """Of the kinds that are not called by their own name."""
@@ -143,7 +146,7 @@ class Workspace:
                 f"{self.path.absolute()} is not a workspace (it has no {CONFIG_NAME}).\n"
                 f"Make one with `plaudit init {path}`, or name another with --workspace DIR."
             )
-        self.store = Store.open(self.path / DATABASE_NAME)
+        self.store = Store.open(_database(self.path, self.config()))
 
     @classmethod
     def create(cls, path: Path | str, *, config: Config | None = None) -> Workspace:
@@ -152,8 +155,9 @@ class Workspace:
         if (folder / CONFIG_NAME).exists():
             raise WorkspaceError(f"{folder} is a workspace already; nothing was changed.")
         (folder / "runs").mkdir(parents=True, exist_ok=True)
-        Store.open(folder / DATABASE_NAME)
-        write_text(folder / CONFIG_NAME, (config or Config()).to_yaml())
+        settings = config or Config()
+        Store.open(_database(folder, settings))
+        write_text(folder / CONFIG_NAME, settings.to_yaml())
         return cls(folder)
 
     def config(self, file: Path | None = None, overrides: list[str] | None = None) -> Config:
@@ -283,6 +287,11 @@ class Workspace:
             },
         )
         return Run(path)
+
+
+def _database(folder: Path, config: Config) -> Path | str:
+    """Where the feedback of a workspace is: a PostgreSQL database by its URL, or a file of its own."""
+    return os.environ.get(DATABASE_VARIABLE) or config.data.database or folder / DATABASE_NAME
 
 
 def command(kind: str) -> str:

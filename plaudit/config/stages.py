@@ -45,8 +45,11 @@ class ModelSettings(Section):
 
 
 class DataSettings(Section):
-    """How prompts are held apart."""
+    """Where feedback is kept, and how prompts are held apart."""
 
+    database: str | None = None
+    """URL of a PostgreSQL database for this workspace alone, as in postgresql://user@host/name; null: a SQLite file in
+    the workspace. The environment variable PLAUDIT_DATABASE goes before it, for a URL with a password."""
     held_out_share: Share = 0.25
     """Part of the prompts kept out of all training, chosen by a hash of the prompt: the same on every machine."""
     max_prompt_tokens: Positive = 512

@@ -1,61 +1,47 @@
-"""What the stages read from and write to the feedback database.
-
-SQLite in WAL mode. Every writing transaction begins with BEGIN IMMEDIATE: a transaction that first reads
-and then writes cannot be upgraded when two writers meet, and would fail with "database is locked".
-"""
+"""What the stages read from and write to the feedback database."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, func, select
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import ColumnElement, Connection, Table, and_, func, not_, or_, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DatabaseError
 
-from plaudit.errors import DataError, WorkspaceError
+from plaudit.errors import DataError
 from plaudit.records import Annotator, Comparison, Demonstration, Label, Prompt, Response, Split
 from plaudit.store import tables
+from plaudit.store.engine import Database, open_database
 
-ROWS_PER_STATEMENT = 500
+ROWS_PER_STATEMENT = 1000
+CAMPAIGN = "campaign:"
+"""Before a campaign's name, in the `run` of what people said in it."""
 
 
 class Store:
-    """Prompts, demonstrations, responses, annotators, comparisons and labels, append-only."""
+    """Prompts, demonstrations, responses, annotators, comparisons and labels, append-only.
 
-    def __init__(self, engine: Engine):
-        self._engine = engine
+    What was corrected or taken back by the person who said it, and what was said by people whose judgments somebody has
+    decided to leave out, stays in the database and is not read.
+    """
+
+    def __init__(self, database: Database, snapshot: str | None = None):
+        self.database = database
+        self.snapshot = snapshot
+        """Read the judgments and demonstrations of this snapshot alone; None: all that stand now."""
 
     @classmethod
-    def open(cls, path: Path) -> Store:
-        """Open the database file, making it when it is missing.
+    def open(cls, where: Path | str) -> Store:
+        """Open the database file, making it when it is missing, or the PostgreSQL database with this URL.
 
-        Raises WorkspaceError when the file is no database, or was written by another schema version.
+        Raises WorkspaceError when it is no database, cannot be reached, or was written by a newer Plaudit.
         """
-        engine = create_engine(f"sqlite:///{path}")
-        event.listen(engine, "connect", _configure)
-        event.listen(engine, "begin", _begin)
-        try:
-            with _writing(engine) as connection:
-                tables.metadata.create_all(connection)
-                version = connection.scalar(select(tables.schema.c.version))
-                if version is None:
-                    connection.execute(tables.schema.insert().values(version=tables.SCHEMA_VERSION))
-        except DatabaseError as error:
-            if "not a database" in str(error) or "malformed" in str(error):
-                raise WorkspaceError(f"{path} is not a feedback database; restore it or move it away.") from None
-            raise
-        if version not in (None, tables.SCHEMA_VERSION):
-            raise WorkspaceError(
-                f"{path} has schema version {version}, this Plaudit reads version {tables.SCHEMA_VERSION}. "
-                "Use the version of Plaudit that made it."
-            )
-        return cls(engine)
+        return cls(open_database(where))
 
     # Writing. Each call is one transaction: all of its rows are kept, or none. Returns the number of new rows.
 
@@ -65,12 +51,12 @@ class Store:
 
     def add_demonstrations(self, demonstrations: Sequence[Demonstration]) -> int:
         """Add demonstrations, and their prompts where they are new."""
-        with _writing(self._engine) as connection:
-            _insert_rows(connection, tables.prompts, [asdict(d.prompt) for d in demonstrations])
-            return _insert_rows(
+        with self.database.writing() as connection:
+            insert_rows(connection, tables.prompts, [asdict(d.prompt) for d in demonstrations])
+            return insert_rows(
                 connection,
                 tables.demonstrations,
-                [{"id": d.id, "prompt_id": d.prompt.id, "text": d.text, "source": d.source} for d in demonstrations],
+                [_demonstration_row(d) for d in demonstrations],
             )
 
     def add_responses(self, responses: Sequence[Response]) -> int:
@@ -101,11 +87,12 @@ class Store:
     def demonstrations(self, split: Split | None = None) -> list[Demonstration]:
         """All demonstrations, or those whose prompt is in one split."""
         prompts = {prompt.id: prompt for prompt in self.prompts(split)}
-        rows = self._rows(select(tables.demonstrations).order_by(tables.demonstrations.c.id))
+        found = [row for row in self._standing(tables.demonstrations) if row["prompt_id"] in prompts]
         return [
-            Demonstration(prompts[row["prompt_id"]], row["text"], row["source"])
-            for row in rows
-            if row["prompt_id"] in prompts
+            Demonstration(
+                prompts[row["prompt_id"]], *(row[name] for name in ("text", "source", "annotator", "judgment"))
+            )
+            for row in found
         ]
 
     def responses(self, run: str | None = None) -> list[Response]:
@@ -121,23 +108,19 @@ class Store:
 
     def comparisons(self, run: str | None = None) -> list[Comparison]:
         """All judgments, or those of one run."""
-        query = select(tables.comparisons).order_by(tables.comparisons.c.id)
-        if run is not None:
-            query = query.where(tables.comparisons.c.run == run)
-        return [Comparison(**{k: v for k, v in row.items() if k != "id"}) for row in self._rows(query)]
+        wanted = [] if run is None else [tables.comparisons.c.run == run]
+        return [Comparison(**_without_id(row)) for row in self._standing(tables.comparisons, *wanted)]
 
     def labels(self, criterion: str | None = None) -> list[Label]:
         """All judgments of single responses, or those by one criterion."""
-        query = select(tables.labels).order_by(tables.labels.c.id)
-        if criterion is not None:
-            query = query.where(tables.labels.c.criterion == criterion)
-        rows = self._rows(query)
-        return [Label(**{k: v for k, v in row.items() if k != "id"}) for row in rows]
+        wanted = [] if criterion is None else [tables.labels.c.criterion == criterion]
+        return [Label(**_without_id(row)) for row in self._standing(tables.labels, *wanted)]
 
     def counts(self) -> dict[str, int]:
-        """Rows by table, and prompts by split."""
-        counted = [table for table in tables.metadata.sorted_tables if table is not tables.schema]
-        with self._engine.connect() as connection:
+        """Rows that the stages exchange, by table, and prompts by split."""
+        counted = [tables.prompts, tables.demonstrations, tables.responses, tables.annotators]
+        counted += [tables.comparisons, tables.labels]
+        with self.database.reading() as connection:
             counts = {t.name: int(connection.scalar(select(func.count()).select_from(t)) or 0) for t in counted}
             split = tables.prompts.c.split
             for name, number in connection.execute(select(split, func.count()).group_by(split)):
@@ -145,12 +128,59 @@ class Store:
         return counts
 
     def _insert(self, table: Table, rows: list[dict[str, Any]]) -> int:
-        with _writing(self._engine) as connection:
-            return _insert_rows(connection, table, rows)
+        with self.database.writing() as connection:
+            return insert_rows(connection, table, rows)
 
     def _rows(self, query: Any) -> list[dict[str, Any]]:
-        with self._engine.connect() as connection:
+        with self.database.reading() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
+
+    def _standing(self, table: Table, *wanted: ColumnElement[bool]) -> list[dict[str, Any]]:
+        """Rows that are read: those of the snapshot, or those that stand now."""
+        with self.database.reading() as connection:
+            chosen = standing(connection, table) if self.snapshot is None else in_snapshot(table, self.snapshot)
+            query = select(table).where(chosen, *wanted).order_by(table.c.id)
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def standing(connection: Connection, table: Table) -> ColumnElement[bool]:
+    """The condition that a row of judgments, or a demonstration, has not been superseded and that its author counts.
+
+    The newest decision on an annotator holds; one on a campaign goes before one on all of them.
+    """
+    superseded = select(tables.judgments.c.supersedes).where(tables.judgments.c.supersedes.is_not(None))
+    stands = or_(table.c.judgment.is_(None), table.c.judgment.not_in(superseded))
+    run = table.c.source if table is tables.demonstrations else table.c.run
+    return and_(stands, *(not_(condition) for condition in _left_out(decided(connection), table.c.annotator, run)))
+
+
+def decided(connection: Connection) -> dict[tuple[str, str], bool]:
+    """(annotator, campaign or empty) -> whether the judgments count, by the newest decision."""
+    columns = (tables.decisions.c.annotator, tables.decisions.c.campaign, tables.decisions.c.is_included)
+    rows = connection.execute(select(*columns).order_by(tables.decisions.c.number))
+    return {(annotator, campaign): included for annotator, campaign, included in rows}
+
+
+def _left_out(
+    decisions: dict[tuple[str, str], bool], annotator: ColumnElement[Any], run: ColumnElement[Any]
+) -> list[ColumnElement[bool]]:
+    """Conditions of rows that do not count. An unknown author is never left out."""
+    conditions: list[ColumnElement[bool]] = []
+    for (name, campaign), included in sorted(decisions.items()):
+        by_name = func.coalesce(annotator, "") == name
+        if campaign and not included:
+            conditions.append(and_(by_name, run == CAMPAIGN + campaign))
+        elif not campaign and not included:
+            kept = [CAMPAIGN + other for (who, other), yes in decisions.items() if who == name and other and yes]
+            conditions.append(and_(by_name, run.not_in(kept)))
+    return conditions
+
+
+def in_snapshot(table: Table, name: str) -> ColumnElement[bool]:
+    """The condition that a row is of a snapshot."""
+    members = tables.snapshot_members
+    chosen = select(members.c.id).where(members.c.snapshot == name, members.c.kind == table.name)
+    return table.c.id.in_(chosen)
 
 
 def snapshot(kind: str, ids: Iterable[str]) -> dict[str, Any]:
@@ -164,34 +194,39 @@ def _dated(judgment: Comparison | Label) -> dict[str, Any]:
     return {**asdict(judgment), "id": judgment.id, "created": judgment.created or now}
 
 
-def _insert_rows(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> int:
-    """Insert rows whose key is new. ON CONFLICT names the key alone, so that a dangling reference still fails."""
-    key = [column.name for column in table.primary_key]
-    count = select(func.count()).select_from(table)
-    before = int(connection.scalar(count) or 0)
+def _without_id(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "id"}
+
+
+def _demonstration_row(demonstration: Demonstration) -> dict[str, Any]:
+    row = {name: getattr(demonstration, name) for name in ("id", "text", "source", "annotator", "judgment")}
+    return {**row, "prompt_id": demonstration.prompt.id}
+
+
+def insert_rows(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> int:
+    """Insert the rows whose key is new; returns how many. The key alone may be there: a dangling reference fails.
+
+    Raises DataError for a row that refers to one that is not there, or has text that a database cannot hold.
+    """
+    keys = list(table.primary_key)
+    names = [column.name for column in keys]
+    added = 0
     for start in range(0, len(rows), ROWS_PER_STATEMENT):
-        statement = insert(table).on_conflict_do_nothing(index_elements=key)
+        some = list(rows[start : start + ROWS_PER_STATEMENT])
         try:
-            connection.execute(statement, rows[start : start + ROWS_PER_STATEMENT])
+            if connection.dialect.name == "postgresql":  # whose driver does not count the rows of many inserts
+                ours = postgresql.insert(table).on_conflict_do_nothing(index_elements=names).returning(*keys)
+                added += len(connection.execute(ours, some).all())
+            else:
+                added += connection.execute(
+                    sqlite.insert(table).on_conflict_do_nothing(index_elements=names), some
+                ).rowcount
         except DatabaseError as error:
-            if "FOREIGN KEY" in str(error):
+            if "foreign key" in str(error.orig).lower():
                 raise DataError(f"a row for `{table.name}` refers to a row that is not in the store.") from None
+            if "\\u0000" in str(error.orig) or "0x00" in str(error.orig):
+                raise DataError(
+                    f"a text for `{table.name}` has a NUL character, which PostgreSQL cannot hold."
+                ) from None
             raise
-    return int(connection.scalar(count) or 0) - before
-
-
-def _configure(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # transactions are begun below, not by the driver
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin(connection: Connection) -> None:
-    immediate = connection.get_execution_options().get("plaudit_writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
-
-
-@contextmanager
-def _writing(engine: Engine) -> Iterator[Connection]:
-    with engine.connect().execution_options(plaudit_writes=True) as connection, connection.begin():
-        yield connection
+    return added
