@@ -22,7 +22,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from plaudit.config import Config, resolve
 from plaudit.errors import WorkspaceError, nearest
 from plaudit.files import write_json, write_text
 from plaudit.store import Store
+from plaudit.timing import now
 
 CONFIG_NAME = "plaudit.yaml"
 DATABASE_NAME = "feedback.sqlite"
@@ -240,7 +240,7 @@ class Workspace:
             raise WorkspaceError(f"run `{name}` is of kind `{run.kind}`; resume it with `plaudit {command(run.kind)}`.")
         if run.status == "complete":
             raise WorkspaceError(f"run `{name}` is complete; there is nothing to resume.")
-        run.update(status="running", resumed=[*run.info.get("resumed", []), _now()])
+        run.update(status="running", resumed=[*run.info.get("resumed", []), now()])
         with self._recording(run):
             yield run
 
@@ -258,7 +258,7 @@ class Workspace:
         finally:
             run.close()
             seconds = round(earlier + time.monotonic() - began, 2)
-            run.update(status=status, ended=_now(), seconds=seconds, peak_memory_gb=peak_memory_gb())
+            run.update(status=status, ended=now(), seconds=seconds, peak_memory_gb=peak_memory_gb())
 
     def _make_run(self, kind: str, config: Config, parents: dict[str, str], data: dict[str, Any]) -> Run:
         folder = self.path / "runs"
@@ -279,7 +279,7 @@ class Workspace:
             {
                 "kind": kind,
                 "status": "running",
-                "created": _now(),
+                "created": now(),
                 "seed": config.seed,
                 "parents": parents,
                 "data": data,
@@ -328,7 +328,3 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise WorkspaceError(f"{path} is missing: {path.parent} is not a run folder.") from None
     except json.JSONDecodeError as error:
         raise WorkspaceError(f"{path} is not valid JSON ({error}); restore it, or move the folder away.") from None
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -56,7 +56,7 @@ class Store:
             return insert_rows(
                 connection,
                 tables.demonstrations,
-                [_demonstration_row(d) for d in demonstrations],
+                [demonstration_row(d) for d in demonstrations],
             )
 
     def add_responses(self, responses: Sequence[Response]) -> int:
@@ -154,10 +154,14 @@ def standing(connection: Connection, table: Table) -> ColumnElement[bool]:
     return and_(stands, *(not_(condition) for condition in _left_out(decided(connection), table.c.annotator, run)))
 
 
-def decided(connection: Connection) -> dict[tuple[str, str], bool]:
-    """(annotator, campaign or empty) -> whether the judgments count, by the newest decision."""
+def decided(connection: Connection, about: str = "training") -> dict[tuple[str, str], bool]:
+    """(annotator, campaign or empty) -> what the newest decision says.
+
+    about   "training": whether the judgments count; "admission": whether the annotator may work
+    """
     columns = (tables.decisions.c.annotator, tables.decisions.c.campaign, tables.decisions.c.is_included)
-    rows = connection.execute(select(*columns).order_by(tables.decisions.c.number))
+    query = select(*columns).where(tables.decisions.c.about == about).order_by(tables.decisions.c.number)
+    rows = connection.execute(query)
     return {(annotator, campaign): included for annotator, campaign, included in rows}
 
 
@@ -198,7 +202,8 @@ def _without_id(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name != "id"}
 
 
-def _demonstration_row(demonstration: Demonstration) -> dict[str, Any]:
+def demonstration_row(demonstration: Demonstration) -> dict[str, Any]:
+    """As its table has it."""
     row = {name: getattr(demonstration, name) for name in ("id", "text", "source", "annotator", "judgment")}
     return {**row, "prompt_id": demonstration.prompt.id}
 

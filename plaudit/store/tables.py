@@ -266,7 +266,8 @@ decisions = Table(
     metadata,
     Column("number", serial(), primary_key=True),
     Column("annotator", ForeignKey("annotators.name"), nullable=False),
-    Column("campaign", key(64), nullable=False),  # empty: in all of them
+    Column("about", String(12), nullable=False),  # training: whether they count; admission: whether they may work
+    Column("campaign", key(64), nullable=False),  # empty: all of them
     Column("is_included", Boolean, nullable=False),
     Column("reason", Text, nullable=False),
     Column("decided_by", key(128), nullable=False),

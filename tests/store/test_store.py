@@ -171,7 +171,13 @@ def decide(store, annotator, included, campaign=""):
     with store.database.writing() as connection:
         connection.execute(
             tables.decisions.insert().values(
-                annotator=annotator, campaign=campaign, is_included=included, reason="", decided_by="", created=""
+                about="training",
+                annotator=annotator,
+                campaign=campaign,
+                is_included=included,
+                reason="",
+                decided_by="",
+                created="",
             )
         )
 

@@ -96,6 +96,7 @@ def upgrade() -> None:
         "decisions",
         sa.Column("number", serial(), nullable=False),
         sa.Column("annotator", key(128), nullable=False),
+        sa.Column("about", sa.String(length=12), nullable=False),
         sa.Column("campaign", key(64), nullable=False),
         sa.Column("is_included", sa.Boolean(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
