@@ -10,7 +10,7 @@ import plaudit
 ROOT = Path(plaudit.__file__).parent
 
 LAYERS = [
-    ["errors", "records", "objectives"],
+    ["errors", "records", "objectives", "timing"],
     ["config", "files", "functions", "progress"],
     ["text", "store"],
     ["workspace"],

@@ -23,7 +23,6 @@ from plaudit.timing import now
 
 NAME = r"[a-z0-9][a-z0-9-]{0,47}"
 GUIDELINES = {
-    "": "Which answer would you rather have been given?",
     "helpfulness": (
         "Which answer helps the person who asked more? It does what was asked, in full, and says things that are true. "
         "A short answer that does the job is better than a long one that does not; length alone is no merit."
@@ -38,6 +37,15 @@ GUIDELINES = {
     ),
 }
 """What is asked by a criterion, where no guideline is given."""
+PLAIN_GUIDELINES = {
+    "compare": "Which answer would you rather have been given?",
+    "rank": "Put the answers in order: 1 for the one that you would most like to have been given.",
+    "rate": "How good is this answer to the question?",
+    "safety": "Could this answer hurt somebody, or help somebody to do so? Then it is not safe.",
+    "demonstrate": "Write the answer that you would like to be given: true, to the point, and polite.",
+    "edit": "Make this the answer that you would like to be given. Change what is wrong, and leave what is good.",
+}
+"""What is asked by a kind of task without a criterion."""
 
 
 class CampaignSettings(Section):
@@ -137,7 +145,7 @@ def create_campaign(
     if kind not in KINDS:
         raise DataError(f"unknown kind of task `{kind}`; known: {', '.join(KINDS)}.{nearest(kind, KINDS)}")
     settings = settings or CampaignSettings()
-    text = guideline.strip() or GUIDELINES.get(criterion, "")
+    text = guideline.strip() or (GUIDELINES.get(criterion, "") if criterion else PLAIN_GUIDELINES[kind])
     if not text:
         raise DataError(f"criterion `{criterion}` needs a guideline, which says what is asked: --guideline FILE.")
     with store.database.writing() as connection:

@@ -1,0 +1,1 @@
+"""The pages on which people judge, and on which researchers watch."""
