@@ -15,11 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from plaudit.commands import collecting
+from plaudit.commands.options import DEFAULT_WORKSPACE, Json, WorkspaceOption
+from plaudit.commands.options import open_workspace as _workspace
+from plaudit.commands.options import show as _show
 from plaudit.errors import PlauditError
 
 if TYPE_CHECKING:
     from plaudit.config import Config
-    from plaudit.workspace import Run, Workspace
+    from plaudit.workspace import Run
 
 app = typer.Typer(
     help="The whole RLHF loop: collect preferences, learn a reward model, optimise a policy, prove the result.\n\n"
@@ -30,7 +34,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-WorkspaceOption = Annotated[Path, typer.Option("--workspace", "-w", help="The workspace folder.")]
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML file on top of the workspace's plaudit.yaml.")
 ]
@@ -39,15 +42,19 @@ Overrides = Annotated[
     typer.Argument(help="Settings as SECTION.KEY=VALUE, for example rl.kl_coefficient=0.02.", metavar="[KEY=VALUE]..."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 Resume = Annotated[str | None, typer.Option("--resume", help="Go on with this interrupted run.", metavar="RUN")]
 
 RewardArgument = Annotated[str, typer.Argument(help="A reward run, a Hugging Face folder, or a hub name.")]
-DEFAULT_WORKSPACE = Path(".")
 STOPPED = 130
 """Exit code of a process that was interrupted from the keyboard."""
 _USAGE_ERROR: Any = typer.BadParameter.__bases__[0].__bases__[0]
 """What a wrong option raises: click's base class, or that of the click which newer Typer carries within."""
+
+
+app.command()(collecting.annotate)
+app.add_typer(collecting.campaign_app, name="campaign")
+app.add_typer(collecting.people_app, name="people")
+app.add_typer(collecting.audit_app, name="audit")
 
 
 @app.command()
@@ -496,16 +503,6 @@ def _settings_and_reward(folder: Path, file: Path | None, overrides: list[str] |
         return resolve(file, overrides=overrides), run
     opened = _workspace(folder)
     return opened.config(file, overrides), opened.model_source(run, kind="reward")
-
-
-def _workspace(folder: Path) -> Workspace:
-    from plaudit.workspace import Workspace
-
-    return Workspace(folder)
-
-
-def _show(content: dict[str, Any], as_json: bool, text: str) -> None:
-    typer.echo(json.dumps(content, indent=2, ensure_ascii=False) if as_json else text)
 
 
 def main() -> None:

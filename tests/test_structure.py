@@ -18,6 +18,7 @@ LAYERS = [
     ["scoring"],
     ["evaluation", "judges", "sampling", "training", "collect", "reporting"],
     ["rounds", "studies"],
+    ["commands"],
     ["cli", "__init__", "__main__"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -94,6 +95,7 @@ def loads_torch(code: str) -> bool:
 def test_help_collection_and_the_package_itself_start_without_torch():
     assert not loads_torch("import plaudit.cli; plaudit.cli.main()")
     assert not loads_torch("import plaudit, plaudit.collect.terminal, plaudit.workspace, plaudit.store.importing")
+    assert not loads_torch("import plaudit.collect.web.server, plaudit.collect.planning")
     assert loads_torch("import plaudit.models.network")
 
 

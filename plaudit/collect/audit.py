@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, select
@@ -29,17 +30,27 @@ def record(connection: Connection, actor: str, action: str, **details: Any) -> N
     connection.execute(tables.audit.insert().values(**row, hash=_hash(before, row)))
 
 
-def first_broken(connection: Connection) -> int | None:
-    """The number of the first row that does not follow from the one before it; None when the chain is whole.
+@dataclass(frozen=True)
+class Checked:
+    """What was found of the chain."""
 
-    What a change to the newest rows would leave: nothing. Keep the newest hash elsewhere to be safe from that too.
-    """
-    before = BEGINNING
-    for row in connection.execute(select(tables.audit).order_by(tables.audit.c.number)).mappings():
+    records: int
+    first_broken: int | None
+    """Number of the first row that does not follow from the one before it; None when the chain is whole."""
+    newest: str
+    """Hash of the last row. Whoever can write the database can make a chain anew: keep this elsewhere to see it."""
+
+
+def check(connection: Connection) -> Checked:
+    """Go through the whole chain."""
+    before, records = BEGINNING, 0
+    query = select(tables.audit).order_by(tables.audit.c.number).execution_options(yield_per=1000)
+    for row in connection.execute(query).mappings():
+        records += 1
         if row["hash"] != _hash(before, dict(row)):
-            return int(row["number"])
+            return Checked(records, int(row["number"]), before)
         before = row["hash"]
-    return None
+    return Checked(records, None, before)
 
 
 def _hash(before: str, row: dict[str, Any]) -> str:

@@ -72,14 +72,7 @@ def import_file(store: Store, path: Path | str, *, kind: Kind, held_out_share: f
     """
     path = Path(path)
     run = f"import-{content_id(path.name)[:8]}"
-    readers: dict[Kind, Callable[[_Row], list[Any]]] = {
-        "prompts": _read_prompt,
-        "demonstrations": _read_demonstrations,
-        "comparisons": partial(_read_comparison, run=run),
-        "rankings": partial(_read_ranking, run=run),
-        "ratings": partial(_read_rating, run=run),
-        "labels": partial(_read_label, run=run),
-    }
+    readers = _readers(run)
     rows: list[Any] = []
     lines = 0
     for number, row in _read_lines(path):
@@ -143,6 +136,24 @@ def read_answers(path: Path | str) -> list[tuple[dict[str, Any], Prompt, str]]:
     if not found:
         raise DataError(f"{path} is empty: expected one JSON object a line with `prompt` and `completion`.")
     return found
+
+
+def _readers(run: str) -> dict[Kind, Callable[[_Row], list[Any]]]:
+    return {
+        "prompts": _read_prompt,
+        "demonstrations": _read_demonstrations,
+        "comparisons": partial(_read_comparison, run=run),
+        "rankings": partial(_read_ranking, run=run),
+        "ratings": partial(_read_rating, run=run),
+        "labels": partial(_read_label, run=run),
+    }
+
+
+def read_judged(path: Path | str, kind: Kind, *, run: str) -> Iterator[tuple[dict[str, Any], Judged]]:
+    """(the line, what it says) of a file of judgments, which are in no store. Raises DataError as imports do."""
+    for number, values in _read_lines(Path(path)):
+        for judged in _readers(run)[kind](_Row(values, f"{path}, line {number}", 0.0)):
+            yield values, judged
 
 
 def split_of(messages: list[Message], held_out_share: float) -> Split:
@@ -275,7 +286,7 @@ def _read_demonstrations(row: _Row) -> list[Demonstration]:
 
 
 @dataclass(frozen=True)
-class _Judged:
+class Judged:
     """What a line says: responses, and judgments of them."""
 
     prompt: Prompt
@@ -285,14 +296,14 @@ class _Judged:
     labels: list[Label]
 
 
-def _judged(row: _Row, prompt: Prompt, texts: list[str], run: str) -> _Judged:
+def _judged(row: _Row, prompt: Prompt, texts: list[str], run: str) -> Judged:
     """The responses of a line, which nobody has judged yet."""
     ids = [f"{run}:{content_id(prompt.id, text)}" for text in texts]
     responses = [Response(i, prompt.id, text, run) for i, text in zip(ids, texts, strict=True)]
-    return _Judged(prompt, responses, row.text("annotator", "imported"), [], [])
+    return Judged(prompt, responses, row.text("annotator", "imported"), [], [])
 
 
-def _read_comparison(row: _Row, *, run: str) -> list[_Judged]:
+def _read_comparison(row: _Row, *, run: str) -> list[Judged]:
     judged = _judged(row, *_both(_sides(row)), run)
     first, second = (response.id for response in judged.responses)
     soft = row.number("preference", 0.0, 1.0)
@@ -317,7 +328,7 @@ def _both(sides: tuple[Prompt, str, str]) -> tuple[Prompt, list[str]]:
     return sides[0], list(sides[1:])
 
 
-def _read_ranking(row: _Row, *, run: str) -> list[_Judged]:
+def _read_ranking(row: _Row, *, run: str) -> list[Judged]:
     """All pairs of it, each of which knows the ranking that it is part of."""
     prompt = row.prompt(row.messages("prompt", role="user"))
     texts, ranks = row.column("responses"), row.column("ranks")
@@ -342,7 +353,7 @@ def _read_ranking(row: _Row, *, run: str) -> list[_Judged]:
     return [judged]
 
 
-def _read_rating(row: _Row, *, run: str) -> list[_Judged]:
+def _read_rating(row: _Row, *, run: str) -> list[Judged]:
     judged = _judged(row, *row.answer(), run)
     rating, criterion = row.number("rating"), row.text("criterion", "rating")
     if rating is None:
@@ -354,7 +365,7 @@ def _read_rating(row: _Row, *, run: str) -> list[_Judged]:
     return [judged]
 
 
-def _read_label(row: _Row, *, run: str) -> list[_Judged]:
+def _read_label(row: _Row, *, run: str) -> list[Judged]:
     judged = _judged(row, *row.answer(), run)
     criterion = row.text("criterion", DESIRABLE)
     if criterion not in (DESIRABLE, SAFE):
@@ -402,7 +413,7 @@ def _shared_text(row: _Row, chosen: str, rejected: str) -> tuple[list[Message], 
     return [{"role": "user", "content": prompt.strip()}], *replies  # type: ignore[return-value]
 
 
-def _add_judgments(store: Store, rows: list[_Judged]) -> tuple[int, int]:
+def _add_judgments(store: Store, rows: list[Judged]) -> tuple[int, int]:
     """(new judgments, judgments given)."""
     store.add_annotators([Annotator(name, "imported") for name in sorted({row.annotator for row in rows})])
     store.add_prompts([row.prompt for row in rows])

@@ -147,11 +147,11 @@ def test_the_audit_chain_holds_and_shows_where_it_was_broken(store):
     for _ in range(3):
         hand_in(store, "compare")
     with store.database.reading() as connection:
-        assert audit.first_broken(connection) is None
+        assert audit.check(connection).first_broken is None
     with store.database.writing() as connection:
         connection.execute(text("UPDATE audit SET details = '{}' WHERE number = 3"))
     with store.database.reading() as connection:
-        assert audit.first_broken(connection) == 3
+        assert audit.check(connection).first_broken == 3
 
 
 def test_a_failure_in_the_middle_keeps_nothing(store, monkeypatch):

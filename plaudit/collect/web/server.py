@@ -1,0 +1,88 @@
+"""Serving the pages: on this machine for whoever sits at it, or to others who have accounts."""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+import socket
+from collections.abc import Callable, Sequence
+
+import uvicorn
+
+from plaudit.collect import people
+from plaudit.collect.web.app import create_app
+from plaudit.errors import PlauditError
+from plaudit.store import Store
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def serve(store: Store, *, host: str, port: int, names: Sequence[str], https: bool, say: Callable[[str], None]) -> None:
+    """Serve until Ctrl-C.
+
+    host    an address of this machine; another than loopback needs at least one administrator's account
+    names   by which browsers may reach it, besides the address
+    https   behind a proxy that ends https: cookies are sent over https alone, and the proxy says who the visitor is
+
+    Raises PlauditError when the address is taken or is none of this machine's.
+    """
+    listener = _listen(host, port)
+    port = listener.getsockname()[1]
+    local = is_loopback(host) and not https
+    token = secrets.token_urlsafe(24) if local else ""
+    address = f"http://{'127.0.0.1' if local else host}:{port}"
+    if local:
+        say(f"Open {address}/enter/{token}\nThe link is for you alone. Others need an account: plaudit people invite")
+    elif not _has_admin(store):
+        invitation = people.invite(store, "admin", actor="server", days=1)
+        say(f"Nobody has an account yet. Make yours, within a day: {address}/join/{invitation}")
+    if not local and not https:
+        say("This server speaks plain http: passwords can be read on the way. Put it behind https, and say --https.")
+    hosts = {*LOOPBACK, *names, *([host] if host not in ("0.0.0.0", "::") else _own_addresses())}
+    app = create_app(store, hosts=hosts, secure=https, local_token=token)
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, proxy_headers=https, forwarded_allow_ips="*" if https else None,
+        server_header=False, date_header=False, timeout_graceful_shutdown=5, limit_concurrency=2000, backlog=1024,
+    )  # fmt: skip
+    say(f"Serving on {address}; Ctrl-C stops.")
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    except KeyboardInterrupt:  # uvicorn raises it again once all requests are answered
+        pass
+    finally:
+        listener.close()
+    say("Stopped. Every judgment that was acknowledged is kept.")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError as error:
+        raise PlauditError(
+            f"cannot listen on {host}, port {port}: {error.strerror or error}. Choose another with --port or --host."
+        ) from None
+    return listener
+
+
+def _own_addresses() -> list[str]:
+    """Of this machine, by its own name."""
+    try:
+        return [str(found[4][0]) for found in socket.getaddrinfo(socket.gethostname(), None)] + [socket.gethostname()]
+    except OSError:
+        return []
+
+
+def _has_admin(store: Store) -> bool:
+    with store.database.reading() as connection:
+        return any(person.role == "admin" and person.login for person in people.everybody(connection))

@@ -1,0 +1,1 @@
+"""Groups of commands that the command line gathers. Heavy modules are imported inside the commands."""
