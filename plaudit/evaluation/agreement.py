@@ -7,7 +7,6 @@ from collections.abc import Collection, Hashable, Iterable, Sequence
 from typing import Any
 
 from plaudit.evaluation.coefficients import (
-    Cross,
     Patterns,
     cross_coefficients,
     nominal_coefficients,
@@ -57,7 +56,7 @@ def agreement(comparisons: Sequence[Comparison], *, seed: int = 0) -> dict[str, 
     return {
         **nominal_coefficients(patterns.used(), seed=seed),
         "pairs": patterns.shared_items,
-        "by_annotators": {f"{one} / {other}": _raw(tally.between(one, other)) for one, other in tally.pairs()},
+        "by_annotators": {f"{one} / {other}": same / shared for (one, other), (same, shared) in tally.pairs().items()},
         "graded": _graded(comparisons, seed),
     }
 
@@ -137,8 +136,3 @@ def _graded(comparisons: Sequence[Comparison], seed: int) -> dict[str, Any] | No
         "left_out": len(comparisons) - len(placed),
         **ordinal_coefficients(patterns, seed=seed),
     }
-
-
-def _raw(cross: Cross) -> float:
-    same = (cross.left * cross.right).sum(axis=1) @ cross.weights
-    return float(same / cross.weights.sum())

@@ -269,10 +269,15 @@ def cohen_kappa(totals: CrossTotals, *, weighting: Weighting = "identity") -> In
     """Cohen's kappa of two sides: each keeps its own leaning by chance.
 
     Cohen 1960; weighted: Cohen 1968. With p_kl the share of pairs in category k of the left and l of the right, and
-    v = 1 - weights: 1 - sum(v_kl p_kl) / sum(v_kl p_k. p_.l).
+    v = 1 - weights: 1 - sum(v_kl p_kl) / sum(v_kl p_k. p_.l). A side that gave one category alone has no kappa: the
+    formula would be 0 whatever the other side gave.
     """
-    _several_categories(totals.pairs.sum(axis=2) + totals.pairs.sum(axis=1))
-    return _of_margins(totals, totals.pairs.sum(axis=2), totals.pairs.sum(axis=1), weighting)
+    left, right = totals.pairs.sum(axis=2), totals.pairs.sum(axis=1)
+    _several_categories(left + right)
+    varied = ((left > 0).sum(axis=1) > 1) & ((right > 0).sum(axis=1) > 1)
+    if not varied[0]:
+        raise Undefined("one side gave a single category, so that chance alone would agree as much")
+    return _of_margins(totals, left, np.where(varied[:, None], right, np.nan), weighting)
 
 
 def scott_pi(totals: CrossTotals) -> Interval:
@@ -403,18 +408,18 @@ def _ratio(part: Numbers, whole: Numbers) -> Numbers:
 def _interval(observed: Numbers, expected: Numbers, items: int) -> Interval:
     """1 - observed / expected disagreement, [B] each, with its percentile interval.
 
-    Where the observed is the same in every resample (all agree, or there is one item), the bootstrap has seen nothing
-    of what the next item may bring: Wilson's interval of the observed stands in for it, the expected held fixed.
-    Resamples that have no value (one category alone was drawn) are left out.
+    Resamples that have no value (one category alone was drawn) are left out. Where the observed is the same in all
+    others (all agree, or there is one item), the bootstrap has seen nothing of what the next item may bring: Wilson's
+    interval of the observed stands in for it, the expected held fixed.
     """
     if not expected[0] > 0:
         raise Undefined("chance alone would agree on every item")
-    known = observed[np.isfinite(observed)]
     value = float(1 - observed[0] / expected[0])
-    if np.ptp(known) < 1e-12:
+    resampled = 1 - _ratio(observed, expected)
+    known = np.isfinite(resampled)
+    if np.ptp(observed[known]) < 1e-12:
         bounds = wilson(float(np.clip(observed[0], 0, 1)) * items, items)
         low, high = 1 - bounds["high"] / expected[0], 1 - bounds["low"] / expected[0]
     else:
-        resampled = (1 - _ratio(observed, expected))[1:]
-        low, high = np.quantile(resampled[np.isfinite(resampled)], [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
+        low, high = np.quantile(resampled[1:][known[1:]], [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
     return {"value": value, "low": float(low), "high": float(high), "n": items}

@@ -134,9 +134,13 @@ class Tally:
             matrix[cell // kinds, cell % kinds] = number
         return matrix if one == low else matrix.T.copy()
 
-    def pairs(self) -> Iterator[tuple[str, str]]:
-        """Annotators who have judged an item together, by name."""
-        return iter(sorted(self._pairs))
+    def pairs(self) -> dict[tuple[str, str], tuple[int, int]]:
+        """(one, other), who have judged items together, by name -> (items on which they agree, items together)."""
+        diagonal = len(self.categories) + 1
+        return {
+            pair: (sum(number for cell, number in cells.items() if cell % diagonal == 0), sum(cells.values()))
+            for pair, cells in sorted(self._pairs.items())
+        }
 
     def with_rest(self, annotator: str) -> Cross:
         """Each of the annotator's judgments (left) against each other judgment of the item (right)."""

@@ -28,8 +28,8 @@ def agreement_lines(report: Mapping[str, Any]) -> Iterator[str]:
     """What `agreement_report` found, criterion by criterion."""
     for criterion, found in report.items():
         yield (
-            f"{criterion}: {found['judgments']} judgments of {found['pairs']} pairs by {found['annotators']} "
-            f"annotators; {found['pairs_judged_twice']} pairs judged twice or more"
+            f"{criterion}: judgments {found['judgments']}, pairs {found['pairs']} (judged twice or more: "
+            f"{found['pairs_judged_twice']}), annotators {found['annotators']}"
         )
         yield from _coefficient_lines(found["coefficients"])
         yield "  each with the rest"

@@ -194,7 +194,8 @@ def plainly_drawn(counts, coefficient, resamples=2000):
 )
 def test_intervals_are_those_of_the_plain_item_bootstrap(coefficient):
     """Two independent sets of 2,000 resamples; their quantiles differ by 0.02 of the width (one deviation)."""
-    counts = random_counts(1, 3, items=120)
+    rng = np.random.default_rng(1)  # a common category and two rare ones, so that chance varies between resamples
+    counts = rng.multinomial(rng.integers(1, 6, 150), rng.dirichlet([1.2, 0.1, 0.1], 150))
     low, high = plainly_drawn(counts, coefficient)
     found = coefficient(resample(Patterns.of(counts), seed=1))
     assert found["low"] == pytest.approx(low, abs=0.08 * (high - low))
@@ -234,8 +235,9 @@ def test_the_same_seed_gives_the_same_interval_whatever_the_order_of_the_items()
     shuffled = np.random.default_rng(0).permutation(counts)
     assert nominal_coefficients(Patterns.of(counts)) == nominal_coefficients(Patterns.of(shuffled))
     assert nominal_coefficients(Patterns.of(counts), seed=1) != nominal_coefficients(Patterns.of(counts))
+    counts = random_counts(6, 4, items=400)
     order = np.random.default_rng(1).permutation(len(counts))
-    clusters = np.arange(len(counts)) // 3
+    clusters = np.arange(len(counts)) // 20
     one, other = Patterns.of(counts, clusters=clusters), Patterns.of(counts[order], clusters=clusters[order])
     assert nominal_coefficients(one) == nominal_coefficients(other)
 
@@ -261,11 +263,23 @@ def test_one_category_alone_has_no_coefficient_and_says_why():
     assert both.keys() - {name for name, value in both.items() if value is None} == {"raw", "reasons"}
 
 
+def test_a_side_of_one_category_has_no_kappa():
+    """Cohen's formula would be 0 whatever the other side says; in a resample it is no value either."""
+    found = cross_coefficients(Cross.of_confusion([[3, 4], [0, 0]]), ordered=True)
+    assert [found[name] for name in ("cohen", "cohen_linear", "cohen_quadratic")] == [None] * 3
+    assert "single category" in found["reasons"]["cohen"]
+    assert found["scott"] is not None
+    few = cross_coefficients(Cross.of_confusion([[2, 0], [0, 1]]))
+    assert few["cohen"]["low"] < 1 == few["cohen"]["value"]
+
+
 def test_nothing_judged_twice_has_no_agreement_and_says_why():
     for patterns in (Patterns.of([[1, 0], [0, 1]]), Patterns.of(np.zeros((0, 3)))):
         for found in (nominal_coefficients(patterns), ordinal_coefficients(patterns)):
             assert {value for name, value in found.items() if name != "reasons"} == {None}
             assert set(found["reasons"].values()) == {"no item was judged twice"}
+    one_sided = Cross(np.array([[0, 0], [1, 0]]), np.array([[1, 0], [1, 0]]), np.array([5, 1]))
+    assert cross_agreement(resample_cross(one_sided))["n"] == 1
     with pytest.raises(Undefined, match="judged by both"):
         resample_cross(Cross.of_confusion(np.zeros((2, 2))))
 
@@ -289,6 +303,12 @@ def test_intervals_cost_the_same_for_any_number_of_items():
     found = nominal_coefficients(Patterns.of([[2, 0], [1, 1], [0, 2]], [10**9, 10**9, 10**9]))
     assert found["raw"]["n"] == 3 * 10**9
     assert found["raw"]["high"] - found["raw"]["low"] < 1e-4
+
+
+def test_items_without_a_judgment_count_for_nothing():
+    one, other = Patterns.of([[2, 0], [0, 0], [1, 1]]), Patterns.of([[2, 0], [1, 1]])
+    assert nominal_coefficients(one) == nominal_coefficients(other)
+    assert (one.items, one.judgments) == (2, 4)
 
 
 @pytest.mark.parametrize("bad", [([1, 2],), ([[1, -1]],), ([[1, 1]], [1, 2]), ([[1, 1]], [1], [1, 2])])
