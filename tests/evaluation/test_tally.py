@@ -1,5 +1,7 @@
 """Counting one at a time gives what counting all at once gives."""
 
+import random
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -8,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plaudit.evaluation.agreement import SCALE, agreement, agreement_report
-from plaudit.evaluation.coefficients import cross_agreement, nominal_coefficients, resample_cross
+from plaudit.evaluation.coefficients import cross_agreement, cross_coefficients, nominal_coefficients, resample_cross
 from plaudit.evaluation.habits import position_biases
 from plaudit.evaluation.tally import Tally
 from plaudit.records import Comparison
@@ -119,10 +121,10 @@ def test_a_tally_that_is_emptied_again_keeps_nothing(changes):
 
 @settings(max_examples=30, deadline=None)
 @given(CHANGES, st.randoms(use_true_random=False))
-def test_coefficients_do_not_depend_on_names_or_on_the_order_of_judgments(changes, random):
+def test_coefficients_do_not_depend_on_names_or_on_the_order_of_judgments(changes, shuffler):
     _, truth = changed(changes)
     shuffled = list(truth.items())
-    random.shuffle(shuffled)
+    shuffler.shuffle(shuffled)
     one, other = Tally(CATEGORIES), Tally(["x", "y", "z"])
     for (item, person), category in truth.items():
         one.add(item, person, category)
@@ -132,8 +134,23 @@ def test_coefficients_do_not_depend_on_names_or_on_the_order_of_judgments(change
     assert first == second
     for person in one.annotators:
         mine, theirs = one.with_rest(person), other.with_rest(person.upper())
-        assert found_cross(mine) == found_cross(theirs)
-        assert np.array_equal(mine.weights, theirs.weights)
+        for name in ("left", "right", "weights"):
+            assert np.array_equal(getattr(mine, name), getattr(theirs, name))
+
+
+def test_the_bootstrap_draws_the_same_whatever_the_order_of_the_judgments():
+    draw = random.Random(0)
+    judgments = [(item, who, draw.choice(CATEGORIES)) for item in range(60) for who in draw.sample(PEOPLE, 3)]
+    one, other = Tally(CATEGORIES), Tally(CATEGORIES)
+    for tally, order in ((one, judgments), (other, judgments[::-1])):
+        for item, who, category in order:
+            tally.add(item, who, category, role=ROLE[who])
+    for cross in (
+        lambda t: t.with_rest("a"),
+        lambda t: t.between("a", "b"),
+        lambda t: t.between_roles("", "annotator"),
+    ):
+        assert cross_coefficients(cross(one), resamples=50) == cross_coefficients(cross(other), resamples=50)
 
 
 def test_a_correction_supersedes_and_a_second_judgment_is_refused():
@@ -214,6 +231,13 @@ def test_graded_points_are_in_their_order():
         assert found[f"alpha_{level}"]["value"] == pytest.approx(theirs)
 
 
+def test_a_tie_is_the_middle_of_the_scale_whether_or_not_it_has_a_grade():
+    rows = graded({"x": "5195", "y": "5284"})
+    with_grades = [replace(row, grade=1) if row.choice == "tie" else row for row in rows]
+    assert agreement(rows) == agreement(with_grades)
+    assert agreement(rows)["graded"]["pairs"] == 4
+
+
 def test_judgments_without_grades_have_no_graded_coefficients():
     assert agreement(graded({"x": "ff5", "y": "ff5"}))["graded"] is None
 
@@ -245,9 +269,9 @@ def test_pairs_of_one_prompt_are_drawn_together():
 
 
 def test_the_report_is_by_criterion_and_later_judgments_supersede():
-    first = Comparison("p", "a", "b", "x", "first", "run-1", created="2026-01-01T00:00:00")
+    first = Comparison("p", "b", "a", "x", "second", "run-1", created="2026-01-01T00:00:00")
     rows = [
-        Comparison("p", "b", "a", "x", "first", "run-2", created="2026-01-02T00:00:00"),
+        Comparison("p", "a", "b", "x", "second", "run-2", created="2026-01-02T00:00:00"),
         first,
         Comparison("p", "a", "b", "y", "second", "run-1", created="2026-01-01T00:00:00"),
         Comparison("p", "a", "b", "y", "first", "run-1", criterion="safety"),
