@@ -49,7 +49,8 @@ def agreement(comparisons: Sequence[Comparison], *, seed: int = 0) -> dict[str, 
     The first four, and those of `graded`, are {value, low, high, n} with 95 % intervals by drawing prompts with
     replacement; 1 is perfect, and 0 of all but raw is what chance would give.
     """
-    tally = _tally((_choice(comparison) for comparison in comparisons), CHOICES)
+    latest = _latest(comparisons)
+    tally = _tally(map(_choice, latest), CHOICES)
     patterns = _by_prompt(tally)
     if not patterns.shared_items:
         return None
@@ -57,7 +58,7 @@ def agreement(comparisons: Sequence[Comparison], *, seed: int = 0) -> dict[str, 
         **nominal_coefficients(patterns.used(), seed=seed),
         "pairs": patterns.shared_items,
         "by_annotators": {f"{one} / {other}": same / shared for (one, other), (same, shared) in tally.pairs().items()},
-        "graded": _graded(comparisons, seed),
+        "graded": _graded(latest, seed),
     }
 
 
@@ -80,7 +81,7 @@ def agreement_report(
 
 
 def _criterion_report(comparisons: list[Comparison], order_unknown: Collection[str], seed: int) -> dict[str, Any]:
-    tally = _tally((_choice(comparison) for comparison in comparisons), CHOICES)
+    tally = _tally(map(_choice, _latest(comparisons)), CHOICES)
     rest = {name: cross_coefficients(tally.with_rest(name), seed=seed) for name in tally.annotators}
     return {
         "judgments": tally.judgments,
@@ -91,6 +92,15 @@ def _criterion_report(comparisons: list[Comparison], order_unknown: Collection[s
         "with_the_rest": {name: {"judgments": tally.judgments_of(name), **found} for name, found in rest.items()},
         "position": position_biases(c for c in comparisons if c.annotator not in order_unknown),
     }
+
+
+def _latest(comparisons: Iterable[Comparison]) -> list[Comparison]:
+    """Without those that a later judgment of the same pair, annotator and criterion supersedes."""
+    found: dict[tuple[str, ...], Comparison] = {}
+    for comparison in comparisons:
+        low, high = sorted((comparison.first, comparison.second))
+        found[comparison.prompt_id, comparison.criterion, low, high, comparison.annotator] = comparison
+    return list(found.values())
 
 
 def _choice(comparison: Comparison) -> tuple[Comparison, str]:
@@ -109,8 +119,7 @@ def _tally(judgments: Iterable[tuple[Comparison, str]], categories: Sequence[str
     tally = Tally(categories)
     for comparison, category in judgments:
         item: Item = (comparison.prompt_id, comparison.criterion, comparison.first, comparison.second)
-        known = tally.category(item, comparison.annotator) is not None
-        (tally.replace if known else tally.add)(item, comparison.annotator, category)
+        tally.add(item, comparison.annotator, category)
     return tally
 
 
@@ -124,7 +133,7 @@ def _by_prompt(tally: Tally) -> Patterns:
     return Patterns.of(rows, clusters=clusters) if rows else Patterns.of([[0] * len(tally.categories)])
 
 
-def _graded(comparisons: Sequence[Comparison], seed: int) -> dict[str, Any] | None:
+def _graded(comparisons: list[Comparison], seed: int) -> dict[str, Any] | None:
     placed = [(comparison, point) for comparison, point in map(_point, comparisons) if point in SCALE]
     if all(comparison.grade is None for comparison, _ in placed):
         return None

@@ -242,6 +242,12 @@ def test_judgments_without_grades_have_no_graded_coefficients():
     assert agreement(graded({"x": "ff5", "y": "ff5"}))["graded"] is None
 
 
+def test_a_grade_that_was_taken_back_by_a_later_judgment_does_not_count():
+    rows = graded({"x": "19", "y": "28"})
+    assert agreement(rows)["graded"]["pairs"] == 2
+    assert agreement([*rows, replace(rows[0].swap(), grade=None)])["graded"]["pairs"] == 1
+
+
 def test_chance_is_over_the_choices_that_were_made():
     """Without ties two choices: expected agreement of AC1 is 2 p (1 - p), twice that over three categories."""
     rows = [Comparison(f"p{i}", f"a{i}", f"b{i}", name, c, "run") for name, cs in (("x", "ffss"), ("y", "ffsf"))
