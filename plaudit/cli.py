@@ -393,6 +393,27 @@ def chat(
 
 
 @app.command()
+def agreement(workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: Json = False) -> None:
+    """Show how far annotators agree, by criterion: all together, each with the rest, and whether the first side wins.
+
+    Coefficients are 1 for perfect agreement and 0 for what chance would give; intervals are 95 %, by drawing prompts
+    (each with the rest: pairs). Imported comparisons do not say which side was shown first, and are left out of that.
+    """
+    from plaudit.errors import DataError
+    from plaudit.evaluation.agreement import agreement_report
+    from plaudit.reporting.text import agreement_lines
+
+    opened = _workspace(workspace)
+    imported = {annotator.name for annotator in opened.store.annotators() if annotator.kind == "imported"}
+    found = agreement_report(opened.store.comparisons(), order_unknown=imported)
+    if not found:
+        raise DataError(
+            f"{workspace} has no comparisons yet: `plaudit judge`, or `plaudit import FILE --kind comparisons`."
+        )
+    _show(found, as_json, "\n".join(agreement_lines(found)))
+
+
+@app.command()
 def status(workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: Json = False) -> None:
     """Show what the workspace holds and which runs it has."""
     opened = _workspace(workspace)

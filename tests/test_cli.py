@@ -97,6 +97,30 @@ def test_bad_input_gets_one_clear_message_and_exit_code_2(run, workspace, tmp_pa
     assert workspace.store.counts() == before
 
 
+def test_agreement_is_shown_by_criterion_and_as_json(run, workspace, tmp_path):
+    assert "no comparisons yet" in run("agreement", "-w", workspace.path)[2]
+    pairs = [{"prompt": f"{i}", "chosen": f"x{i % 2}", "rejected": f"x{1 - i % 2}", "grade": 2} for i in range(6)]
+    rows = [{**pair, "annotator": who} for pair in pairs for who in ("ann", "bob")]
+    rows += [{**pair, "annotator": "ann", "criterion": "safety"} for pair in pairs]
+    file = write_lines(tmp_path / "c.jsonl", rows)
+    assert run("import", file, "--kind", "comparisons", "-w", workspace.path)[0] == 0
+    code, out, _ = run("agreement", "-w", workspace.path)
+    assert code == 0
+    for line in (
+        "better altogether: judgments 12, pairs 6 (judged twice or more: 6), annotators 2",
+        "  raw: 1.000 (95 % 0.610 to 1.000)",
+        "  graded, on nine points: 6 pairs",
+        "    ann: 1.000 (95 % 0.610 to 1.000); cohen 1.000",
+        "  first side chosen: not measured",
+        "safety: judgments 6, pairs 6 (judged twice or more: 0), annotators 1",
+        "    ann: no value (no item was judged by both); cohen no value (no item was judged by both); 6 judgments",
+    ):
+        assert line in out
+    found = json.loads(run("agreement", "-w", workspace.path, "--json")[1])
+    assert found["better altogether"]["coefficients"]["alpha"]["value"] == 1
+    assert found["safety"]["coefficients"] is None
+
+
 def test_a_folder_that_is_no_workspace_is_named(run, tmp_path):
     code, _, err = run("status", "-w", tmp_path)
     assert code == 2

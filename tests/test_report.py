@@ -13,7 +13,7 @@ from conftest import write_lines
 
 from plaudit.config import Config, resolve
 from plaudit.reporting.drawing import running_mean
-from plaudit.reporting.page import evenly_spaced, extremes, report, short_name, verdict, visible
+from plaudit.reporting.page import _alpha, evenly_spaced, extremes, report, short_name, verdict, visible
 from plaudit.workspace import Run, Workspace
 
 RL_METRICS = (
@@ -97,7 +97,7 @@ def add_training(workspace: Workspace, *, steps: int = 12) -> None:
     )
     add_run(workspace, "sample", {"policy": "sft-001"}, result={"responses": 80})
     pairs = {"ann / <b>ob": 0.7, "ann / cy $x$": 0.6}
-    agreement = {"raw": interval(0.65), "alpha": 0.31, "pairs": 60, "by_annotators": pairs}
+    agreement = {"raw": interval(0.65), "alpha": interval(0.31), "pairs": 60, "by_annotators": pairs}
     add_run(workspace, "judge", {"samples": "sample-001"}, result={"agreement": agreement})
     bins = [{"confidence": 0.5 + i / 20, "accuracy": 0.4 + i / 20, "count": 9} for i in range(10)]
     quality = {"accuracy": interval(0.66), "log_loss": 0.6, "ceiling": 0.78, "longer_wins": interval(0.55)}
@@ -205,10 +205,15 @@ def test_headline_figures_have_their_intervals(page):
         "Perplexity on plain text (alignment tax) × 1.100 95 %: 1.080 to 1.120 20.00 → 22.00",
         "ROUGE-L against demonstrations 0.320 → 0.310",
         "accuracy 66.0 % 95 %: 56.0 % to 76.0 % ceiling, given the judges' noise: 78.0 % “longer wins”: 55.0 %",
-        "Annotators' agreement 65.0 % 95 %: 55.0 % to 75.0 % Krippendorff's α 0.31",
+        "Annotators' agreement 65.0 % 95 %: 55.0 % to 75.0 % Krippendorff's α 0.31, 95 %: 0.21 to 0.41 (0 is chance)",
         "Judgments by people 8",
     ):
         assert part in text
+
+
+def test_an_agreement_of_an_earlier_version_and_one_without_a_value_are_shown():
+    assert _alpha(0.31) == "0.31"
+    assert _alpha(None) == "not measured"
 
 
 def test_the_page_is_one_file_that_runs_and_fetches_nothing(page):

@@ -3,53 +3,145 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from itertools import combinations
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from typing import Any
 
-import numpy as np
-import pandas as pd
-from evalica import alpha
+from plaudit.evaluation.coefficients import (
+    Patterns,
+    cross_coefficients,
+    nominal_coefficients,
+    ordinal_coefficients,
+)
+from plaudit.evaluation.habits import position_biases
+from plaudit.evaluation.tally import Tally
+from plaudit.records import GRADES, Comparison
 
-from plaudit.evaluation.statistics import cluster_bootstrap
-from plaudit.records import Comparison
+CHOICES = ("first", "second", "tie")
+SCALE = (
+    *(f"first {GRADES[grade]}" for grade in sorted(GRADES, reverse=True)),
+    "tie",
+    *(f"second {GRADES[grade]}" for grade in sorted(GRADES)),
+)
+"""Nine points, from the first significantly better over a tie to the second significantly better."""
+ALTOGETHER = "better altogether"
+"""What stands for the criterion of comparisons that name none."""
+
+Item = tuple[str, str, str, str]
+"""(prompt, criterion, the two responses in the order of their ids)"""
 
 
 def agreement(comparisons: Sequence[Comparison], *, seed: int = 0) -> dict[str, Any] | None:
     """Agreement over the pairs that two or more annotators judged by a criterion, whatever order each of them saw.
 
+    An annotator's later judgment of a pair supersedes the earlier one.
+
     Returns None when no pair was judged twice, else
-        raw        share of annotator pairs with the same choice on a response pair, ties included;
-                   95 % interval by drawing prompts with replacement
-        alpha      Krippendorff's nominal alpha (Krippendorff 2004): 1 perfect, 0 chance
+        raw        share of annotator pairs with the same choice on a response pair, ties included
+        fleiss     Fleiss' kappa, generalised: see `coefficients.fleiss_kappa`
+        alpha      Krippendorff's nominal alpha
+        gwet_ac1   Gwet's AC1 over the choices that were made (without ties, two)
+        reasons    {name: why it is None} of those that have no value
         pairs      response pairs judged by two or more annotators
         by_annotators  {"a / b": raw agreement of a and b}
+        graded     of the judgments with a grade, and ties, on the nine points of SCALE: `pairs`, `left_out`
+                   (judgments without a grade) and the coefficients of `coefficients.ordinal_coefficients`; None where
+                   no pair has two such judgments
+    The first four, and those of `graded`, are {value, low, high, n} with 95 % intervals by drawing prompts with
+    replacement; 1 is perfect, and 0 of all but raw is what chance would give.
     """
-    by_pair: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
-    prompt_of: dict[tuple[str, ...], str] = {}
+    latest = _latest(comparisons)
+    tally = _tally(map(_choice, latest), CHOICES)
+    patterns = _by_prompt(tally)
+    if not patterns.shared_items:
+        return None
+    return {
+        **nominal_coefficients(patterns.used(), seed=seed),
+        "pairs": patterns.shared_items,
+        "by_annotators": {f"{one} / {other}": same / shared for (one, other), (same, shared) in tally.pairs().items()},
+        "graded": _graded(latest, seed),
+    }
+
+
+def agreement_report(
+    comparisons: Sequence[Comparison], *, order_unknown: Collection[str] = (), seed: int = 0
+) -> dict[str, Any]:
+    """What `plaudit agreement` shows: for every criterion, in the order of the names,
+
+    judgments, pairs, pairs_judged_twice, annotators (a number)
+    coefficients   `agreement`
+    with_the_rest  {annotator: {judgments, raw, cohen, scott, reasons}}, each judgment against each other one of the
+                   same pair; intervals by drawing pairs
+    position       `habits.position_biases`, without the annotators of `order_unknown`: their pairs came from files that
+                   do not say what was shown first
+    """
+    by_criterion: dict[str, list[Comparison]] = defaultdict(list)
+    for comparison in sorted(comparisons, key=lambda judgment: judgment.created):
+        by_criterion[comparison.criterion or ALTOGETHER].append(comparison)
+    return {name: _criterion_report(rows, order_unknown, seed) for name, rows in sorted(by_criterion.items())}
+
+
+def _criterion_report(comparisons: list[Comparison], order_unknown: Collection[str], seed: int) -> dict[str, Any]:
+    tally = _tally(map(_choice, _latest(comparisons)), CHOICES)
+    rest = {name: cross_coefficients(tally.with_rest(name), seed=seed) for name in tally.annotators}
+    return {
+        "judgments": tally.judgments,
+        "pairs": tally.items,
+        "pairs_judged_twice": tally.patterns().shared_items,
+        "annotators": len(tally.annotators),
+        "coefficients": agreement(comparisons, seed=seed),
+        "with_the_rest": {name: {"judgments": tally.judgments_of(name), **found} for name, found in rest.items()},
+        "position": position_biases(c for c in comparisons if c.annotator not in order_unknown),
+    }
+
+
+def _latest(comparisons: Iterable[Comparison]) -> list[Comparison]:
+    """Without those that a later judgment of the same pair, annotator and criterion supersedes."""
+    found: dict[tuple[str, ...], Comparison] = {}
     for comparison in comparisons:
         low, high = sorted((comparison.first, comparison.second))
-        ordered = comparison if comparison.first == low else comparison.swap()
-        by_pair[comparison.criterion, low, high][comparison.annotator] = ordered.choice
-        prompt_of[comparison.criterion, low, high] = comparison.prompt_id
-    shared = {pair: choices for pair, choices in by_pair.items() if len(choices) > 1}
-    if not shared:
+        found[comparison.prompt_id, comparison.criterion, low, high, comparison.annotator] = comparison
+    return list(found.values())
+
+
+def _choice(comparison: Comparison) -> tuple[Comparison, str]:
+    """With its choice as it is between the responses in the order of their ids."""
+    ordered = comparison if comparison.first <= comparison.second else comparison.swap()
+    return ordered, ordered.choice
+
+
+def _point(comparison: Comparison) -> tuple[Comparison, str]:
+    """With its place on SCALE."""
+    ordered, choice = _choice(comparison)
+    return ordered, choice if ordered.grade is None or choice == "tie" else f"{choice} {GRADES[ordered.grade]}"
+
+
+def _tally(judgments: Iterable[tuple[Comparison, str]], categories: Sequence[str]) -> Tally:
+    tally = Tally(categories)
+    for comparison, category in judgments:
+        item: Item = (comparison.prompt_id, comparison.criterion, comparison.first, comparison.second)
+        tally.add(item, comparison.annotator, category)
+    return tally
+
+
+def _by_prompt(tally: Tally) -> Patterns:
+    """Pairs of responses to one prompt are not independent, so prompts are what is drawn."""
+    numbers: dict[Hashable, int] = {}
+    rows, clusters = [], []
+    for item, counts in tally.rows():
+        rows.append(counts)
+        clusters.append(numbers.setdefault(item[0], len(numbers)))  # type: ignore[index]
+    return Patterns.of(rows, clusters=clusters) if rows else Patterns.of([[0] * len(tally.categories)])
+
+
+def _graded(comparisons: list[Comparison], seed: int) -> dict[str, Any] | None:
+    placed = [(comparison, point) for comparison, point in map(_point, comparisons) if point in SCALE]
+    if all(comparison.grade is None for comparison, _ in placed):
         return None
-    same: list[float] = []
-    prompts: list[str] = []
-    by_annotators: dict[str, list[float]] = defaultdict(list)
-    for pair, choices in sorted(shared.items()):
-        for one, other in combinations(sorted(choices), 2):
-            equal = float(choices[one] == choices[other])
-            same.append(equal)
-            prompts.append(prompt_of[pair])
-            by_annotators[f"{one} / {other}"].append(equal)
-    names = sorted({name for choices in shared.values() for name in choices})
-    codes = {"first": 0.0, "second": 1.0, "tie": 2.0}
-    table = [[codes[c[name]] if name in c else np.nan for c in shared.values()] for name in names]
+    patterns = _by_prompt(_tally(placed, SCALE))
+    if not patterns.shared_items:
+        return None
     return {
-        "raw": cluster_bootstrap(same, prompts, seed=seed),
-        "alpha": float(alpha(pd.DataFrame(table), distance="nominal").alpha),
-        "pairs": len(shared),
-        "by_annotators": {pair: sum(values) / len(values) for pair, values in sorted(by_annotators.items())},
+        "pairs": patterns.shared_items,
+        "left_out": len(comparisons) - len(placed),
+        **ordinal_coefficients(patterns, seed=seed),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from typing import TypedDict
@@ -60,3 +61,18 @@ def cluster_bootstrap(
     low, high = np.quantile(totals[:, 0] / totals[:, 1], [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
     mean = float(table[:, 0].sum() / table[:, 1].sum())
     return {"value": mean, "low": float(low), "high": float(high), "n": len(table)}
+
+
+def newcombe(successes: float, n: float, other_successes: float, other_n: float) -> Interval:
+    """The difference of two independent proportions, the first less the other, by Newcombe's hybrid of Wilson's scores.
+
+    Newcombe 1998 (Statistics in Medicine 17, 873-890), method 10: with Wilson's limits l, u of p and l', u' of p',
+        low  = p - p' - sqrt((p - l)^2 + (u' - p')^2)
+        high = p - p' + sqrt((u - p)^2 + (p' - l')^2)
+    n of the result is that of both together. Raises ValueError for no items on either side.
+    """
+    one, other = wilson(successes, n), wilson(other_successes, other_n)
+    difference = one["value"] - other["value"]
+    down = math.hypot(one["value"] - one["low"], other["high"] - other["value"])
+    up = math.hypot(one["high"] - one["value"], other["value"] - other["low"])
+    return {"value": difference, "low": difference - down, "high": difference + up, "n": one["n"] + other["n"]}

@@ -26,8 +26,8 @@ def judge(
     """Have every pair of responses to a prompt judged by each of `judge.annotators`.
 
     With `judge.people` > 0 and `ask`, a person judges that many training pairs first, each kept at once.
-    The run's result has the judgments and their agreement: raw with interval, Krippendorff's alpha, and by
-    pair of annotators.
+    The run's result has the judgments and their agreement: raw, Krippendorff's alpha, Fleiss' kappa and Gwet's AC1 with
+    their intervals, and by pair of annotators.
 
     Raises WorkspaceError when there are no samples, DataError when no prompt has two different responses.
     """

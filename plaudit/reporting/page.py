@@ -427,10 +427,17 @@ def _agreement_figure(agreement: Mapping[str, Any] | None) -> Figure:
         return Figure(label, None)
     notes = [
         f"95 %: {_share_range(agreement['raw'])}",
-        f"Krippendorff's α {_number(agreement['alpha'], 2)} (0 is chance)",
+        f"Krippendorff's α {_alpha(agreement['alpha'])} (0 is chance)",
         f"on {agreement['pairs']} pairs",
     ]
     return Figure(label, percent(agreement["raw"]["value"]), notes)
+
+
+def _alpha(alpha: Interval | float | None) -> str:
+    """With its interval, which runs of earlier versions do not have; None where it has no value."""
+    if alpha is None or isinstance(alpha, float):
+        return _number(alpha, 2)
+    return f"{_number(alpha['value'], 2)}, 95 %: {_number(alpha['low'], 2)} to {_number(alpha['high'], 2)}"
 
 
 def _count(interval: Interval) -> str:

@@ -1,8 +1,8 @@
-"""A run's result as lines for a terminal."""
+"""Results as lines for a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 
@@ -22,3 +22,47 @@ def result_lines(result: dict[str, Any], *, indent: int = 2) -> Iterator[str]:
             yield f"{label}: {', '.join(str(item) for item in value)}"
         elif not isinstance(value, list):
             yield f"{label}: {'not measured' if value is None else value}"
+
+
+def agreement_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """What `agreement_report` found, criterion by criterion."""
+    for criterion, found in report.items():
+        yield (
+            f"{criterion}: judgments {found['judgments']}, pairs {found['pairs']} (judged twice or more: "
+            f"{found['pairs_judged_twice']}), annotators {found['annotators']}"
+        )
+        yield from _coefficient_lines(found["coefficients"])
+        yield "  each with the rest"
+        for name, rest in found["with_the_rest"].items():
+            yield f"    {name}: {_bounds(rest, 'raw')}; cohen {_bounds(rest, 'cohen')}; {rest['judgments']} judgments"
+        yield from _position_lines(found["position"])
+
+
+def _coefficient_lines(found: Mapping[str, Any] | None) -> Iterator[str]:
+    if found is None:
+        yield "  agreement: not measured, since no pair was judged twice"
+        return
+    for name in ("raw", "fleiss", "alpha", "gwet_ac1"):
+        yield f"  {name.replace('_', ' ')}: {_bounds(found, name)}"
+    if found["graded"]:
+        yield f"  graded, on nine points: {found['graded']['pairs']} pairs"
+        for name in ("alpha_ordinal", "alpha_interval", "gwet_ac2_linear", "gwet_ac2_quadratic", "gwet_ac2_ordinal"):
+            yield f"    {name.replace('_', ' ')}: {_bounds(found['graded'], name)}"
+
+
+def _position_lines(position: Mapping[str, Any]) -> Iterator[str]:
+    if position["all"] is None:
+        yield "  first side chosen: not measured"
+        return
+    by_chance = position["all"]["p_value"]
+    yield f"  first side chosen: {_bounds(position['all'], 'share')}; p {by_chance:.3g} against one half"
+    for name in position["by_annotator"]:
+        yield f"    {name}: {_bounds(position['by_annotator'], name)}"
+
+
+def _bounds(found: Mapping[str, Any], name: str) -> str:
+    """An interval, or why there is none."""
+    interval = found[name]
+    if interval is None:
+        return f"no value ({found['reasons'][name]})" if "reasons" in found else "no value"
+    return f"{interval['value']:.3f} (95 % {interval['low']:.3f} to {interval['high']:.3f})"

@@ -96,7 +96,9 @@ def closing_words(workspace: Workspace, summary: dict[str, Any]) -> str:
     agreement, ceiling = summary["agreement"], summary["reward_accuracy_ceiling"]
     told = []
     if agreement:
-        told = [f"Annotators agree on {agreement['raw']['value']:.2f} of pairs (alpha {agreement['alpha']:.2f})."]
+        alpha = agreement["alpha"]
+        beyond = f" (alpha {alpha['value']:.2f}, 95 % {alpha['low']:.2f} to {alpha['high']:.2f})" if alpha else ""
+        told = [f"Annotators agree on {agreement['raw']['value']:.2f} of pairs{beyond}."]
     limit = f"; a perfect one would reach {ceiling:.2f}, given the annotators' noise" if ceiling is not None else ""
     return "\n".join(
         [

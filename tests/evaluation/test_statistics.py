@@ -89,7 +89,7 @@ def test_krippendorffs_alpha_and_raw_agreement_match_a_known_table():
     """Fleiss counts [[3,0],[2,1],[0,3],[1,2],[3,0],[2,1]]: raw .666667, nominal alpha .337662."""
     found = agreement(judgments({"x": "ffsfff", "y": "ffssff", "z": "fsssfs"}))
     assert found["raw"]["value"] == pytest.approx(0.666667, abs=1e-6)
-    assert found["alpha"] == pytest.approx(0.337662, abs=1e-6)
+    assert found["alpha"]["value"] == pytest.approx(0.337662, abs=1e-6)
     assert found["pairs"] == 6
     assert found["by_annotators"]["x / y"] == pytest.approx(5 / 6)
 

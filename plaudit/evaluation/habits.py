@@ -1,0 +1,85 @@
+"""Habits of annotators that are no opinion: liking the side that is shown first, and changing over time."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from scipy import stats
+
+from plaudit.evaluation.statistics import Interval, newcombe, wilson
+from plaudit.records import Comparison
+
+
+def position_bias(first: int, second: int) -> dict[str, Any] | None:
+    """Whether the response shown first was chosen more, or less, than half of the time. Ties do not count.
+
+    first, second  judgments that chose the response shown there
+
+    Returns None for no judgments, else
+        share    of them that chose the first, with Wilson's interval
+        p_value  two-sided exact binomial test against 1/2, where the sides were assigned at random
+    """
+    decided = first + second
+    if not decided:
+        return None
+    return {"share": wilson(first, decided), "p_value": float(stats.binomtest(first, decided).pvalue)}
+
+
+def position_biases(comparisons: Iterable[Comparison]) -> dict[str, Any]:
+    """Of judgments as they were shown.
+
+    all            `position_bias` of all together
+    by_annotator   {annotator: share that chose the first, an Interval; None where all were ties}
+    """
+    chosen: dict[str, Counter[str]] = {}
+    for comparison in comparisons:
+        chosen.setdefault(comparison.annotator, Counter())[comparison.choice] += 1
+    together = sum(chosen.values(), Counter())
+    return {
+        "all": position_bias(together["first"], together["second"]),
+        "by_annotator": {name: _first_share(counts) for name, counts in sorted(chosen.items())},
+    }
+
+
+def drift(
+    agreed: Sequence[float], *, window: int = 100, seconds: Sequence[float | None] | None = None
+) -> dict[str, Any] | None:
+    """Whether an annotator agrees less, or more, of late: the last `window` judgments against all before.
+
+    agreed   1 where a judgment agreed (with a known answer, or with the others) and 0 where not, in order of time
+    seconds  what each judgment took, in the same order; None where that is not known
+
+    Returns None where there is nothing before the window, else
+        difference      share that agreed in the window less that before, with Newcombe's interval
+        flagged         whether the interval excludes 0. Looked at after every judgment, it will do so by chance more
+                        often than once in twenty times: a flag asks for a look, it proves nothing
+        seconds_before, seconds_in_window  medians; None where not known
+
+    Raises ValueError for a window of less than one judgment.
+    """
+    if window < 1:
+        raise ValueError("the window must have a judgment")
+    before, late = agreed[:-window], agreed[-window:]
+    if not before:
+        return None
+    difference = newcombe(sum(late), len(late), sum(before), len(before))
+    took: Sequence[float | None] = seconds if seconds is not None else []
+    return {
+        "difference": difference,
+        "flagged": difference["low"] > 0 or difference["high"] < 0,
+        "seconds_before": _median(took[:-window]),
+        "seconds_in_window": _median(took[-window:]),
+    }
+
+
+def _first_share(counts: Counter[str]) -> Interval | None:
+    decided = counts["first"] + counts["second"]
+    return wilson(counts["first"], decided) if decided else None
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
