@@ -124,7 +124,7 @@ def gold(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: Json = False,
 ) -> None:
-    """Add tasks of known answer: prompt + chosen + rejected, or + responses + ranks, or + completion + rating or label."""
+    """Add tasks of known answer: prompt + chosen + rejected, + responses + ranks, or + completion + rating or label."""
     from plaudit.collect.planning import import_gold
 
     opened = open_workspace(workspace)

@@ -80,6 +80,10 @@ class Tally:
         judged = self._items.get(item, {}).get(annotator)
         return None if judged is None else self.categories[judged[0]]
 
+    def categories_of(self, item: Hashable) -> list[Hashable]:
+        """What everybody said of the item, in the order in which they were counted."""
+        return [self.categories[place] for place, _ in self._items.get(item, {}).values()]
+
     @property
     def annotators(self) -> list[str]:
         """Everybody with a judgment, by name."""

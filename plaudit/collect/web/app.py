@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
+from plaudit.collect.figures import AllFigures
 from plaudit.collect.web import accounts, research, work
 from plaudit.collect.web.rendering import page
 from plaudit.collect.web.security import Guard
@@ -42,6 +43,7 @@ def create_app(
     app.state.store = store
     app.state.secure = secure
     app.state.local_token = local_token
+    app.state.figures = AllFigures(store)
     for part in (accounts, work, research):
         app.include_router(part.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
