@@ -164,7 +164,7 @@ def _take_work(connection: Connection, campaign: Campaign, annotator: str, at: f
     for is_random in (by_chance, not by_chance):
         task = _open_task(connection, campaign, annotator, is_random)
         if task is not None:
-            return _lease(connection, campaign, annotator, at, task, _free_slot(connection, campaign, task.id))
+            return lease(connection, campaign, annotator, at, task, _free_slot(connection, campaign, task.id))
     return None
 
 
@@ -199,12 +199,13 @@ def _take_gold(
         return None
     # In an order of each annotator's own, so that nobody can tell gold by when it comes.
     task = min(tasks, key=lambda task: unit_interval("gold", annotator, task.id))
-    return _lease(connection, campaign, annotator, at, task, None)
+    return lease(connection, campaign, annotator, at, task, None)
 
 
-def _lease(
+def lease(
     connection: Connection, campaign: Campaign, annotator: str, at: float, task: Row[Any], slot: int | None
 ) -> Assignment:
+    """Put a task into somebody's hands, in an order of answers of their own; the caller has seen that it is free."""
     shown = sorted(task.responses, key=lambda response: unit_interval("order", annotator, task.id, response))
     values = {
         "annotator": annotator, "task": task.id, "campaign": campaign.name, "slot": slot, "state": LEASED,

@@ -161,7 +161,7 @@ def create_campaign(
                 round=round_number, is_open=True, created=now(),
             )
         )  # fmt: skip
-        rows = [_task_row(name, settings, task) for task in tasks_]
+        rows = [task_row(name, settings, task) for task in tasks_]
         added = insert_rows(connection, tables.tasks, rows)
         if not added:
             raise DataError(f"there is nothing to ask in campaign `{name}`: no prompt has what a `{kind}` task needs.")
@@ -169,7 +169,8 @@ def create_campaign(
     return added
 
 
-def _task_row(campaign: str, settings: CampaignSettings, task: NewTask) -> dict[str, Any]:
+def task_row(campaign: str, settings: CampaignSettings, task: NewTask) -> dict[str, Any]:
+    """As its table has it, to be judged by as many people as the campaign asks for."""
     identity = content_id(campaign, task.prompt, sorted(task.responses))
     return {
         "id": identity, "campaign": campaign, "prompt_id": task.prompt, "responses": sorted(task.responses),
@@ -222,7 +223,7 @@ def add_gold(
             raise DataError(f"`{found.kind}` tasks have no right answer, so they cannot be gold.")
         rows = []
         for task, answer, explanation in known:
-            row = _task_row(campaign, found.settings, task)
+            row = task_row(campaign, found.settings, task)
             gold = {"gold": answer, "is_screening": screening, "explanation": explanation, "open_slots": 0}
             rows.append({**row, **gold, "id": content_id("gold", row["id"])})
         added = insert_rows(connection, tables.tasks, rows)

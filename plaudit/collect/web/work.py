@@ -138,7 +138,9 @@ async def home(request: Request, session: Annotator) -> Response:
 
 @router.get("/work/{campaign}")
 async def work(request: Request, campaign: str, session: Annotator) -> Response:
-    """The next task, or why there is none."""
+    """The next task, or why there is none; of an arena the page to write on."""
+    if campaign in request.app.state.arenas:
+        return see(f"/arena/{campaign}")
     store, who = store_of(request), session.person.annotator
     try:
         held = await run_in_threadpool(assignments.claim, store, campaign, who)
@@ -185,7 +187,8 @@ async def hand_in(request: Request, assignment: str, session: Annotator) -> Resp
     except DataError as error:
         seen = await run_in_threadpool(view, store, assignment, who)
         return _task_page(request, seen, form={**fields, "flags": flags}, error=str(error), status=422)
-    return see(f"/work/{kept.campaign}")
+    arena = kept.campaign in request.app.state.arenas
+    return see(f"/arena/{kept.campaign}?after={assignment}" if arena else f"/work/{kept.campaign}")
 
 
 def _number(text: str) -> float | None:
