@@ -82,6 +82,9 @@ def claim(store: Store, campaign: str, annotator: str, *, at: float | None = Non
             return held
         if not found.is_open:
             return None
+        if _is_researcher(connection, annotator):
+            take = _take_check if found.settings.researchers_check else _take_work
+            return take(connection, found, annotator, at)
         screening = screening_of(connection, found, annotator)
         if screening.answered < screening.tasks:
             return _take_gold(connection, found, annotator, at, screening=True)
@@ -166,6 +169,21 @@ def _take_work(connection: Connection, campaign: Campaign, annotator: str, at: f
         if task is not None:
             return lease(connection, campaign, annotator, at, task, _free_slot(connection, campaign, task.id))
     return None
+
+
+def _is_researcher(connection: Connection, annotator: str) -> bool:
+    role = connection.scalar(select(tables.accounts.c.role).where(tables.accounts.c.annotator == annotator))
+    return role is not None and role != "annotator"
+
+
+def _take_check(connection: Connection, campaign: Campaign, annotator: str, at: float) -> Assignment | None:
+    """A task that an annotator has judged, in random order; it takes no slot from anybody."""
+    judged = exists().where(_assignments.task == _tasks.id, _assignments.state == SUBMITTED)
+    mine = select(tables.tasks).where(
+        _tasks.campaign == campaign.name, _tasks.gold.is_(None), judged, _unmet(annotator)
+    )
+    task = connection.execute(mine.order_by(_tasks.draw).limit(1)).first()
+    return None if task is None else lease(connection, campaign, annotator, at, task, None)
 
 
 def _open_task(connection: Connection, campaign: Campaign, annotator: str, is_random: bool) -> Row[Any] | None:
@@ -254,6 +272,8 @@ def screening_of(connection: Connection, campaign: Campaign, annotator: str) -> 
         first = mine.where(_judgments.annotator == annotator, _judgments.supersedes.is_(None), *test)
         results = list(connection.scalars(first))
         answered, right = len(results), sum(bool(result) for result in results)
+    if _is_researcher(connection, annotator):
+        return Screening(0, right, answered, True, "")
     decisions = decided(connection, "admission")
     decision = decisions.get((annotator, campaign.name), decisions.get((annotator, "")))
     if decision is not None:

@@ -72,8 +72,9 @@ class CampaignSettings(Section):
     """Lowest and highest rating."""
     is_markdown: bool = True
     """Show answers as Markdown rather than as plain text."""
-    priority_from: str = ""
-    """The reward run that the order of the tasks comes from."""
+    researchers_check: bool = False
+    """Researchers and administrators judge what annotators have judged, beside the slots, for agreement with them;
+    otherwise they work as everybody does. Neither has to pass the test."""
 
 
 @dataclass(frozen=True)

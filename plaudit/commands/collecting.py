@@ -82,7 +82,8 @@ def create(
     """Make a campaign: tasks of one kind, by one criterion, from responses that are in the workspace.
 
     Rules: people_per_task, lease_minutes, random_share, gold_every, screening_tasks, pass_mark, pause_window,
-    pause_below, scale, is_markdown. Two or more --responses with --kind compare set policies against each other, blind.
+    pause_below, scale, is_markdown, researchers_check. Two or more --responses with --kind compare set policies
+    against each other, blind.
     """
     from plaudit.collect.campaigns import create_campaign
     from plaudit.collect.planning import plan

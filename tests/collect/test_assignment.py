@@ -5,13 +5,14 @@ from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
-from campaign import FORMS, campaign, people_named
+from campaign import FORMS, account, campaign, people_named
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from sqlalchemy import select
 
 from plaudit.collect.assignment import claim, held_by, renew, screening_of, skip
 from plaudit.collect.campaigns import NewTask, add_gold, find_campaign, set_open, set_priorities
+from plaudit.collect.figures import Figures
 from plaudit.collect.judging import NotYours, TooLate, newest_judgment, submit
 from plaudit.collect.people import decide
 from plaudit.errors import DataError
@@ -201,6 +202,25 @@ def test_bad_gold_pauses_and_a_decision_lets_work_again(store):
     with store.database.writing() as connection:
         decide(connection, "ann", True, reason="again", actor="test", about="admission", campaign="compare")
     assert claim(store, "compare", "ann") is not None
+
+
+def test_researchers_need_no_test_and_check_what_was_judged_beside_the_slots(store):
+    prompts = campaign(store, tasks=3, screening_tasks=2, researchers_check=True)
+    golden(store, prompts, 2, screening=True)
+    with store.database.writing() as connection:
+        decide(connection, "ann", True, reason="known", actor="test", about="admission")
+    rosa = account(store, "rosa", "researcher")
+    assert claim(store, "compare", rosa) is None  # nothing has been judged
+    judged = {hand_in(store, "ann").task for _ in range(2)}
+    checked = {hand_in(store, rosa).task for _ in range(2)}
+    assert checked == judged
+    assert claim(store, "compare", rosa) is None
+    assert {row["slot"] for row in rows(store, tables.assignments) if row["annotator"] == rosa} == {None}
+    assert sum(row["open_slots"] for row in rows(store, tables.tasks)) == 1
+    with store.database.reading() as connection:
+        figures = Figures(find_campaign(connection, "compare"), {rosa: "researcher"})
+    figures.catch_up(store)
+    assert figures.summary()["agreement"]["researchers"]["raw"]["n"] == 2
 
 
 def test_good_gold_pauses_nobody(store):
