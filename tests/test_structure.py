@@ -10,7 +10,7 @@ import plaudit
 ROOT = Path(plaudit.__file__).parent
 
 LAYERS = [
-    ["errors", "records", "objectives", "timing"],
+    ["errors", "records", "objectives", "timing", "guidelines"],
     ["config", "files", "functions", "progress"],
     ["text", "store"],
     ["workspace"],

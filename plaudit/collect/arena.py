@@ -16,8 +16,9 @@ from sqlalchemy import Connection, func, select
 
 from plaudit.collect import audit
 from plaudit.collect.assignment import Assignment, lease
-from plaudit.collect.campaigns import PLAIN_GUIDELINES, CampaignSettings, NewTask, find_campaign, task_row
+from plaudit.collect.campaigns import CampaignSettings, NewTask, find_campaign, task_row
 from plaudit.errors import DataError
+from plaudit.guidelines import PLAIN_GUIDELINES
 from plaudit.records import Message, Prompt, Response, content_id
 from plaudit.store import Store, tables
 from plaudit.store.database import insert_rows

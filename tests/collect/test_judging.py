@@ -4,10 +4,11 @@ from sqlalchemy import select, text
 
 from plaudit.collect import audit
 from plaudit.collect.assignment import claim
-from plaudit.collect.campaigns import PLAIN_GUIDELINES, CampaignSettings, create_campaign, find_campaign, plan_tasks
+from plaudit.collect.campaigns import CampaignSettings, create_campaign, find_campaign, plan_tasks
 from plaudit.collect.judging import TooLate, newest_judgment, submit
 from plaudit.collect.kinds import KINDS
 from plaudit.errors import DataError
+from plaudit.guidelines import PLAIN_GUIDELINES
 from plaudit.records import SAFE, Prompt, Response
 from plaudit.store import Store, tables
 
