@@ -1,0 +1,168 @@
+"""A model as a judge: which of two answers is better, how good one is, in which order several are.
+
+Every comparison is asked in both orders and averaged after mapping back (Lee et al. 2023), so that a liking for the
+first place cancels; what it was is kept, to be reported.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+
+from plaudit.judges import questions, reading
+from plaudit.judges.questions import DIGITS, LABELS, Exemplar
+from plaudit.judges.speakers import Speaker
+from plaudit.records import Choice, Comparison, Message, Prompt, Response, content_id
+
+THOUGHT_TOKENS = 512
+"""Longest reasoning, as in Lee et al. 2023."""
+Pair = tuple[Prompt, Response, Response]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A pair as a model judged it."""
+
+    preference: float
+    """P(the first is better), both orders averaged."""
+    shown: float
+    """P(the first is better) when it stood first."""
+    swapped: float
+    """The same when it stood second."""
+
+    @property
+    def by_place(self) -> bool:
+        """The same place won in both orders, whatever stood there."""
+        return (self.shown > 0.5) != (self.swapped > 0.5)
+
+
+@dataclass
+class AIJudge:
+    """A judge with its instructions.
+
+    name        how it stands in the store
+    guideline   what is asked
+    criterion   its name; empty for which is better altogether
+    reasoning   think first, in at most THOUGHT_TOKENS tokens
+    samples     self-consistency: so many chains of thought at temperature 1, averaged; 1 for one at temperature 0
+    clamp       keep soft labels between these (Bai et al. 2022b: 0.4 and 0.6 after reasoning); None for no limits
+    exemplars   judged comparisons shown before
+    """
+
+    name: str
+    speaker: Speaker
+    guideline: str
+    criterion: str = ""
+    reasoning: bool = False
+    samples: int = 1
+    clamp: tuple[float, float] | None = None
+    exemplars: Sequence[Exemplar] = ()
+    seed: int = 0
+    unread: Counter[str] = field(default_factory=Counter)
+    """What could not be judged, by why."""
+
+    def judge(self, pairs: Sequence[Pair]) -> list[Judged | None]:
+        """Each pair in both orders; None where an answer could not be read, which is counted in `unread`."""
+        orders = [(p.messages, (a.text, b.text)) for p, a, b in pairs] + [
+            (p.messages, (b.text, a.text)) for p, a, b in pairs
+        ]
+        chances = self._choose(orders)
+        found: list[Judged | None] = []
+        for shown, swapped in zip(chances[: len(pairs)], chances[len(pairs) :], strict=True):
+            if shown is None or swapped is None:
+                self.unread["no readable verdict"] += 1
+                found.append(None)
+                continue
+            preference = reading.both_orders(shown, swapped)
+            if self.clamp is not None:
+                preference = reading.clamped(preference, *self.clamp)
+            found.append(Judged(preference, shown[0], swapped[1]))
+        return found
+
+    def _choose(self, asked: Sequence[tuple[list[Message], tuple[str, str]]]) -> list[tuple[float, ...] | None]:
+        """Label probabilities of each; averaged over chains of thought where there are several."""
+        if not self.reasoning:
+            plain = [questions.compare(self.guideline, *one, self.exemplars) for one in asked]
+            return self.speaker.choose(plain, LABELS, seed=self.seed)
+        thoughts = [questions.think(self.guideline, *one, self.exemplars) for one in asked]
+        temperature = 0.0 if self.samples == 1 else 1.0
+        chains = [self._concluded(thoughts, temperature, self.seed + i) for i in range(self.samples)]
+        return [_mean([chain for chain in of_one if chain is not None]) for of_one in zip(*chains, strict=True)]
+
+    def _concluded(
+        self, thoughts: Sequence[list[Message]], temperature: float, seed: int
+    ) -> list[tuple[float, ...] | None]:
+        said = self.speaker.say(thoughts, max_tokens=THOUGHT_TOKENS, temperature=temperature, seed=seed)
+        places = [place for place, text in enumerate(said) if text is not None and text.strip()]
+        asked = [questions.conclude(thoughts[place], said[place] or "") for place in places]
+        found: list[tuple[float, ...] | None] = [None] * len(thoughts)
+        for place, chances in zip(places, self.speaker.choose(asked, LABELS, seed=seed), strict=True):
+            found[place] = chances
+        return found
+
+    def rate(self, answered: Sequence[tuple[Prompt, Response]]) -> list[float | None]:
+        """Each answer's expected rating from 1 to 10."""
+        asked = [questions.rate(self.guideline, prompt.messages, response.text) for prompt, response in answered]
+        chances = self.speaker.choose(asked, DIGITS, seed=self.seed)
+        self.unread["no readable rating"] += sum(one is None for one in chances)
+        return [None if one is None else reading.expected_score(one) for one in chances]
+
+    def rank(self, listed: Sequence[tuple[Prompt, Sequence[Response]]]) -> list[list[float] | None]:
+        """Mean rank of each response, listed forwards and backwards; 1 the best."""
+        forwards = [questions.rank(self.guideline, p.messages, [r.text for r in rs]) for p, rs in listed]
+        backwards = [questions.rank(self.guideline, p.messages, [r.text for r in rs][::-1]) for p, rs in listed]
+        said = self.speaker.say([*forwards, *backwards], max_tokens=64, temperature=0.0, seed=self.seed)
+        found: list[list[float] | None] = []
+        for place, (_, responses) in enumerate(listed):
+            one = reading.ranking(said[place] or "", len(responses))
+            other = reading.ranking(said[place + len(listed)] or "", len(responses))
+            if one is None or other is None:
+                self.unread["no readable order"] += 1
+                found.append(None)
+            else:
+                found.append([(a + b) / 2 for a, b in zip(one, other[::-1], strict=True)])
+        return found
+
+    def comparison(self, pair: Pair, judged: Judged, *, run: str) -> Comparison:
+        """As the store keeps it: the soft label beside the choice."""
+        prompt, first, second = pair
+        return _comparison(self, prompt, first, second, judged.preference, run=run)
+
+    def comparisons_of_ratings(
+        self, prompt: Prompt, rated: Sequence[tuple[Response, float]], *, run: str
+    ) -> list[Comparison]:
+        """All pairs of a prompt's rated responses: the higher rating wins, equal ones tie."""
+        return [
+            _comparison(self, prompt, a, b, 0.5 if x == y else float(x > y), run=run, is_soft=False)
+            for (a, x), (b, y) in combinations(rated, 2)
+        ]
+
+    def comparisons_of_ranking(
+        self, prompt: Prompt, responses: Sequence[Response], ranks: Sequence[float], *, run: str
+    ) -> list[Comparison]:
+        """All pairs of a ranking, which know that they belong together."""
+        ranking = content_id(run, self.name, self.criterion, sorted(response.id for response in responses))
+        return [
+            _comparison(self, prompt, a, b, 0.5 if x == y else float(x < y), run=run, is_soft=False, ranking=ranking)
+            for (a, x), (b, y) in combinations(zip(responses, ranks, strict=True), 2)
+        ]
+
+
+def _comparison(
+    judge: AIJudge, prompt: Prompt, first: Response, second: Response, preference: float, *, run: str,
+    is_soft: bool = True, ranking: str | None = None,
+) -> Comparison:  # fmt: skip
+    choice: Choice = "tie" if preference == 0.5 else "first" if preference > 0.5 else "second"
+    soft = preference if is_soft else None
+    return Comparison(
+        prompt.id, first.id, second.id, judge.name, choice, run, criterion=judge.criterion, soft_preference=soft,
+        ranking=ranking,
+    )  # fmt: skip
+
+
+def _mean(chances: Sequence[tuple[float, ...]]) -> tuple[float, ...] | None:
+    if not chances:
+        return None
+    return tuple(sum(values) / len(chances) for values in zip(*chances, strict=True))
