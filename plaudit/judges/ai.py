@@ -10,15 +10,24 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from typing import NamedTuple
 
 from plaudit.judges import questions, reading
 from plaudit.judges.questions import DIGITS, LABELS, Exemplar
 from plaudit.judges.speakers import Speaker
-from plaudit.records import Choice, Comparison, Message, Prompt, Response, content_id
+from plaudit.records import Choice, Comparison, Message, Prompt, Response, content_id, unit_interval
 
 THOUGHT_TOKENS = 512
 """Longest reasoning, as in Lee et al. 2023."""
 Pair = tuple[Prompt, Response, Response]
+
+
+class Asked(NamedTuple):
+    """A comparison in one order, by one guideline."""
+
+    guideline: str
+    conversation: list[Message]
+    answers: tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,8 @@ class AIJudge:
     """A judge with its instructions.
 
     name        how it stands in the store
-    guideline   what is asked
+    guideline   what is asked; of several, some are drawn for each pair (principles of a constitution)
+    guidelines_per_pair   how many are drawn; their verdicts are averaged
     criterion   its name; empty for which is better altogether
     reasoning   think first, in at most THOUGHT_TOKENS tokens
     samples     self-consistency: so many chains of thought at temperature 1, averaged; 1 for one at temperature 0
@@ -53,8 +63,9 @@ class AIJudge:
 
     name: str
     speaker: Speaker
-    guideline: str
+    guideline: str | tuple[str, ...]
     criterion: str = ""
+    guidelines_per_pair: int = 1
     reasoning: bool = False
     samples: int = 1
     clamp: tuple[float, float] | None = None
@@ -65,10 +76,20 @@ class AIJudge:
 
     def judge(self, pairs: Sequence[Pair]) -> list[Judged | None]:
         """Each pair in both orders; None where an answer could not be read, which is counted in `unread`."""
-        orders = [(p.messages, (a.text, b.text)) for p, a, b in pairs] + [
-            (p.messages, (b.text, a.text)) for p, a, b in pairs
+        drawn = [self._drawn(pair) for pair in pairs]
+        asked = [
+            Asked(guideline, prompt.messages, texts)
+            for swap in (False, True)
+            for (prompt, a, b), guidelines in zip(pairs, drawn, strict=True)
+            for guideline in guidelines
+            for texts in [(b.text, a.text) if swap else (a.text, b.text)]
         ]
-        chances = self._choose(orders)
+        each = iter(self._choose(asked))
+        chances = [
+            _mean([one for one in [next(each) for _ in guidelines] if one is not None])
+            for _ in range(2)
+            for guidelines in drawn
+        ]
         found: list[Judged | None] = []
         for shown, swapped in zip(chances[: len(pairs)], chances[len(pairs) :], strict=True):
             if shown is None or swapped is None:
@@ -81,12 +102,20 @@ class AIJudge:
             found.append(Judged(preference, shown[0], swapped[1]))
         return found
 
-    def _choose(self, asked: Sequence[tuple[list[Message], tuple[str, str]]]) -> list[tuple[float, ...] | None]:
+    def _drawn(self, pair: Pair) -> list[str]:
+        """What this pair is judged by, in both orders."""
+        if isinstance(self.guideline, str):
+            return [self.guideline]
+        key = (self.seed, *sorted((pair[1].id, pair[2].id)))
+        shuffled = sorted(self.guideline, key=lambda text: unit_interval("guideline", *key, text))
+        return shuffled[: self.guidelines_per_pair]
+
+    def _choose(self, asked: Sequence[Asked]) -> list[tuple[float, ...] | None]:
         """Label probabilities of each; averaged over chains of thought where there are several."""
         if not self.reasoning:
-            plain = [questions.compare(self.guideline, *one, self.exemplars) for one in asked]
+            plain = [questions.compare(*one, self.exemplars) for one in asked]
             return self.speaker.choose(plain, LABELS, seed=self.seed)
-        thoughts = [questions.think(self.guideline, *one, self.exemplars) for one in asked]
+        thoughts = [questions.think(*one, self.exemplars) for one in asked]
         temperature = 0.0 if self.samples == 1 else 1.0
         chains = [self._concluded(thoughts, temperature, self.seed + i) for i in range(self.samples)]
         return [_mean([chain for chain in of_one if chain is not None]) for of_one in zip(*chains, strict=True)]
@@ -102,17 +131,22 @@ class AIJudge:
             found[place] = chances
         return found
 
+    @property
+    def _whole(self) -> str:
+        """All that is asked, where nothing is drawn."""
+        return self.guideline if isinstance(self.guideline, str) else " ".join(self.guideline)
+
     def rate(self, answered: Sequence[tuple[Prompt, Response]]) -> list[float | None]:
         """Each answer's expected rating from 1 to 10."""
-        asked = [questions.rate(self.guideline, prompt.messages, response.text) for prompt, response in answered]
+        asked = [questions.rate(self._whole, prompt.messages, response.text) for prompt, response in answered]
         chances = self.speaker.choose(asked, DIGITS, seed=self.seed)
         self.unread["no readable rating"] += sum(one is None for one in chances)
         return [None if one is None else reading.expected_score(one) for one in chances]
 
     def rank(self, listed: Sequence[tuple[Prompt, Sequence[Response]]]) -> list[list[float] | None]:
         """Mean rank of each response, listed forwards and backwards; 1 the best."""
-        forwards = [questions.rank(self.guideline, p.messages, [r.text for r in rs]) for p, rs in listed]
-        backwards = [questions.rank(self.guideline, p.messages, [r.text for r in rs][::-1]) for p, rs in listed]
+        forwards = [questions.rank(self._whole, p.messages, [r.text for r in rs]) for p, rs in listed]
+        backwards = [questions.rank(self._whole, p.messages, [r.text for r in rs][::-1]) for p, rs in listed]
         said = self.speaker.say([*forwards, *backwards], max_tokens=64, temperature=0.0, seed=self.seed)
         found: list[list[float] | None] = []
         for place, (_, responses) in enumerate(listed):
