@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import NamedTuple
 
-from plaudit.judges import questions, reading
-from plaudit.judges.questions import DIGITS, LABELS, Exemplar
+from plaudit.judges import reading, wording
 from plaudit.judges.speakers import Speaker
+from plaudit.judges.wording import DIGITS, LABELS, Exemplar
 from plaudit.records import Choice, Comparison, Message, Prompt, Response, content_id, unit_interval
 
 THOUGHT_TOKENS = 512
@@ -113,9 +113,9 @@ class AIJudge:
     def _choose(self, asked: Sequence[Asked]) -> list[tuple[float, ...] | None]:
         """Label probabilities of each; averaged over chains of thought where there are several."""
         if not self.reasoning:
-            plain = [questions.compare(*one, self.exemplars) for one in asked]
+            plain = [wording.compare(*one, self.exemplars) for one in asked]
             return self.speaker.choose(plain, LABELS, seed=self.seed)
-        thoughts = [questions.think(*one, self.exemplars) for one in asked]
+        thoughts = [wording.think(*one, self.exemplars) for one in asked]
         temperature = 0.0 if self.samples == 1 else 1.0
         chains = [self._concluded(thoughts, temperature, self.seed + i) for i in range(self.samples)]
         return [_mean([chain for chain in of_one if chain is not None]) for of_one in zip(*chains, strict=True)]
@@ -125,7 +125,7 @@ class AIJudge:
     ) -> list[tuple[float, ...] | None]:
         said = self.speaker.say(thoughts, max_tokens=THOUGHT_TOKENS, temperature=temperature, seed=seed)
         places = [place for place, text in enumerate(said) if text is not None and text.strip()]
-        asked = [questions.conclude(thoughts[place], said[place] or "") for place in places]
+        asked = [wording.conclude(thoughts[place], said[place] or "") for place in places]
         found: list[tuple[float, ...] | None] = [None] * len(thoughts)
         for place, chances in zip(places, self.speaker.choose(asked, LABELS, seed=seed), strict=True):
             found[place] = chances
@@ -138,15 +138,15 @@ class AIJudge:
 
     def rate(self, answered: Sequence[tuple[Prompt, Response]]) -> list[float | None]:
         """Each answer's expected rating from 1 to 10."""
-        asked = [questions.rate(self._whole, prompt.messages, response.text) for prompt, response in answered]
+        asked = [wording.rate(self._whole, prompt.messages, response.text) for prompt, response in answered]
         chances = self.speaker.choose(asked, DIGITS, seed=self.seed)
         self.unread["no readable rating"] += sum(one is None for one in chances)
         return [None if one is None else reading.expected_score(one) for one in chances]
 
     def rank(self, listed: Sequence[tuple[Prompt, Sequence[Response]]]) -> list[list[float] | None]:
         """Mean rank of each response, listed forwards and backwards; 1 the best."""
-        forwards = [questions.rank(self._whole, p.messages, [r.text for r in rs]) for p, rs in listed]
-        backwards = [questions.rank(self._whole, p.messages, [r.text for r in rs][::-1]) for p, rs in listed]
+        forwards = [wording.rank(self._whole, p.messages, [r.text for r in rs]) for p, rs in listed]
+        backwards = [wording.rank(self._whole, p.messages, [r.text for r in rs][::-1]) for p, rs in listed]
         said = self.speaker.say([*forwards, *backwards], max_tokens=64, temperature=0.0, seed=self.seed)
         found: list[list[float] | None] = []
         for place, (_, responses) in enumerate(listed):

@@ -2,9 +2,9 @@ import math
 
 import pytest
 
-from plaudit.judges import questions, reading
+from plaudit.judges import reading, wording
 from plaudit.judges.ai import AIJudge
-from plaudit.judges.questions import DIGITS, LABELS, Exemplar
+from plaudit.judges.wording import DIGITS, LABELS, Exemplar
 from plaudit.records import Prompt, Response
 
 PROMPT = Prompt([{"role": "user", "content": "How do I boil an egg?"}])
@@ -144,10 +144,10 @@ def test_several_chains_of_thought_are_averaged_and_silent_ones_left_out():
 
 def test_examples_are_shown_before_the_question():
     exemplar = Exemplar(PROMPT.messages, ("x", "y"), 2, "y is better")
-    asked = questions.compare("G", PROMPT.messages, ("a", "b"), [exemplar])
+    asked = wording.compare("G", PROMPT.messages, ("a", "b"), [exemplar])
     assert [m["role"] for m in asked] == ["user", "assistant", "user"]
     assert asked[1]["content"] == "2"
-    thought = questions.think("G", PROMPT.messages, ("a", "b"), [exemplar])
+    thought = wording.think("G", PROMPT.messages, ("a", "b"), [exemplar])
     assert thought[1]["content"] == "y is better"
 
 
@@ -183,7 +183,7 @@ def test_a_local_model_gives_exact_probabilities_whatever_else_is_in_the_batch(t
 
     config = resolve(overrides=["model.dtype=float32", f"model.name={tiny_model}"])
     model = load_causal(str(tiny_model), config.model)
-    asked = [questions.compare("?", PROMPT.messages, pair) for pair in (("a b", "c"), ("tea", "moon river"))]
+    asked = [wording.compare("?", PROMPT.messages, pair) for pair in (("a b", "c"), ("tea", "moon river"))]
     asked = [[{"role": "user", "content": m[0]["content"][-80 * (i + 1) :]}] for i, m in enumerate(asked)]
     together = LocalSpeaker(model, 4096).choose(asked, LABELS)
     alone = [LocalSpeaker(model, 64).choose([one], LABELS)[0] for one in asked]
