@@ -159,17 +159,14 @@ class AIJudge:
                 found.append([(a + b) / 2 for a, b in zip(one, other[::-1], strict=True)])
         return found
 
-    def comparison(self, pair: Pair, judged: Judged, *, run: str) -> Comparison:
-        """As the store keeps it: the soft label beside the choice."""
-        prompt, first, second = pair
-        return _comparison(self, prompt, first, second, judged.preference, run=run)
-
     def comparisons_of_ratings(
         self, prompt: Prompt, rated: Sequence[tuple[Response, float]], *, run: str
     ) -> list[Comparison]:
         """All pairs of a prompt's rated responses: the higher rating wins, equal ones tie."""
         return [
-            _comparison(self, prompt, a, b, 0.5 if x == y else float(x > y), run=run, is_soft=False)
+            comparison_of(
+                self.name, self.criterion, (prompt, a, b), 0.5 if x == y else float(x > y), run=run, is_soft=False
+            )
             for (a, x), (b, y) in combinations(rated, 2)
         ]
 
@@ -179,21 +176,30 @@ class AIJudge:
         """All pairs of a ranking, which know that they belong together."""
         ranking = content_id(run, self.name, self.criterion, sorted(response.id for response in responses))
         return [
-            _comparison(self, prompt, a, b, 0.5 if x == y else float(x < y), run=run, is_soft=False, ranking=ranking)
+            comparison_of(
+                self.name,
+                self.criterion,
+                (prompt, a, b),
+                0.5 if x == y else float(x < y),
+                run=run,
+                is_soft=False,
+                ranking=ranking,
+            )
             for (a, x), (b, y) in combinations(zip(responses, ranks, strict=True), 2)
         ]
 
 
-def _comparison(
-    judge: AIJudge, prompt: Prompt, first: Response, second: Response, preference: float, *, run: str,
-    is_soft: bool = True, ranking: str | None = None,
+def comparison_of(
+    name: str, criterion: str, pair: Pair, preference: float, *, run: str, is_soft: bool = True,
+    ranking: str | None = None,
 ) -> Comparison:  # fmt: skip
+    """A verdict as the store keeps it, the probability beside the choice if it is one; 1/2 is a tie."""
+    prompt, first, second = pair
     choice: Choice = "tie" if preference == 0.5 else "first" if preference > 0.5 else "second"
     soft = preference if is_soft else None
     return Comparison(
-        prompt.id, first.id, second.id, judge.name, choice, run, criterion=judge.criterion, soft_preference=soft,
-        ranking=ranking,
-    )  # fmt: skip
+        prompt.id, first.id, second.id, name, choice, run, criterion=criterion, soft_preference=soft, ranking=ranking
+    )
 
 
 def _mean(chances: Sequence[tuple[float, ...]]) -> tuple[float, ...] | None:
