@@ -138,6 +138,12 @@ def test_an_answer_that_cannot_be_is_refused_and_the_task_stays_in_hand(store, k
     submit(store, held.id, "ann", FORMS[kind], submission="x", at=3.0)
 
 
+def test_the_end_of_a_line_counts_as_one_character_as_in_the_browser(store):
+    campaign(store, "demonstrate", tasks=1)
+    judgment = hand_in(store, "demonstrate", {"text": "x\r\n" * 24_999 + "x"}, comment="y\r\n" * 2_500)
+    assert (len(judgment.answer["text"]), len(judgment.comment)) == (49_999, 4_999)
+
+
 def test_time_taken_is_never_more_than_the_task_was_in_hand(store):
     campaign(store, "compare")
     assert hand_in(store, "compare", seconds=1e6).seconds == 40.0

@@ -19,8 +19,8 @@ from plaudit.collect import people
 from plaudit.collect.people import Role, Session
 from plaudit.store import Store
 
-MOST_BYTES = 300_000
-"""Of a request: a long answer, five times over."""
+MOST_BYTES = 1_000_000
+"""Of a request: the longest answer with the longest comment, in letters of which a form needs twelve bytes each."""
 MOST_FIELDS = 200
 HEADERS = {
     "Content-Security-Policy": (
