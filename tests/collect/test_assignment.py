@@ -15,6 +15,7 @@ from plaudit.collect.campaigns import NewTask, add_gold, find_campaign, set_open
 from plaudit.collect.figures import Figures
 from plaudit.collect.judging import NotYours, TooLate, newest_judgment, submit
 from plaudit.collect.people import decide
+from plaudit.collect.web.work import answers_of_test
 from plaudit.errors import DataError
 from plaudit.store import Store, tables
 
@@ -179,6 +180,18 @@ def test_the_test_comes_first_and_its_pass_mark_decides(store):
         decide(connection, "bob", True, reason="talked it over", actor="test", about="admission", campaign="compare")
     assert claim(store, "compare", "bob") is not None
     assert store.comparisons() == []  # gold teaches nothing
+
+
+def test_the_test_is_explained_once_all_of_it_is_answered(store):
+    prompts = campaign(store, tasks=4, screening_tasks=2)
+    golden(store, prompts, 2, screening=True)
+    answer_gold(store, "ann", right=True)
+    assert answers_of_test(store, "compare", "ann") is None
+    answer_gold(store, "ann", right=False)
+    found = answers_of_test(store, "compare", "ann")
+    assert [answer.is_right for answer in found] == [True, False]
+    assert {answer.explanation for answer in found} == {"why"}
+    assert answers_of_test(store, "compare", "bob") is None
 
 
 def test_a_task_of_the_test_cannot_be_skipped(store):

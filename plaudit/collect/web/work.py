@@ -278,3 +278,44 @@ async def mine(request: Request, campaign: str, session: Annotator) -> Response:
         request, "mine.html", campaign=found, judgments=judgments, newest=newest, replaced=replaced, grades=GRADES,
         letters=LETTERS,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A task of the test, once all of it has been answered."""
+
+    question: str
+    is_right: bool
+    explanation: str
+
+
+def answers_of_test(store: Store, campaign: str, annotator: str) -> list[Explained] | None:
+    """What became of one's test; None before its end: nobody shall learn from half of it for the other half."""
+    with store.database.reading() as connection:
+        found = find_campaign(connection, campaign)
+        standing = screening_of(connection, found, annotator)
+        if not standing.answered or standing.answered < standing.tasks:
+            return None
+        tasks, prompts = tables.tasks.c, tables.prompts.c
+        query = (
+            select(prompts.messages, tasks.explanation, _judgments.is_right)
+            .join(tables.tasks, tasks.id == _judgments.task)
+            .join(tables.prompts, prompts.id == tasks.prompt_id)
+            .where(_judgments.annotator == annotator, _judgments.campaign == campaign, tasks.is_screening.is_(True))
+            .where(_judgments.supersedes.is_(None))
+            .order_by(_judgments.number)
+        )
+        rows = connection.execute(query).tuples().all()
+    return [Explained(messages[-1]["content"], bool(right), text) for messages, text, right in rows]
+
+
+@router.get("/test/{campaign}")
+async def results(request: Request, campaign: str, session: Annotator) -> Response:
+    """One's own test with what is explained about it, once it is over."""
+    try:
+        answers = await run_in_threadpool(answers_of_test, store_of(request), campaign, session.person.annotator)
+    except DataError:
+        raise HTTPException(404) from None
+    if answers is None:
+        raise HTTPException(404, "The results are shown once the whole test has been answered.")
+    return page(request, "test.html", campaign=campaign, answers=answers)
