@@ -76,10 +76,14 @@ def init(
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="A JSONL file, one object a line.")],
+    file: Annotated[Path, typer.Argument(help="JSONL, JSON, Parquet (also gzipped JSON), or a saved datasets folder.")],
     kind: Annotated[
         str, typer.Option("--kind", help="prompts, demonstrations, comparisons, rankings, ratings, labels.")
     ],
+    format: Annotated[
+        str | None,
+        typer.Option("--format", help="Of the rows, such as hh or arena; seen from the first row unless named."),
+    ] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     config: ConfigOption = None,
     overrides: Overrides = None,
@@ -93,7 +97,7 @@ def import_(
     `prompt` + `completion` + `label` (true for liked). Judgments may name `annotator` and `criterion`; comparisons
     may have `grade` (1 to 4), `tie`, `preference` (0 to 1), `chosen_safe` and `rejected_safe`.
     Each text is text or a list of {"role", "content"} messages. Prompts are split into training and held-out
-    by a hash of their text (data.held_out_share).
+    by a hash of their text (data.held_out_share). Formats of other tools and data sets: docs/data.md.
     """
     from typing import get_args
 
@@ -109,9 +113,14 @@ def import_(
     if dry_run:
         typer.echo(settings.to_yaml(), nl=False)
         return
-    imported = import_file(opened.store, file, kind=known, held_out_share=settings.data.held_out_share)
+    share = settings.data.held_out_share
+    imported = import_file(opened.store, file, kind=known, held_out_share=share, format=format)
     again = f" {imported.repeated} were there already." if imported.repeated else ""
-    _show(vars(imported), as_json, f"{imported.rows} lines read, {imported.added} {kind} added.{again}")
+    lines = [f"{imported.rows} lines read, {imported.added} {kind} added.{again}"]
+    lines += [f"Left out: {number} {why}." for why, number in sorted(imported.left_out.items())]
+    if imported.unread:
+        lines.append("Columns that were not read: " + ", ".join(sorted(imported.unread)) + ".")
+    _show(vars(imported), as_json, "\n".join(lines))
 
 
 @app.command()

@@ -18,15 +18,22 @@ GRADES = {1: "negligibly better", 2: "slightly better", 3: "better", 4: "signifi
 """Llama 2's four grades of a preference (Touvron et al. 2023, section 3.2.1)."""
 
 
+_to_text = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
+_to_ascii = json.JSONEncoder(sort_keys=True).encode
+_quoted = json.encoder.encode_basestring
+
+
 def content_id(*parts: object) -> str:
     """The first 16 hex digits of a SHA-256 over the parts: equal content has an equal id on every machine."""
-    text = json.dumps(parts, ensure_ascii=False, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    text = None
+    if all(type(part) is str for part in parts):  # the same JSON as below, in a third of the time
+        text = f"[{', '.join(map(_quoted, parts))}]"  # type: ignore[arg-type]
+    return hashlib.sha256((text or _to_text(parts)).encode()).hexdigest()[:16]
 
 
 def unit_interval(*parts: object) -> float:
     """A number in [0, 1) that depends on the parts alone: the seed of every split and simulated choice."""
-    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).digest()
+    digest = hashlib.sha256(_to_ascii(parts).encode()).digest()
     return int.from_bytes(digest[:7], "big") / 2**56
 
 

@@ -222,11 +222,15 @@ def insert_rows(connection: Connection, table: Table, rows: Sequence[dict[str, A
                     sqlite.insert(table).on_conflict_do_nothing(index_elements=names), some
                 ).rowcount
         except DatabaseError as error:
-            if "foreign key" in str(error.orig).lower():
-                raise DataError(f"a row for `{table.name}` refers to a row that is not in the store.") from None
-            if "\\u0000" in str(error.orig) or "0x00" in str(error.orig):
-                raise DataError(
-                    f"a text for `{table.name}` has a NUL character, which PostgreSQL cannot hold."
-                ) from None
-            raise
+            raise meaning_of(table, error.orig) or error from None
     return added
+
+
+def meaning_of(table: Table, error: object) -> DataError | None:
+    """What a database's refusal of a row says about the data, if it does."""
+    said = str(error)
+    if "foreign key" in said.lower():
+        return DataError(f"a row for `{table.name}` refers to a row that is not in the store.")
+    if "\\u0000" in said or "0x00" in said:
+        return DataError(f"a text for `{table.name}` has a NUL character, which PostgreSQL cannot hold.")
+    return None
