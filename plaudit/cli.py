@@ -231,13 +231,27 @@ def prefer(
     _stage("plaudit.training.preference", "prefer", workspace, config, extra, dry_run, as_json, resume=resume)
 
 
-class _PolicyByDefault(TyperGroup):
-    """`plaudit evaluate [KEY=VALUE]...` means `plaudit evaluate policy`."""
+class _WithDefault(TyperGroup):
+    """A group of commands one of which is meant where none is named."""
+
+    default = ""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Name the command that is meant where none is."""
         named = args and (args[0] in self.commands or args[0] == "--help")
-        return super().parse_args(ctx, args if named else ["policy", *args])
+        return super().parse_args(ctx, args if named else [self.default, *args])
+
+
+class _PolicyByDefault(_WithDefault):
+    """`plaudit evaluate [KEY=VALUE]...` means `plaudit evaluate policy`."""
+
+    default = "policy"
+
+
+class _ModelByDefault(_WithDefault):
+    """`plaudit export RUN FOLDER` means `plaudit export model RUN FOLDER`."""
+
+    default = "model"
 
 
 evaluate_app = typer.Typer(cls=_PolicyByDefault, help="Measure a policy (the default) or a reward model.")
@@ -410,7 +424,11 @@ def status(workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: Json = False
     _show({"data": counts, "runs": runs}, as_json, "\n".join(lines if runs else [*lines, "No runs yet."]))
 
 
-@app.command()
+export_app = typer.Typer(cls=_ModelByDefault, help="Write a run's model (the default) or the data to a folder.")
+app.add_typer(export_app, name="export")
+
+
+@export_app.command("model")
 def export(
     run: Annotated[str, typer.Argument(help="A run with a model, or latest:KIND.")],
     folder: Annotated[Path, typer.Argument(help="Where to put the Hugging Face folder; must not exist.")],
@@ -434,6 +452,34 @@ def export(
     with whole_folder(folder) as partial:
         shutil.copytree(found.model_folder, partial, dirs_exist_ok=True)
     _show({"run": found.name, "folder": str(folder)}, as_json, f"Wrote the model of {found.name} to {folder}.")
+
+
+@export_app.command("data")
+def export_data(
+    folder: Annotated[Path, typer.Argument(help="Where to put the files; must not exist.")],
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="comparisons, rankings, ratings, labels, demonstrations, prompts, judgments (the whole log of what "
+            "people handed in), or everything."
+        ),
+    ] = "everything",
+    format: Annotated[str, typer.Option(help="jsonl, parquet, datasets, or trl (its columns alone).")] = "jsonl",
+    snapshot: Annotated[str | None, typer.Option(help="Only what this snapshot holds.")] = None,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    as_json: Json = False,
+) -> None:
+    """Write the data: what stands, in TRL's columns, which `plaudit import` reads back, and the log of judgments.
+
+    manifest.json says by which rule, how many rows, and the SHA-256 of each file. Annotators go by their pseudonyms.
+    """
+    from plaudit.store.exporting import export_data as write
+
+    manifest = write(_workspace(workspace).store.of_snapshot(snapshot), folder, kind=kind, format=format)
+    lines = [f"Wrote {folder}: " + ", ".join(f"{number} {each}" for each, number in manifest["rows"].items()) + "."]
+    for each, reasons in manifest["left_out"].items():
+        lines += [f"Left out of {each}: {number} {why}." for why, number in reasons.items()]
+    _show(manifest, as_json, "\n".join(lines))
 
 
 @app.command()

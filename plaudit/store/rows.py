@@ -82,6 +82,7 @@ class Row:
     default_run: str = "import"
 
     def column(self, name: str) -> Any:
+        """A column that must be there."""
         if name not in self.values:
             found = ", ".join(sorted(self.values)) or "none"
             hint = nearest(name, self.values)
@@ -95,8 +96,9 @@ class Row:
         """
         value = self.column(name)
         if isinstance(value, str):
-            value = [{"role": role, "content": value}]
-            may_be_empty = False
+            if not value or value.isspace():
+                raise DataError(f"{self.where}: `{name}` is empty.")
+            return [{"role": role, "content": value}]
         if not isinstance(value, list) or not value:
             raise DataError(f"{self.where}: `{name}` must be text or a list of messages.")
         for message in value:
@@ -170,15 +172,21 @@ class Row:
         return self.prompt(self.messages("prompt", role="user")), [completion[0]["content"]]
 
     def prompt(self, messages: list[Message]) -> Prompt:
+        """The messages as a prompt, with its split."""
         if not messages or messages[-1]["role"] == "assistant":
             raise DataError(f"{self.where}: a prompt must end with a user's turn.")
         split = self.values.get("prompt_split")
-        if split is None:
-            split = split_of(messages, self.held_out_share)
-        elif split not in ("train", "held_out"):
+        if split is not None and split not in ("train", "held_out"):
             raise DataError(f"{self.where}: `prompt_split` is train or held_out, not {split!r}.")
         source = self.values.get("prompt_source", self.values.get("source", "import"))
-        return Prompt(messages, split, source=str(source))
+        return _prompt(tuple((m["role"], m["content"]) for m in messages), split, self.held_out_share, str(source))
+
+
+@lru_cache(maxsize=256)
+def _prompt(turns: tuple[tuple[str, str], ...], split: Split | None, held_out_share: float, source: str) -> Prompt:
+    """Kept for a while, since many files have the comparisons of a prompt one after the other."""
+    messages = [{"role": role, "content": content} for role, content in turns]
+    return Prompt(messages, split or split_of(messages, held_out_share), source)
 
 
 @lru_cache(maxsize=1024)

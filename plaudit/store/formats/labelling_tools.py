@@ -170,9 +170,8 @@ def _prompt_and_answers(fields: Values) -> tuple[Any, dict[str, str]]:
     name = next((name for name in PROMPT_FIELDS if fields.get(name)), None)
     if name is None:
         return None, {}
-    answers = {
-        other: text for other, text in fields.items() if other != name and isinstance(text, str) and text.strip()
-    }
+    texts = {other: text for other, text in fields.items() if isinstance(text, str) and text.strip()}
+    answers = {other: text for other, text in texts.items() if other != name}
     prompt = fields[name] if isinstance(fields[name], str) else messages_of(fields[name])
     return prompt, answers
 

@@ -1,6 +1,6 @@
 """Message trees as Open-Assistant exports them (Köpf et al. 2023, arXiv:2304.07327).
 
-A row has `prompt`, a message with `text`, `role` (prompter or assistant) and `replies`, each of which is such a message.
+A row has `prompt`, a message with `text`, `role` (prompter or assistant) and `replies`, each of them such a message.
 Sibling replies have a `rank`, 0 the best: what several volunteers came to together.
 """
 
