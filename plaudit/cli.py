@@ -482,6 +482,67 @@ def export_data(
     _show(manifest, as_json, "\n".join(lines))
 
 
+snapshot_app = typer.Typer(help="Fixed sets of judgments, which a run can name as snapshot:NAME.", no_args_is_help=True)
+app.add_typer(snapshot_app, name="snapshot")
+
+
+@snapshot_app.command("make")
+def make_snapshot(
+    name: Annotated[str, typer.Argument(help="Letters, digits, dots, dashes and underscores.")],
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(help="comparisons, labels or demonstrations; may be given again. All by default."),
+    ] = None,
+    run: Annotated[list[str] | None, typer.Option(help="Only of this judge run or import; may be given again.")] = None,
+    campaign: Annotated[list[str] | None, typer.Option(help="Only of this campaign; may be given again.")] = None,
+    criterion: Annotated[list[str] | None, typer.Option(help="Only by this criterion; may be given again.")] = None,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    as_json: Json = False,
+) -> None:
+    """Keep the judgments and demonstrations that stand now under a name that is never changed."""
+    from plaudit.store.snapshots import KINDS
+    from plaudit.store.snapshots import make_snapshot as make
+
+    store = _workspace(workspace).store
+    made = make(store, name, kinds=kind or KINDS, runs=run, campaigns=campaign, criteria=criterion)
+    use = f"Use it with reward.comparisons='[\"snapshot:{name}\"]'."
+    _show(made, as_json, f"Made snapshot {name}: {_counted(made)}. {use}")
+
+
+@snapshot_app.command("list")
+def list_snapshots(workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: Json = False) -> None:
+    """Show the snapshots, oldest first."""
+    from plaudit.store.snapshots import list_snapshots as listed
+
+    found = listed(_workspace(workspace).store)
+    lines = [f"{each['name']:<20} {each['created']}  {_counted(each)}" for each in found]
+    _show({"snapshots": found}, as_json, "\n".join(lines or ["No snapshots yet: plaudit snapshot make NAME"]))
+
+
+@snapshot_app.command("verify")
+def verify_snapshot(
+    name: Annotated[str, typer.Argument(help="A snapshot.")],
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    as_json: Json = False,
+) -> None:
+    """Check that nothing of a snapshot was changed: its rows, and the messages and texts that they are about."""
+    from plaudit.errors import DataError
+    from plaudit.store.snapshots import verify_snapshot as verify
+
+    found = verify(_workspace(workspace).store, name)
+    _show(found, as_json, f"{name}: {_counted(found)}; " + ("as it was." if found["is_unchanged"] else "CHANGED."))
+    if not found["is_unchanged"]:
+        changed = " and ".join(found["changed"])
+        raise DataError(
+            f"the {changed} of snapshot `{name}` are not what they were: rows, prompts or texts were changed from "
+            "outside. Restore the database from a copy."
+        )
+
+
+def _counted(snapshot: dict[str, Any]) -> str:
+    return ", ".join(f"{facts['count']} {kind}" for kind, facts in snapshot["rows"].items())
+
+
 @app.command()
 def config(overrides: Overrides = None, config: ConfigOption = None) -> None:
     """Print every setting with its default and its meaning."""
