@@ -2,7 +2,7 @@
 
     python benchmarks/store.py --rows 1500000            # writes benchmarks/store.json
 
-Makes a JSONL file of comparisons (three a prompt, 20 words of prompt, 40 of each answer, fifty annotators, grades), then
+Makes a JSONL file of comparisons (three a prompt, 20 words of prompt, 40 of each answer, 50 annotators, grades), then
 imports it, exports it as JSONL and as Parquet, makes a snapshot and verifies it. Each job runs in a process of its own,
 whose peak memory is what the system says. PostgreSQL: a database of its own on the local server (`createdb`), dropped
 afterwards. Needs about 6 kB of disk a row while it runs.
