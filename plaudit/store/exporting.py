@@ -15,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from sqlalchemy import Connection, Select, Table, and_, exists, func, or_, select
+from sqlalchemy import Connection, Select, Table, and_, exists, func, null, or_, select
 
 from plaudit.errors import DataError, nearest
 from plaudit.files import whole_folder, write_json
@@ -26,7 +26,8 @@ from plaudit.store.database import Store
 from plaudit.store.rows import MOST_RANKED
 from plaudit.store.writers import Schema, file_facts, write_dataset, write_jsonl, write_parquet
 
-ExportKind = Literal["prompts", "demonstrations", "comparisons", "rankings", "ratings", "labels", "judgments"]
+ExportKind = Literal["prompts", "demonstrations", "ratings", "labels", "comparisons", "rankings", "judgments"]
+"""In the order in which to import them: the labels bring the time of what the comparisons say of safety."""
 EVERYTHING = "everything"
 ExportFormat = Literal["jsonl", "parquet", "datasets", "trl"]
 ROWS_AT_ONCE = 2000
@@ -246,18 +247,22 @@ class _Reader:
         """Comparisons with the texts of both sides, and what the same judgment says of their safety."""
         table = tables.comparisons
         first, second = tables.responses.alias("one"), tables.responses.alias("other")
-        columns = [*table.c, first.c.text.label("first_text"), second.c.text.label("second_text"), *_prompt_columns()]
         joined = table.join(first, first.c.id == table.c.first).join(second, second.c.id == table.c.second)
         joined = joined.join(tables.prompts, tables.prompts.c.id == table.c.prompt_id)
+        safe: list[Any] = [null(), null()]
         if with_safety and self.connection.scalar(select(exists().where(tables.labels.c.criterion == SAFE))):
-            for side in ("first", "second"):
-                safe = select(tables.labels).where(tables.labels.c.criterion == SAFE, self._chosen(tables.labels))
-                labels = safe.subquery(f"safe_{side}")
+            for number, side in enumerate(("first", "second")):
+                labels = self._safety_labels().subquery(f"safe_{side}")
                 same = [labels.c[name] == table.c[name] for name in ("run", "annotator")]
                 same.append(func.coalesce(labels.c.judgment, "") == func.coalesce(table.c.judgment, ""))
                 joined = joined.outerjoin(labels, and_(labels.c.response == table.c[side], *same))
-                columns.append(labels.c.value.label(f"{side}_safe"))
+                safe[number] = labels.c.value
+        texts = (first.c.text.label("first_text"), second.c.text.label("second_text"))
+        columns = (*table.c, *texts, safe[0].label("first_safe"), safe[1].label("second_safe"), *_prompt_columns())
         return select(*columns).select_from(joined).where(self._chosen(table))
+
+    def _safety_labels(self) -> Select[Any]:
+        return select(tables.labels).where(tables.labels.c.criterion == SAFE, self._chosen(tables.labels))
 
     def _rankings(self) -> Iterator[dict[str, Any]]:
         table = tables.comparisons
@@ -314,7 +319,7 @@ def _comparison(row: Any) -> dict[str, Any]:
     """Chosen and rejected, and in what order they were shown."""
     chosen_is_first = row.choice != "second"
     texts, soft = (row.first_text, row.second_text), row.soft_preference
-    safe = [None if value is None else value > 0.5 for value in (_safe(row, "first"), _safe(row, "second"))]
+    safe = [None if value is None else value > 0.5 for value in (row.first_safe, row.second_safe)]
     if not chosen_is_first:
         texts, safe = texts[::-1], safe[::-1]
     return _of_prompt(row) | {
@@ -333,10 +338,6 @@ def _comparison(row: Any) -> dict[str, Any]:
         "probability_first": row.probability_first,
         **_origin(row),
     }
-
-
-def _safe(row: Any, side: str) -> float | None:
-    return getattr(row, f"{side}_safe", None)
 
 
 def _ranking(pairs: list[Any]) -> dict[str, Any] | str:

@@ -307,3 +307,12 @@ def test_the_log_has_what_was_shown_and_corrected_and_nothing_of_accounts(store,
     for path in [*(tmp_path / "out").iterdir(), *(tmp_path / "table").iterdir()]:
         assert b"secret" not in path.read_bytes()
     assert "Be fair." in (tmp_path / "out/manifest.json").read_text()
+
+
+def test_safety_labels_keep_their_time_beside_a_comparison_of_another(store, tmp_path):
+    store.add_comparisons([judge(0, 1, "first")])
+    store.add_labels([Label(PROMPT.id, "r0", "ann", 1.0, "judge-001", "safe", "2031")])
+    export_data(store, tmp_path / "out")
+    other = Store.open(tmp_path / "other.sqlite")
+    import_all(other, tmp_path / "out")
+    assert [(label.created, label.value) for label in other.labels()] == [("2031", 1.0)]
