@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 JOBS = ("import", "export jsonl", "export parquet", "snapshot", "verify snapshot")
@@ -73,21 +74,34 @@ def run_job(job: str, database: str, folder: Path) -> dict[str, float]:
     }
 
 
-def measure(database: str, folder: Path) -> dict[str, dict[str, float]]:
+def measure(database: str, folder: Path, note: Callable[[str, dict[str, float]], None]) -> None:
     """Every job, one process after the other."""
-    found = {}
     for job in JOBS:
         command = [sys.executable, __file__, "--job", job, "--database", database, "--folder", str(folder)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        found[job] = json.loads(done.stdout)
-        print(f"{database}  {job}: {found[job]}", flush=True)
-    return found
+        note(job, json.loads(done.stdout))
+
+
+def measure_sqlite(folder: Path, note: Callable[[str, dict[str, float]], None]) -> None:
+    """In a file, removed afterwards."""
+    measure(str(folder / "feedback.sqlite"), folder, note)
+    (folder / "feedback.sqlite").unlink()
+
+
+def measure_postgresql(folder: Path, note: Callable[[str, dict[str, float]], None]) -> None:
+    """In a database of its own, dropped afterwards."""
+    subprocess.run(["createdb", POSTGRESQL_NAME], check=True)
+    try:
+        measure(f"postgresql:///{POSTGRESQL_NAME}", folder, note)
+    finally:
+        subprocess.run(["dropdb", "--force", POSTGRESQL_NAME], check=True)
 
 
 def main() -> None:
     """Measure both databases, or do one job of one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_500_000)
+    parser.add_argument("--databases", nargs="+", choices=["sqlite", "postgresql"], default=["sqlite", "postgresql"])
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
     for name in ("job", "database", "folder"):
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
@@ -95,22 +109,31 @@ def main() -> None:
     if arguments.job:
         print(json.dumps(run_job(arguments.job, arguments.database, Path(arguments.folder))))
         return
+    jobs = {"sqlite": measure_sqlite, "postgresql": measure_postgresql}
+    results: dict[str, dict[str, dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_comparisons(folder / "comparisons.jsonl", arguments.rows)
-        size = (folder / "comparisons.jsonl").stat().st_size
-        load = os.getloadavg()[0]
-        results = {"sqlite": measure(str(folder / "feedback.sqlite"), folder)}
-        database_bytes = (folder / "feedback.sqlite").stat().st_size
-        (folder / "feedback.sqlite").unlink()
-        subprocess.run(["createdb", POSTGRESQL_NAME], check=True)
-        try:
-            results["postgresql"] = measure(f"postgresql:///{POSTGRESQL_NAME}", folder)
-        finally:
-            subprocess.run(["dropdb", "--force", POSTGRESQL_NAME], check=True)
-    machine = {"platform": platform.platform(), "cores": os.cpu_count(), "load_before": round(load, 1)}
-    facts = {"rows": arguments.rows, "file_bytes": size, "sqlite_bytes": database_bytes, "machine": machine}
-    arguments.output.write_text(json.dumps({**facts, "results": results}, indent=2) + "\n", encoding="utf-8")
+        machine = {
+            "platform": platform.platform(),
+            "cores": os.cpu_count(),
+            "load_before": round(os.getloadavg()[0], 1),
+        }
+        facts = {
+            "rows": arguments.rows,
+            "file_bytes": (folder / "comparisons.jsonl").stat().st_size,
+            "machine": machine,
+        }
+        for database in arguments.databases:
+            results[database] = {}
+
+            def note(job: str, found: dict[str, float], database: str = database) -> None:
+                results[database][job] = found
+                print(f"{database}, {job}: {found}", flush=True)
+                text = json.dumps({**facts, "results": results}, indent=2) + "\n"
+                arguments.output.write_text(text, encoding="utf-8")
+
+            jobs[database](folder, note)
 
 
 if __name__ == "__main__":
