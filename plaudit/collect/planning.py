@@ -12,7 +12,8 @@ from plaudit.errors import DataError
 from plaudit.records import Prompt, Response, Split, unit_interval
 from plaudit.store import Store, tables
 from plaudit.store.database import insert_rows
-from plaudit.store.importing import Judged, Kind, read_judged
+from plaudit.store.importing import read_judged
+from plaudit.store.rows import Judged, Kind
 from plaudit.workspace import Workspace
 
 AS_IMPORTED: dict[str, Kind] = {"compare": "comparisons", "rank": "rankings", "rate": "ratings", "safety": "labels"}

@@ -197,8 +197,8 @@ class RewardSettings(Section):
     model: str = "latest:sft"
     """What the body starts from."""
     comparisons: list[str] | None = None
-    """Judge runs (or `latest:judge`) and imports whose comparisons are used (of loss rating: imports of ratings); null
-    for all in the workspace."""
+    """Judge runs (or `latest:judge`), imports and snapshots (`snapshot:NAME`) whose comparisons are used (of loss
+    rating: whose ratings); null for all in the workspace."""
     criterion: str | None = None
     """Learn from judgments by this criterion alone; null where there is but one."""
     criteria: Annotated[list[str], Field(min_length=2)] | None = None
@@ -299,7 +299,8 @@ class PreferSettings(Section):
     naming the first round's start keeps the optimum pi_ref exp(R / beta); null moves the reference along, and after
     k rounds the policy tends to pi_ref exp(k R / beta)."""
     comparisons: list[str] | None = None
-    """Judge runs (or `latest:judge`) and imports to learn from; null for all in the workspace."""
+    """Judge runs (or `latest:judge`), imports and snapshots (`snapshot:NAME`) to learn from; null for all in the
+    workspace."""
     criterion: str | None = None
     """Learn from comparisons by this criterion alone; null where there is but one."""
     beta: Rate = 0.1
