@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Message = dict[str, str]
-Split = Literal["train", "held_out"]
+Split = Literal["train", "held_out", "aside"]
+"""What a prompt is for: to learn from, to measure on, or neither, such as a task whose answer is known beforehand."""
 Choice = Literal["first", "second", "tie"]
 
 GRADES = {1: "negligibly better", 2: "slightly better", 3: "better", 4: "significantly better"}

@@ -22,6 +22,7 @@ from plaudit.guidelines import PLAIN_GUIDELINES
 from plaudit.records import Message, Prompt, Response, content_id
 from plaudit.store import Store, tables
 from plaudit.store.database import insert_rows
+from plaudit.store.rows import split_of
 from plaudit.timing import now
 
 MOST_CHARACTERS = 8_000
@@ -36,6 +37,11 @@ class Policies(Protocol):
     @property
     def names(self) -> Sequence[str]:
         """As they stand in the lineage."""
+        ...
+
+    @property
+    def held_out_share(self) -> float:
+        """Part of the conversations that are kept out of training, as of imported prompts."""
         ...
 
     def answer(self, name: str, conversation: list[Message], *, seed: int) -> Response:
@@ -69,7 +75,7 @@ def begin_match(
     """
     _check(conversation)
     chosen = secrets.SystemRandom().sample(list(policies.names), 2)
-    prompt = Prompt(conversation, source="arena")
+    prompt = Prompt(conversation, split_of(conversation, policies.held_out_share), source="arena")
     nonce = secrets.token_hex(4)
     responses = []
     for place, name in enumerate(chosen):

@@ -34,6 +34,7 @@ class LoadedPolicies:
             raise ConfigError("an arena needs two or more different policies: --arena RUN --arena RUN.")
         self.names = list(dict.fromkeys(names))
         self._models = {name: load_causal(workspace.model_source(name), config.model) for name in self.names}
+        self.held_out_share = config.data.held_out_share
         self._temperature = temperature
         self._max_new_tokens = max_new_tokens
         self._turn = threading.Lock()  # two samplings at once would only slow each other down

@@ -17,6 +17,7 @@ class Echo:
     """Two policies that say who they are, to see that no page does."""
 
     names = ("rl-001", "sft-001")
+    held_out_share = 0.5
 
     def answer(self, name, conversation, *, seed):
         said = {"rl-001": "roses", "sft-001": "violets"}[name]

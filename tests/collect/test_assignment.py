@@ -1,3 +1,4 @@
+import json
 import tempfile
 import threading
 from collections import Counter
@@ -15,6 +16,7 @@ from plaudit.collect.campaigns import NewTask, add_gold, find_campaign, set_open
 from plaudit.collect.figures import Figures
 from plaudit.collect.judging import NotYours, TooLate, newest_judgment, submit
 from plaudit.collect.people import decide
+from plaudit.collect.planning import import_gold
 from plaudit.collect.web.work import answers_of_test
 from plaudit.errors import DataError
 from plaudit.store import Store, tables
@@ -342,3 +344,43 @@ class Work(RuleBasedStateMachine):
 
 TestWork = Work.TestCase
 TestWork.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+
+
+def test_gold_of_a_file_is_neither_learnt_from_nor_measured_on(store, tmp_path):
+    campaign(store, tasks=1)
+    lines = [
+        {"prompt": "two and two?", "chosen": "four", "rejected": "five", "explanation": "count"},
+        {"prompt": "three?", "chosen": "a", "rejected": "b", "tie": True},
+    ]
+    path = tmp_path / "gold.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    before = store.prompts("train"), store.prompts("held_out")
+    assert import_gold(store, "compare", path, screening=False, actor="test") == 2
+    assert import_gold(store, "compare", path, screening=False, actor="test") == 0
+    assert (store.prompts("train"), store.prompts("held_out")) == before
+    found = {row["explanation"]: row["gold"] for row in rows(store, tables.tasks) if row["gold"] is not None}
+    texts = {response.id: response.text for response in store.responses("gold:compare")}
+    assert texts[found["count"]["choice"]] == "four"
+    assert found[""]["choice"] == "tie"
+
+
+@pytest.mark.parametrize(
+    ("kind", "line", "answer"),
+    [
+        (
+            "rank",
+            {"prompt": "q", "responses": ["a", "b", "c"], "ranks": [2, 1, 2]},
+            {"ranks": {"a": 2, "b": 1, "c": 2}},
+        ),
+        ("rate", {"prompt": "q", "completion": "a", "rating": 6}, {"ratings": {"a": 6.0}}),
+        ("safety", {"prompt": "q", "completion": "a", "label": False, "criterion": "safe"}, {"safe": {"a": False}}),
+    ],
+)
+def test_gold_of_every_kind_is_read(store, tmp_path, kind, line, answer):
+    campaign(store, kind, tasks=1)
+    path = tmp_path / "gold.jsonl"
+    path.write_text(json.dumps(line))
+    assert import_gold(store, kind, path, screening=True, actor="test") == 1
+    (gold,) = [row["gold"] for row in rows(store, tables.tasks) if row["gold"] is not None]
+    texts = {response.id: response.text for response in store.responses()}
+    assert {name: {texts[r]: v for r, v in values.items()} for name, values in gold.items()} == answer
