@@ -24,6 +24,8 @@ logging.getLogger("httpcore2").setLevel(logging.INFO)  # below that it writes he
 
 MOST_BYTES = 16 * 2**20
 """Of an answer; more is no answer."""
+MOST_TOKENS = 10**9
+"""Of one request; what says more cannot count."""
 CONTENT_STATUSES = frozenset({400, 413, 422, 451})
 """Say that this one request is not acceptable."""
 AGAIN_STATUSES = frozenset({408, 409, 425, 429})
@@ -111,7 +113,7 @@ class Exchange:
             return Fault("connection lost", self._one_line(str(error)), maybe_paid=True)
         if body is None:
             return Fault("an answer that cannot be read", f"over {MOST_BYTES} bytes", maybe_paid=True)
-        if response.status_code == 200:
+        if response.is_success:
             return self._read(body, request)
         return self._refusal(response, body, answered_before)
 
@@ -252,20 +254,21 @@ def _usage(content: dict[str, Any]) -> tuple[int, int] | None:
     if not isinstance(usage, dict):
         return None
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    if type(prompt) is not int or type(completion) is not int or min(prompt, completion) < 0:
+    if type(prompt) is not int or type(completion) is not int:
         return None
-    return prompt, completion
+    return (prompt, completion) if 0 <= prompt < MOST_TOKENS and 0 <= completion < MOST_TOKENS else None
 
 
 def _log_probs(choice: dict[str, Any]) -> tuple[tuple[str, float], ...] | None:
     """`logprobs.content[0]`: its `top_logprobs`, and the sampled token where it is not among them."""
     try:
         first = choice["logprobs"]["content"][0]
-        found = {
-            str(one["token"]): float(one["logprob"]) for one in reversed([first, *(first.get("top_logprobs") or [])])
-        }
+        alternatives = list(first.get("top_logprobs") or [])
+        if first["token"] not in [one["token"] for one in alternatives]:
+            alternatives.append(first)
+        found = [(str(one["token"]), float(one["logprob"])) for one in alternatives]
     except (LookupError, TypeError, ValueError, AttributeError):
         return None
-    if any(math.isnan(value) for value in found.values()):
+    if any(math.isnan(value) for _, value in found):
         return None
-    return tuple(sorted(found.items(), key=lambda pair: (-pair[1], pair[0])))
+    return tuple(sorted(found, key=lambda pair: (-pair[1], pair[0])))

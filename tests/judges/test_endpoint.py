@@ -122,6 +122,7 @@ FAULTS = {
     "cut": cut,
     "slow bytes": drip,
     "slow headers": drip_headers,
+    "nothing": lambda handler: handler.reply(204, b"", {}),
     "no JSON": raw(b'{"choices": ['),
     "HTML": raw(b"<html>welcome</html>", "text/html"),
     "not UTF-8": raw(b"\xff\xfe{}"),
@@ -360,8 +361,10 @@ def test_costs_are_exact_and_bounded(server, tmp_path):
     assert Endpoint(chosen, tmp_path).spent.cost == endpoint.spent.cost
 
 
-def test_an_endpoint_that_does_not_count_is_charged_the_worst_case(server, tmp_path):
-    server.plan = lambda text, count: answer(good("yes"))
+@pytest.mark.parametrize("prompt_tokens", [None, -1, 3.5, True, "3", 10**30])
+def test_an_endpoint_that_does_not_count_is_charged_the_worst_case(server, tmp_path, prompt_tokens):
+    usage = None if prompt_tokens is None else {"prompt_tokens": prompt_tokens, "completion_tokens": 1}
+    server.plan = lambda text, count: answer(good("yes", usage=usage))
     endpoint = Endpoint(settings(server, most_tokens=3 * worst() + 1), tmp_path)
     outcomes = everything(endpoint, questions(9))
     assert sum(isinstance(o, Reply) for o in outcomes) == 3
@@ -529,6 +532,13 @@ def test_log_probs_of_the_first_token_are_read(server):
     asked = question("which", top_log_probs=2)
     reply = everything(Endpoint(settings(server), None), [asked])[0]
     assert reply.log_probs == (("A", -0.1), ("B", -2.5), ("C", -4.0))
+
+
+def test_two_tokens_of_one_text_are_both_kept(server):
+    top = [{"token": "�", "logprob": -0.5}, {"token": "�", "logprob": -2}]
+    server.plan = lambda text, count: answer(good("�", log_probs={"content": [{**top[0], "top_logprobs": top}]}))
+    reply = everything(Endpoint(settings(server), None), [question("which", top_log_probs=2)])[0]
+    assert reply.log_probs == (("�", -0.5), ("�", -2.0))
 
 
 @pytest.mark.parametrize(
