@@ -6,6 +6,9 @@ dotted overrides (`rl.kl_coefficient=0.02`). Later sources win. Unknown keys fai
 
 from __future__ import annotations
 
+from plaudit.config.endpoint import (
+    EndpointSettings,
+)
 from plaudit.config.resolve import (
     Config,
     describe,
@@ -50,6 +53,7 @@ __all__ = [
     "Combine",
     "Config",
     "DataSettings",
+    "EndpointSettings",
     "EpisodeSettings",
     "EvaluateSettings",
     "GrpoSettings",
