@@ -30,6 +30,11 @@ from plaudit.config.section import (
     Reduction,
     Section,
 )
+from plaudit.config.simulated import (
+    PRESETS,
+    RuleSettings,
+    SimulatedAnnotatorSettings,
+)
 from plaudit.config.stages import (
     DataSettings,
     EvaluateSettings,
@@ -42,11 +47,11 @@ from plaudit.config.stages import (
     RewardSettings,
     SampleSettings,
     SftSettings,
-    SimulatedAnnotatorSettings,
     TasteSettings,
 )
 
 __all__ = [
+    "PRESETS",
     "Combine",
     "Config",
     "DataSettings",
@@ -71,6 +76,7 @@ __all__ = [
     "RewardSource",
     "RlSettings",
     "RlooSettings",
+    "RuleSettings",
     "SampleSettings",
     "Section",
     "SftSettings",
