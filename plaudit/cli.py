@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from plaudit.commands import collecting
+from plaudit.commands import collecting, planning
 from plaudit.commands.options import DEFAULT_WORKSPACE, Json, WorkspaceOption
 from plaudit.commands.options import open_workspace as _workspace
 from plaudit.commands.options import show as _show
@@ -52,6 +52,7 @@ _USAGE_ERROR: Any = typer.BadParameter.__bases__[0].__bases__[0]
 
 
 app.command()(collecting.annotate)
+app.command()(planning.power)
 app.add_typer(collecting.campaign_app, name="campaign")
 app.add_typer(collecting.people_app, name="people")
 app.add_typer(collecting.audit_app, name="audit")

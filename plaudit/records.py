@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from typing import Any, Literal
 
 Message = dict[str, str]
@@ -207,6 +209,26 @@ class Label:
         """One label per run, annotator, criterion and response; corrections apart."""
         asked = [] if self.criterion == DESIRABLE else [self.criterion]
         return content_id(self.run, self.annotator, self.response, *asked, *_handed_in(self.judgment))
+
+
+def implied_comparisons(ratings: Iterable[Label]) -> list[Comparison]:
+    """Of two responses that somebody rated by one criterion, the higher is the better one."""
+    by_rater: dict[tuple[str, ...], list[Label]] = defaultdict(list)
+    for rating in ratings:
+        by_rater[rating.run, rating.prompt_id, rating.annotator, rating.criterion].append(rating)
+    return [
+        Comparison(
+            one.prompt_id,
+            one.response,
+            other.response,
+            one.annotator,
+            "first" if one.value > other.value else "second" if one.value < other.value else "tie",
+            one.run,
+            criterion=one.criterion,
+        )
+        for rated in by_rater.values()
+        for one, other in combinations(rated, 2)
+    ]
 
 
 def _handed_in(judgment: str | None) -> list[str]:

@@ -33,6 +33,11 @@ from plaudit.config.section import (
     Reduction,
     Section,
 )
+from plaudit.config.simulated import (
+    PRESETS,
+    RuleSettings,
+    SimulatedAnnotatorSettings,
+)
 from plaudit.config.stages import (
     DataSettings,
     EvaluateSettings,
@@ -45,11 +50,11 @@ from plaudit.config.stages import (
     RewardSettings,
     SampleSettings,
     SftSettings,
-    SimulatedAnnotatorSettings,
     TasteSettings,
 )
 
 __all__ = [
+    "PRESETS",
     "Combine",
     "Config",
     "DataSettings",
@@ -75,6 +80,7 @@ __all__ = [
     "RewardSource",
     "RlSettings",
     "RlooSettings",
+    "RuleSettings",
     "SampleSettings",
     "Section",
     "SftSettings",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -15,7 +14,7 @@ from plaudit.config import Config
 from plaudit.errors import DataError
 from plaudit.models.loading import LoadedModel
 from plaudit.progress import say
-from plaudit.records import DESIRABLE, SAFE, Comparison, Label, Response
+from plaudit.records import DESIRABLE, SAFE, Comparison, Label, Response, implied_comparisons
 from plaudit.store import Store
 from plaudit.store.database import snapshot
 from plaudit.text.batches import by_token_budget, packed_size
@@ -258,30 +257,11 @@ def load_rated_prompts(
     sources = _sources(run, LABELS)
     ratings = [label for label in _judgments_of(workspace, sources, _ratings) if _asked(label, criteria)]
     run.check_data(data_snapshot([], ratings))
-    return _judged_prompts(workspace, model, config, _implied(ratings), ratings, most_tokens, sources)
+    return _judged_prompts(workspace, model, config, implied_comparisons(ratings), ratings, most_tokens, sources)
 
 
 def _asked(judgment: Comparison | Label, criteria: Sequence[str] | None) -> bool:
     return criteria is None or judgment.criterion in criteria
-
-
-def _implied(ratings: Sequence[Label]) -> list[Comparison]:
-    by_rater: dict[tuple[str, ...], list[Label]] = defaultdict(list)
-    for rating in ratings:
-        by_rater[rating.run, rating.prompt_id, rating.annotator, rating.criterion].append(rating)
-    return [
-        Comparison(
-            one.prompt_id,
-            one.response,
-            other.response,
-            one.annotator,
-            "first" if one.value > other.value else "second" if one.value < other.value else "tie",
-            one.run,
-            criterion=one.criterion,
-        )
-        for rated in by_rater.values()
-        for one, other in combinations(rated, 2)
-    ]
 
 
 def _judged_prompts(
