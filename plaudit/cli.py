@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from plaudit.commands import collecting, planning
+from plaudit.commands import collecting, judging, planning
 from plaudit.commands.options import DEFAULT_WORKSPACE, Json, WorkspaceOption
 from plaudit.commands.options import open_workspace as _workspace
 from plaudit.commands.options import show as _show
@@ -56,6 +56,7 @@ app.command()(planning.power)
 app.add_typer(collecting.campaign_app, name="campaign")
 app.add_typer(collecting.people_app, name="people")
 app.add_typer(collecting.audit_app, name="audit")
+app.add_typer(judging.judges_app, name="judges")
 
 
 @app.command()
@@ -182,7 +183,7 @@ def judge(
     as_json: Json = False,
     overrides: Overrides = None,
 ) -> None:
-    """Compare the sampled responses: by simulated annotators of a stated taste, and by you with --annotate."""
+    """Compare the sampled responses: by simulated annotators, by models (judge.models), and by you with --annotate."""
     from plaudit.collect.terminal import ask_person
 
     extra = [*(overrides or []), *([f"judge.people={annotate}"] if annotate else [])]

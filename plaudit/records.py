@@ -127,7 +127,7 @@ class Annotator:
     """Somebody, or something, that compares responses."""
 
     name: str
-    kind: Literal["person", "simulated", "imported"]
+    kind: Literal["person", "simulated", "model", "imported"]
     parameters: dict[str, Any] = field(default_factory=dict)
 
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 from plaudit.config.endpoint import (
     EndpointSettings,
 )
+from plaudit.config.model_judges import (
+    ModelJudgeSettings,
+)
 from plaudit.config.resolve import (
     Config,
     describe,
@@ -65,6 +68,7 @@ __all__ = [
     "JudgeSettings",
     "LagrangianSettings",
     "LoraSettings",
+    "ModelJudgeSettings",
     "ModelSettings",
     "OnlineDpoSettings",
     "OptimiserSettings",

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from plaudit.config.model_judges import ModelJudgeSettings
 from plaudit.config.section import NotNegative, OptimiserSettings, Positive, Rate, Section, Share
 from plaudit.config.simulated import RuleSettings, SimulatedAnnotatorSettings, expand_presets
 
@@ -160,7 +161,7 @@ class TasteSettings(Section):
 
 
 class JudgeSettings(Section):
-    """Judgments by simulated annotators."""
+    """Judgments by simulated annotators and by models."""
 
     samples: str = "latest:sample"
     """The sampling run whose responses are judged."""
@@ -182,12 +183,14 @@ class JudgeSettings(Section):
     people did: alpacafarm, alpacafarm-people, instructgpt, stiennon, anthropic-hh."""
     agreement: Annotated[float, Field(gt=0.5, lt=1)] | None = None
     """Scale the noise of all so that two of them are expected to agree on this share of the pairs; null leaves it."""
+    models: list[ModelJudgeSettings] = Field(default=[])
+    """Models that judge too, or alone with annotators=[]: local ones, endpoints, reward models, functions."""
     people: int = Field(default=0, ge=0)
     """Pairs that the person at the keyboard judges first."""
 
     @model_validator(mode="after")
     def _forms_and_names(self) -> JudgeSettings:
-        names = [annotator.name for annotator in self.annotators]
+        names = [annotator.name for annotator in self.annotators] + [model.name for model in self.models]
         if len(set(names)) < len(names):
             raise ValueError(f"judge.annotators has a name twice: {', '.join(sorted(names))}")
         if isinstance(self.utility, list):

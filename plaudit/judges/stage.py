@@ -14,6 +14,7 @@ from plaudit.evaluation.agreement import agreement
 from plaudit.evaluation.habits import choice_habits
 from plaudit.judges.calibration import noise_factor
 from plaudit.judges.likings import is_model, load_liking
+from plaudit.judges.models import judge_lineage, judge_samples
 from plaudit.judges.simulated import QUALITY, SimulatedAnnotator
 from plaudit.progress import progress, say
 from plaudit.records import Annotator, Comparison, Prompt, Response, implied_comparisons, unit_interval
@@ -29,6 +30,8 @@ def judge(
     workspace: Workspace, config: Config | None = None, *, resume: str | None = None, ask: AskPerson | None = None
 ) -> Run:
     """Have the responses to every prompt judged by each of `judge.annotators`: pair by pair, ranked, or each rated.
+
+    Each of `judge.models` judges them too; the result has what could not be read and, of endpoints, what was spent.
 
     With `judge.people` > 0 and `ask`, a person judges that many training pairs first, each kept at once.
     The run's result has the judgments and their agreement: raw, Krippendorff's alpha, Fleiss' kappa and Gwet's AC1 with
@@ -47,6 +50,7 @@ def judge(
     if is_model(config.judge.utility):
         parents["utility"] = workspace.lineage_name(str(config.judge.utility))
         workspace.model_source(parents["utility"], kind="reward")
+    parents |= {f"model {m.name}": judge_lineage(workspace, m) for m in config.judge.models}
     with workspace.new_run(
         "judge", config, parents=parents, data=snapshot("responses", (r.id for r in responses))
     ) as run:
@@ -78,6 +82,12 @@ def _run(workspace: Workspace, run: Run, config: Config, ask: AskPerson | None) 
         for annotator in annotators:
             _judge_all(workspace, annotator, tasks, config.judge.form, run.name)
             advance(len(tasks))
+    models = {
+        settings.name: judge_samples(
+            workspace, run, settings, config, pairs, source=run.parents[f"model {settings.name}"]
+        )
+        for settings in config.judge.models
+    }
     comparisons = workspace.store.comparisons(run.name)
     ratings = [label for label in workspace.store.labels(QUALITY) if label.run == run.name]
     run.update(
@@ -90,6 +100,7 @@ def _run(workspace: Workspace, run: Run, config: Config, ask: AskPerson | None) 
             "utility": liking.source,
             "simulated": {a.settings.name: a.parameters for a in annotators},
             "habits": _habits(annotators, answers, comparisons),
+            "models": models,
         }
     )
     return run
