@@ -146,7 +146,7 @@ class Comparison:
     probability_first: float | None = None
     """For simulated annotators: the probability with which they choose the first."""
     seconds: float | None = None
-    """Time taken by a person."""
+    """Time taken, by a person or as simulated."""
     created: str = ""
     """ISO 8601 time in UTC; the store fills it in."""
     criterion: str = ""

@@ -69,3 +69,15 @@ def test_settings_are_frozen():
 
 def test_the_recipe_only_names_known_settings():
     assert set(yaml.safe_load(recipe_file().read_text())) <= set(Config.model_fields)
+
+
+def test_settings_of_a_list_are_explained_beside_it_and_read_back():
+    config = resolve(overrides=["judge.annotators=[preset:stiennon, {name: tired, noise: 1, noise_drift: 2}]"])
+    text = describe(config)
+    with pytest.raises(ConfigError, match=r"Did you mean `judge\.annotators\.0\.tie_band`\?"):
+        resolve(overrides=["judge.annotators=[{name: a, noise: 1, tieband: 3}]"])
+    for name in type(config.judge.annotators[0]).model_fields:
+        assert f"  #   {name}" in text
+    assert "flip_rate (default 0.0): Share of choices turned the other way round" in text
+    assert Config.model_validate(yaml.safe_load(text)) == config
+    assert Config.model_validate(yaml.safe_load(config.to_yaml())) == config

@@ -417,8 +417,8 @@ def test_simulated_annotators_are_shown_with_their_settings_and_habits(empty):
     html = write_page(empty, {"policy": "hub/one", "baseline": "hub/two", "reward": "reward-001"})
     text = Reader(html).text
     assert "by the scores of likes.py:most." in text
-    assert "ann noise 0.774, position bias 0.5 70.0 % 62.0 % (52.0 % to 72.0 %) not measured 36.8 s" in text
-    assert "bob noise 1 70.0 % not measured not measured" in text
+    assert "ann noise 0.774, position bias 0.5 70.0 % 62.0 % 52.0 % to 72.0 % not measured 36.8 s" in text
+    assert "bob noise 1 70.0 % not measured not measured not kept" in text
     assert "/home/" not in html
     rules = [{"fact": "words", "weight": -0.05}, {"pattern": "<b>", "weight": 1.0}]
     assert liked({"utility": rules}) == "the rules -0.05 × words, +1 × /<b>/"

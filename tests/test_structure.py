@@ -97,6 +97,7 @@ def test_help_collection_and_the_package_itself_start_without_torch():
     assert not loads_torch("import plaudit, plaudit.collect.terminal, plaudit.workspace, plaudit.store.importing")
     assert not loads_torch("import plaudit.collect.web.server, plaudit.collect.planning")
     assert not loads_torch("import plaudit.judges.endpoint")
+    assert not loads_torch("import plaudit.studies.power, plaudit.studies.reward_power, plaudit.reporting.power_plots")
     assert loads_torch("import plaudit.models.network")
 
 

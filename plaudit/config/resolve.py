@@ -126,6 +126,8 @@ def _explain(error: ValidationError) -> str:
 def _nearest_setting(location: tuple[int | str, ...]) -> str:
     section: Any = Config
     for part in location[:-1]:
+        if isinstance(part, int):
+            continue  # a place in a list, whose items are of the section found already
         annotation = section.model_fields[part].annotation if part in getattr(section, "model_fields", {}) else None
         options = [annotation, *getattr(annotation, "__args__", ())]
         section = next((o for o in options if isinstance(o, type) and issubclass(o, Section)), None)

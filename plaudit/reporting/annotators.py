@@ -43,9 +43,9 @@ def _row(name: str, parameters: Mapping[str, Any], result: Mapping[str, Any]) ->
         "name": name,
         "set_to": ", ".join(f"{key.replace('_', ' ')} {_short(value)}" for key, value in parameters.items()),
         "agreement": percent(sum(with_others) / len(with_others)) if with_others else "not measured",
-        "first": _share(habits.get("first")),
-        "longer": _share(habits.get("longer")),
-        "seconds": f"{seconds:.1f} s" if seconds is not None else "",
+        **_share("first", habits.get("first")),
+        **_share("longer", habits.get("longer")),
+        "seconds": f"{seconds:.1f} s" if seconds is not None else "not kept",
     }
 
 
@@ -53,7 +53,8 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _share(interval: Mapping[str, float] | None) -> str:
+def _share(name: str, interval: Mapping[str, float] | None) -> dict[str, str]:
     if interval is None:
-        return "not measured"
-    return f"{percent(interval['value'])} ({percent(interval['low'])} to {percent(interval['high'])})"
+        return {name: "not measured", f"{name}_interval": ""}
+    bounds = f"{percent(interval['low'])} to {percent(interval['high'])}"
+    return {name: percent(interval["value"]), f"{name}_interval": bounds}

@@ -89,3 +89,15 @@ def test_settings_without_habits_choose_as_they_always_have():
                 c = someone.compare(PROMPT, responses[i], responses[j], run="r")
                 made.append([c.first, c.second, c.choice, c.probability_first, c.grade, c.seconds, c.id])
     assert content_id(made) == "a9a254715765ad3b"
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize(
+    "text", ["", "  ", "Rice.", "Lovely rice. " * 12, "Cook it in a terrible awful way, " * 9, "Boil rice."]
+)
+def test_what_the_taste_likes_is_its_utility_to_the_last_bit(text, finished):
+    liking = liking_of_taste(TASTE)
+    expected = utility(PROMPT.text, text, finished=finished, taste=TASTE)
+    assert liking.utility(PROMPT, response("x", text, finished)) == expected
+    doubled = liking.utility(PROMPT, response("x", text, finished), dict.fromkeys(liking.weights, 2.0))
+    assert doubled == pytest.approx(2 * expected)
