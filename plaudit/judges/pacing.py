@@ -65,7 +65,7 @@ class Pace:
         count, total, until = len(self._sent), sum(sent.tokens for sent in self._sent), now
         for oldest in self._sent:
             enough = self._requests is None or count < self._requests
-            if enough and (self._tokens is None or total + min(tokens, self._tokens) <= self._tokens):
+            if enough and (self._tokens is None or total + tokens <= self._tokens):
                 break
             count, total, until = count - 1, total - oldest.tokens, oldest.at + self._minute
         return until - now
