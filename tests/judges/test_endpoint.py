@@ -224,7 +224,7 @@ def test_what_all_requests_would_meet_stops_with_one_clear_error(server, fast, m
 def test_what_was_under_way_when_it_stops_is_still_taken_in(server, tmp_path):
     def plan(text, count):
         until = time.monotonic() + 10
-        while server.busy < 4 and time.monotonic() < until:
+        while server.asked.total() < 4 and time.monotonic() < until:
             time.sleep(0.01)
         if text == "question 000":
             return status(401)
@@ -512,18 +512,18 @@ def test_a_run_that_is_killed_goes_on_and_pays_nothing_twice(server, tmp_path, b
     assert child.returncode == -by, errors
     handed_on |= {int(line) for line in rest.split()}
     time.sleep(0.1)
-    before = dict(server.asked)
     server.plan = lambda text, count: None
     endpoint = Endpoint(settings(server), tmp_path)
     lost = endpoint.spent.unknown_tokens
     outcomes = everything(endpoint, questions(60))
     assert [o.text for o in outcomes] == [f"answer to question {place:03}" for place in range(60)]
     assert all(server.asked[f"question {place:03}"] == 1 for place in handed_on)
+    under_way, part = divmod(lost, worst())  # when it was killed; some may not have reached the server
     twice = [text for text, count in server.asked.items() if count > 1]
-    assert len(twice) <= 4
-    assert lost == len(twice) * worst()  # what was under way when it was killed, and no more
+    assert (len(twice) <= under_way <= 4, part) == (True, 0)
+    assert endpoint.spent.unknown_tokens == lost
     assert endpoint.spent.prompt_tokens == 60 * len("question 000")
-    assert endpoint.spent.requests == sum(before.values()) + 60 - len(before) + len(twice)
+    assert endpoint.spent.requests == 60 + under_way
 
 
 class Many(Sequence):
