@@ -213,7 +213,7 @@ class Figures:
     def _agreement(self) -> dict[str, Any] | None:
         if self.tally is None or not self.tally.has_met():
             return None
-        found = nominal_coefficients(self.tally.patterns(), resamples=RESAMPLES)
+        found = nominal_coefficients(self.tally.patterns().used(), resamples=RESAMPLES)  # as `plaudit agreement` has it
         ordered = self.graded if self.graded is not None else self.tally if self.campaign.kind == "rate" else None
         found["graded"] = ordinal_coefficients(ordered.patterns(), resamples=RESAMPLES) if ordered is not None else None
         both = {"researcher", "annotator"} <= set(self.tally.roles)
