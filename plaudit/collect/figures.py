@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import statistics
 import threading
 import time
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
-from sqlalchemy import Connection, select
+import numpy as np
+from sqlalchemy import Connection, Row, select
 
 from plaudit.collect.campaigns import Campaign
 from plaudit.collect.head_to_head import HeadToHead
@@ -24,11 +25,19 @@ from plaudit.store import Store, tables
 
 ROWS_AT_ONCE = 5_000
 FRESH_SECONDS = 5.0
-"""Figures are computed anew no more often than this."""
+"""Figures are computed anew no more often than this,"""
+REST = 10
+"""nor than after so many times as long as it took, and behind the page where it took longer than"""
+MOST_SECONDS = 0.1
 RESAMPLES = 500
 """Of the intervals of a page that is looked at all the time; the reports have more."""
 MOST_RECENT = 200
 _columns = tables.judgments.c
+READ = (
+    "number", "task", "annotator", "kind", "answer", "shown", "seconds", "comment", "flags", "is_gold", "is_right",
+    "supersedes", "created",
+)  # fmt: skip
+"""Columns that are counted, or shown beside the figures."""
 
 
 @dataclass
@@ -36,9 +45,9 @@ class Person:
     """What is counted of one annotator in a campaign."""
 
     judgments: int = 0
-    seconds: list[float] = field(default_factory=list)
+    seconds: array[float] = field(default_factory=lambda: array("f"))
     gold: list[bool] = field(default_factory=list)
-    agreed: list[float] = field(default_factory=list)
+    agreed: array[float] = field(default_factory=lambda: array("f"))
     """With those who had judged the same before, in order of time: 1 where half of them or more said the same."""
     first: int = 0
     second: int = 0
@@ -64,12 +73,14 @@ class Figures:
         self.head_to_head = HeadToHead(campaign.settings.people_per_task)
         self._last = 0
         self._turn = threading.Lock()
-        self._cached: tuple[float, int, dict[str, Any]] | None = None
+        self._cached: tuple[float, int, dict[str, Any], float] | None = None
+        """(when it was computed, the newest judgment in it, the figures, how long it took)."""
+        self._computing: threading.Thread | None = None
 
     @property
     def judgments(self) -> int:
         """Counted so far, corrections and gold among them."""
-        return sum(person.judgments for person in self.people.values())
+        return sum(person.judgments for person in list(self.people.values()))  # another thread may be counting
 
     def catch_up(self, store: Store, *, most: int | None = None) -> bool:
         """Count what has come since; False when there is more than `most`. Others may ask in between."""
@@ -87,48 +98,50 @@ class Figures:
             if most is not None and counted >= most:
                 return False
 
-    def _next(self, connection: Connection) -> list[dict[str, Any]]:
+    def _next(self, connection: Connection) -> list[Row[Any]]:
         new = (_columns.campaign == self.campaign.name, _columns.number > self._last)
         query = (
-            select(tables.judgments, tables.tasks.c.prompt_id, tables.tasks.c.is_screening)
+            select(*(_columns[name] for name in READ), tables.tasks.c.prompt_id, tables.tasks.c.is_screening)
             .join(tables.tasks, tables.tasks.c.id == _columns.task)
             .where(*new)
             .order_by(_columns.number)
             .limit(ROWS_AT_ONCE)
         )
-        return [dict(row) for row in connection.execute(query).mappings()]
+        rows: list[Row[Any]] = list(connection.execute(query).all())  # type: ignore[arg-type]
+        return rows
 
-    def _policies(self, connection: Connection, rows: list[dict[str, Any]]) -> dict[str, str]:
+    def _policies(self, connection: Connection, rows: list[Row[Any]]) -> dict[str, str]:
         """Response -> the run that it comes from."""
-        ids = {response for row in rows for response in row["shown"]}
+        ids = {response for row in rows for response in row.shown}
         columns = tables.responses.c
         return dict(connection.execute(select(columns.id, columns.run).where(columns.id.in_(ids))).tuples().all())
 
-    def _count(self, row: dict[str, Any], policies: dict[str, str]) -> None:
-        self._last = row["number"]
-        person = self.people[row["annotator"]]
-        corrects = row["supersedes"] is not None
-        person.last = row["created"]
-        self.recent = [*self.recent, row][-MOST_RECENT:] if row["comment"] or row["flags"] else self.recent
-        self.flags.update(row["flags"])
+    def _count(self, row: Row[Any], policies: dict[str, str]) -> None:
+        self._last = row.number
+        person = self.people[row.annotator]
+        corrects = row.supersedes is not None
+        person.last = row.created
+        if row.comment or row.flags:
+            self.recent = [*self.recent, dict(row._mapping)][-MOST_RECENT:]
+            self.flags.update(row.flags)
         if not corrects:
             person.judgments += 1
-            self.hours[row["created"][:13]] += 1
-            if row["seconds"] is not None:
-                person.seconds.append(row["seconds"])
-        if row["is_gold"]:
-            if row["is_right"] is not None and not row["is_screening"] and not corrects:
-                person.gold.append(row["is_right"])
+            self.hours[row.created[:13]] += 1
+            if row.seconds is not None:
+                person.seconds.append(row.seconds)
+        if row.is_gold:
+            if row.is_right is not None and not row.is_screening and not corrects:
+                person.gold.append(row.is_right)
             return
-        if row["answer"] is None:
+        if row.answer is None:
             return
-        if row["kind"] == "compare" and not corrects:
-            person.first += row["answer"]["choice"] == row["shown"][0]
-            person.second += row["answer"]["choice"] == row["shown"][1]
+        if row.kind == "compare" and not corrects:
+            person.first += row.answer["choice"] == row.shown[0]
+            person.second += row.answer["choice"] == row.shown[1]
         for item, category in _categories(row):
-            self._put(self.tally, item, row["annotator"], category, None if corrects else person)
+            self._put(self.tally, item, row.annotator, category, None if corrects else person)
         if self.graded is not None:
-            self._put(self.graded, row["task"], row["annotator"], _point(row), None)
+            self._put(self.graded, row.task, row.annotator, _point(row), None)
         self._compete(row, policies)
 
     def _put(self, tally: Tally | None, item: Any, annotator: str, category: Any, person: Person | None) -> None:
@@ -143,18 +156,18 @@ class Figures:
                 person.agreed.append(float(2 * sum(other == category for other in others) >= len(others)))
         tally.add(item, annotator, category, role=self._roles.get(annotator, "annotator"))
 
-    def _compete(self, row: dict[str, Any], policies: dict[str, str]) -> None:
-        if row["kind"] != "compare":
+    def _compete(self, row: Row[Any], policies: dict[str, str]) -> None:
+        if row.kind != "compare":
             return
-        one, other = (policies[response] for response in row["shown"])
+        one, other = (policies[response] for response in row.shown)
         if one == other:
             return
-        choice = row["answer"]["choice"]
-        score = 1.0 if choice == row["shown"][0] else 0.0 if choice == row["shown"][1] else 0.5
-        self.head_to_head.put(row["task"], row["prompt_id"], row["annotator"], (one, other), score)
+        choice = row.answer["choice"]
+        score = 1.0 if choice == row.shown[0] else 0.0 if choice == row.shown[1] else 0.5
+        self.head_to_head.put(row.task, row.prompt_id, row.annotator, (one, other), score)
 
     def summary(self, *, at: float | None = None) -> dict[str, Any]:
-        """All figures, at most `FRESH_SECONDS` old.
+        """All figures, at most `FRESH_SECONDS` old; where much has been judged, older by what it takes to compute them.
 
         agreement   coefficients with intervals, of all; `graded` on the nine-point scale or the rating scale;
                     `researchers` against annotators; None where nothing was judged twice
@@ -163,21 +176,31 @@ class Figures:
         matches     of policies that were set against each other
         """
         at = time.monotonic() if at is None else at
+        cached = self._cached
+        if cached is None:
+            return self._renew(at)
+        computed, last, found, took = cached
+        if last == self._last or at - computed < max(FRESH_SECONDS, REST * took):
+            return found
+        if took < MOST_SECONDS:
+            return self._renew(at)
+        if self._computing is None or not self._computing.is_alive():
+            self._computing = threading.Thread(target=self._renew, args=(at,), daemon=True)
+            self._computing.start()
+        return found
+
+    def _renew(self, at: float) -> dict[str, Any]:
         with self._turn:
-            if self._cached is not None:
-                computed, last, found = self._cached
-                if last == self._last or at - computed < FRESH_SECONDS:
-                    return found
+            began = time.monotonic()
             found = self._compute()
-            self._cached = (at, self._last, found)
+            self._cached = (at, self._last, found, time.monotonic() - began)
             return found
 
     def _compute(self) -> dict[str, Any]:
         everybody = list(self.people.values())
-        seconds = [s for person in everybody for s in person.seconds]
         return {
             "judgments": self.judgments,
-            "median_seconds": statistics.median(seconds) if seconds else None,
+            "median_seconds": _median(*(person.seconds for person in everybody)),
             "hours": sorted(self.hours.items())[-48:],
             "flags": self.flags.most_common(),
             "position": position_bias(sum(p.first for p in everybody), sum(p.second for p in everybody)),
@@ -188,9 +211,9 @@ class Figures:
         }
 
     def _agreement(self) -> dict[str, Any] | None:
-        if self.tally is None or not self.tally.pairs():
+        if self.tally is None or not self.tally.has_met():
             return None
-        found = nominal_coefficients(self.tally.patterns(), resamples=RESAMPLES)
+        found = nominal_coefficients(self.tally.patterns().used(), resamples=RESAMPLES)  # as `plaudit agreement` has it
         ordered = self.graded if self.graded is not None else self.tally if self.campaign.kind == "rate" else None
         found["graded"] = ordinal_coefficients(ordered.patterns(), resamples=RESAMPLES) if ordered is not None else None
         both = {"researcher", "annotator"} <= set(self.tally.roles)
@@ -200,12 +223,12 @@ class Figures:
 
     def _person(self, name: str) -> dict[str, Any]:
         person = self.people[name]
-        met = self.tally is not None and any(name in pair for pair in self.tally.pairs())
-        rest = cross_coefficients(self.tally.with_rest(name), resamples=200) if met and self.tally is not None else None
+        met = self.tally if self.tally is not None and self.tally.has_met(name) else None
+        rest = cross_coefficients(met.with_rest(name), resamples=200) if met is not None else None
         return {
             "role": self._roles.get(name, "annotator"),
             "judgments": person.judgments,
-            "median_seconds": statistics.median(person.seconds) if person.seconds else None,
+            "median_seconds": _median(person.seconds),
             "gold": wilson(sum(person.gold), len(person.gold)) if person.gold else None,
             "agreement": None if rest is None else rest["raw"],
             "kappa": None if rest is None else rest["cohen"],
@@ -215,26 +238,32 @@ class Figures:
         }
 
 
-def _categories(row: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
+def _median(*parts: array[float]) -> float | None:
+    """Of all numbers together, rounded as they are kept."""
+    together = np.concatenate([np.asarray(part, dtype=np.float32) for part in parts]) if parts else np.empty(0)
+    return round(float(np.median(together)), 3) if len(together) else None
+
+
+def _categories(row: Row[Any]) -> Iterator[tuple[Any, Any]]:
     """(item, category) of a judgment; pairs in the order of their ids, whatever was shown."""
-    answer = row["answer"]
-    if row["kind"] == "compare":
-        low, high = sorted(row["shown"])
-        yield row["task"], {low: "first", high: "second"}.get(answer["choice"], "tie")
-    elif row["kind"] == "rank":
-        for low, high in combinations(sorted(row["shown"]), 2):
+    answer = row.answer
+    if row.kind == "compare":
+        low, high = sorted(row.shown)
+        yield row.task, {low: "first", high: "second"}.get(answer["choice"], "tie")
+    elif row.kind == "rank":
+        for low, high in combinations(sorted(row.shown), 2):
             gap = answer["ranks"][high] - answer["ranks"][low]
-            yield (row["task"], low, high), "first" if gap > 0 else "second" if gap < 0 else "tie"
-    elif row["kind"] in ("rate", "safety"):
-        values = answer["ratings" if row["kind"] == "rate" else "safe"]
-        for response in row["shown"]:
-            yield (row["task"], response), values[response]
+            yield (row.task, low, high), "first" if gap > 0 else "second" if gap < 0 else "tie"
+    elif row.kind in ("rate", "safety"):
+        values = answer["ratings" if row.kind == "rate" else "safe"]
+        for response in row.shown:
+            yield (row.task, response), values[response]
 
 
-def _point(row: dict[str, Any]) -> Any:
+def _point(row: Row[Any]) -> Any:
     """Of the nine-point scale, in the order of the ids."""
-    low, high = sorted(row["shown"])
-    choice, grade = row["answer"]["choice"], row["answer"].get("grade")
+    low, high = sorted(row.shown)
+    choice, grade = row.answer["choice"], row.answer.get("grade")
     if choice not in (low, high):
         return SCALE[4]
     return SCALE[4 - grade] if choice == low else SCALE[4 + grade]

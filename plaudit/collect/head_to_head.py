@@ -39,12 +39,16 @@ class HeadToHead:
         default_factory=lambda: defaultdict(lambda: defaultdict(dict))
     )
     """(policy, policy) -> task -> annotator -> score of the first policy."""
+    _means: dict[tuple[str, str], dict[str, float]] = field(default_factory=lambda: defaultdict(dict))
+    """(policy, policy) -> task -> mean of its scores."""
     _prompts: dict[str, str] = field(default_factory=dict)
 
     def put(self, task: str, prompt: str, annotator: str, policies: tuple[str, str], score: float) -> None:
         """A judgment, or its correction: the score is of the first policy, 1, 1/2 or 0."""
         one, other = sorted(policies)
-        self._scores[one, other][task][annotator] = score if policies[0] == one else 1 - score
+        scores = self._scores[one, other][task]
+        scores[annotator] = score if policies[0] == one else 1 - score
+        self._means[one, other][task] = sum(scores.values()) / len(scores)
         self._prompts[task] = prompt
 
     @property
@@ -58,7 +62,7 @@ class HeadToHead:
 
     def _match(self, one: str, other: str, seed: int) -> Match:
         tasks = self._scores[one, other]
-        means = {task: sum(scores.values()) / len(scores) for task, scores in tasks.items()}
+        means = self._means[one, other]
         values = list(means.values())
         # Only tasks that everybody has judged, in the order in which they were begun: what is left out and what comes
         # next must not depend on how it was judged.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +26,7 @@ from plaudit.timing import now
 
 FLAGS = ("unsafe", "personal", "spam", "broken", "unclear")
 MOST_COMMENT = 5_000
+LONGEST_SUBMISSION = 64
 _judgments = tables.judgments.c
 
 
@@ -77,21 +79,24 @@ def submit(
     """Keep a judgment, or the correction of one.
 
     form        the fields of the kind of task, by place (see `kinds`)
-    submission  made by the page, once for each time that it is shown: the same one again gives the same judgment
+    submission  made by the page, once for each time that it is shown: the same one again gives the same judgment, and
+                for another task none
     seconds     that the page was looked at; never more than the task was in hand
     at          seconds since 1970, now if None
 
     Raises DataError for an answer that cannot be, NotYours for a task of others, TooLate when the slot is gone or when
-    another judgment than the newest would be corrected.
+    another judgment than the newest would be corrected, or the submission is none of this task's.
     """
     at = time.time() if at is None else at
     with store.database.writing_in_turn() as connection:
         same = _by_submission(connection, annotator, submission)
-        if same is not None:
+        if same is not None and same.assignment == assignment:
             return same
         held = assignments.held_by(connection, assignment, annotator)
         if held is None:
             raise NotYours("There is no such task of yours.")
+        if same is not None or not 1 <= len(submission) <= LONGEST_SUBMISSION:
+            raise TooLate("This page was not made for this task. Load the page again.")
         campaign = find_campaign(connection, held.campaign)
         earlier = _hand_over(connection, held, campaign, at)
         answer = KINDS[campaign.kind].read(form, held.shown, campaign.settings.model_dump())
@@ -168,7 +173,7 @@ def _learn(connection: Connection, campaign: Campaign, row: dict[str, Any], prom
 
 
 def _seconds(told: float | None, in_hand: float) -> float | None:
-    return None if told is None else round(min(max(told, 0.0), max(in_hand, 0.0)), 2)
+    return None if told is None or not math.isfinite(told) else round(min(max(told, 0.0), max(in_hand, 0.0)), 2)
 
 
 def _comment(text: str) -> str:

@@ -78,13 +78,13 @@ class Kind:
 
 
 def _place(value: Any, shown: Sequence[str]) -> str:
-    if isinstance(value, str) and value.isdecimal() and int(value) < len(shown):
+    if isinstance(value, str) and value.isdecimal() and len(value) < 9 and int(value) < len(shown):
         return shown[int(value)]
     raise DataError("choose one of the answers shown.")
 
 
 def _whole(value: Any, what: str, least: int, most: int) -> int:
-    if isinstance(value, str) and value.isdecimal() and least <= int(value) <= most:
+    if isinstance(value, str) and value.isdecimal() and len(value) < 9 and least <= int(value) <= most:
         return int(value)
     raise DataError(f"{what} must be a whole number from {least} to {most}.")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Literal, get_args
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, delete, func, or_, select, update
 
 from plaudit.collect import audit
 from plaudit.errors import DataError, PlauditError
@@ -34,12 +35,18 @@ IDLE_HOURS, SESSION_DAYS = 12, 7
 FAILURES, FAILURE_MINUTES = 5, 10
 """Wrong passwords for one login (ten times as many from one address) within so many minutes, before it must wait."""
 _hasher = PasswordHasher()
+_hashing = threading.Semaphore(4)
+"""Each takes 64 MiB: strangers must not fill the memory by coming all at once."""
 _NOBODY = _hasher.hash(secrets.token_urlsafe())
 """Verified for a login that nobody has, so that the answer takes as long."""
 
 
 class LoginRefused(PlauditError):
     """Wrong login or password, or too many attempts."""
+
+
+class TooOften(LoginRefused):
+    """Too many attempts: not even looked at."""
 
 
 @dataclass(frozen=True)
@@ -95,13 +102,16 @@ def join(store: Store, token: str, login: str, password: str, *, at: float | Non
 
     Raises DataError for an invitation that does not hold, a login that is taken or ill-formed, or a weak password.
     """
-    _check(login, password)
-    hashed = _hasher.hash(password)
     at = time.time() if at is None else at
+    not_valid = "This invitation is not valid: it was used, has run out, or was never given. Ask for one."
+    if invitation_role(store, token, at=at) is None:
+        raise DataError(not_valid)
+    _check(login, password)
+    hashed = _hash(password)
     with store.database.writing() as connection:
         role = _invited(connection, token, at)
         if role is None:
-            raise DataError("This invitation is not valid: it was used, has run out, or was never given. Ask for one.")
+            raise DataError(not_valid)
         if connection.scalar(select(func.count()).where(tables.accounts.c.login == login.lower())):
             raise DataError(f"The name {login} is taken; choose another.")
         person = _add(connection, login.lower(), hashed, role)
@@ -142,43 +152,48 @@ def _check(login: str, password: str) -> None:
 def log_in(store: Store, login: str, password: str, *, address: str, at: float | None = None) -> str:
     """A new session's token. Raises LoginRefused, in the same words and time whoever is meant."""
     at = time.time() if at is None else at
-    login = login.lower()[:128]
+    annotator = _prove(store, login.lower()[:128], password, address=address, at=at)
     with store.database.writing() as connection:
-        _wait_if_often_wrong(connection, login, address, at)
+        audit.record(connection, annotator, "logged in")
+    return open_session(store, annotator, at=at)
+
+
+def _prove(store: Store, login: str, password: str, *, address: str, at: float) -> str:
+    """Whose name and password these are.
+
+    An attempt counts as a failure before it is looked at, and is taken back when it was none: otherwise many at once
+    would all be looked at before the first is counted.
+    """
+    failures = tables.login_failures
+    by_login, by_address = _digest(f"login {login}"), _digest(f"address {address}")
+    with store.database.writing_in_turn() as connection:
+        connection.execute(delete(failures).where(failures.c.at < at - 60 * FAILURE_MINUTES))
+        for subject, most in ((by_login, FAILURES), (by_address, 10 * FAILURES)):
+            if (connection.scalar(select(func.count()).where(failures.c.subject == subject)) or 0) >= most:
+                raise TooOften(f"Too many attempts. Wait {FAILURE_MINUTES} minutes, then try again.")
+        connection.execute(failures.insert().values(subject=by_login, at=at))
+        mine = connection.execute(failures.insert().values(subject=by_address, at=at)).inserted_primary_key
         row = connection.execute(select(tables.accounts).where(tables.accounts.c.login == login)).mappings().first()
     matches = _matches(row["password_hash"] if row else _NOBODY, password[:LONGEST_PASSWORD])
     if row is None or not matches or row["state"] == "closed":
-        with store.database.writing() as connection:
-            failures = [{"subject": subject, "at": at} for subject in _subjects(login, address)]
-            connection.execute(tables.login_failures.insert(), failures)
         raise LoginRefused("This name and password do not belong together.")
     with store.database.writing() as connection:
-        connection.execute(
-            delete(tables.login_failures).where(tables.login_failures.c.subject == _subjects(login, address)[0])
-        )
-        audit.record(connection, row["annotator"], "logged in")
-    return open_session(store, row["annotator"], at=at)
+        assert mine is not None
+        connection.execute(delete(failures).where(or_(failures.c.subject == by_login, failures.c.number == mine[0])))
+    return str(row["annotator"])
 
 
-def _wait_if_often_wrong(connection: Connection, login: str, address: str, at: float) -> None:
-    failures = tables.login_failures.c
-    connection.execute(delete(tables.login_failures).where(failures.at < at - 60 * FAILURE_MINUTES))
-    for subject, most in zip(_subjects(login, address), (FAILURES, 10 * FAILURES), strict=True):
-        count = connection.scalar(select(func.count()).where(failures.subject == subject)) or 0
-        if count >= most:
-            raise LoginRefused(f"Too many attempts. Wait {FAILURE_MINUTES} minutes, then try again.")
-
-
-def _subjects(login: str, address: str) -> tuple[str, str]:
-    """What failures are counted by."""
-    return _digest(f"login {login}"), _digest(f"address {address}")
+def _hash(password: str) -> str:
+    with _hashing:
+        return _hasher.hash(password)
 
 
 def _matches(hashed: str, password: str) -> bool:
-    try:
-        return _hasher.verify(hashed, password)
-    except (VerificationError, InvalidHashError):
-        return False
+    with _hashing:
+        try:
+            return _hasher.verify(hashed, password)
+        except (VerificationError, InvalidHashError):
+            return False
 
 
 def open_session(store: Store, annotator: str, *, at: float | None = None) -> str:
@@ -224,10 +239,14 @@ def change_password(store: Store, annotator: str, old: str, new: str) -> None:
     """Raises LoginRefused for a wrong old password, DataError for a weak new one. Ends every session of the person."""
     with store.database.reading() as connection:
         row = connection.execute(select(tables.accounts).where(tables.accounts.c.annotator == annotator)).one()
-    if row.login is None or not _matches(row.password_hash, old[:LONGEST_PASSWORD]):
-        raise LoginRefused("The old password is not right.")
+    try:  # counted as a login is: a session that was left open is no place to guess from
+        _prove(store, row.login or "", old, address=f"session of {annotator}", at=time.time())
+    except TooOften:
+        raise
+    except LoginRefused:
+        raise LoginRefused("The old password is not right.") from None
     _check(row.login, new)
-    hashed = _hasher.hash(new)
+    hashed = _hash(new)
     with store.database.writing() as connection:
         mine = tables.accounts.c.annotator == annotator
         connection.execute(update(tables.accounts).where(mine).values(password_hash=hashed))

@@ -288,7 +288,14 @@ def show_audit(
     with open_workspace(workspace).store.database.reading() as connection:
         query = select(audit).order_by(audit.c.number.desc()).limit(most)
         rows = [dict(row) for row in connection.execute(query).mappings()]
-    lines = [f"{row['number']:>7} {row['created']} {row['actor']:<22} {row['action']} {row['details']}" for row in rows]
+    lines = [
+        "".join(
+            sign if sign.isprintable() else repr(sign)[1:-1] for sign in line
+        )  # what people wrote rules no terminal
+        for line in (
+            f"{row['number']:>7} {row['created']} {row['actor']:<22} {row['action']} {row['details']}" for row in rows
+        )
+    ]
     for row in rows:
         row["details"] = json.loads(row["details"])
     show({"records": rows}, as_json, "\n".join(lines))

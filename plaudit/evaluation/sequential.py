@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 
 @dataclass
 class ConfidenceSequence:
@@ -35,26 +37,31 @@ class ConfidenceSequence:
 
     def add(self, value: float) -> None:
         """The next observation. Raises ValueError outside of [0, 1]."""
-        if not 0 <= value <= 1:
-            raise ValueError(f"{value} is not between 0 and 1")
-        self.n += 1
-        mean = (0.5 + self._sum) / self.n  # of what came before, with half an observation at 1/2 ahead of it
-        variance = (0.25 + self._squares) / self.n
-        spread = variance * self.n * math.log(1 + self.n)
-        bet = min(math.sqrt(2 * math.log(2 / self.alpha) / spread), 0.5)
-        self._bets += bet
-        self._weighted += bet * value
-        self._variation += 4 * (value - mean) ** 2 * (-math.log(1 - bet) - bet) / 4
-        self._sum += value
-        self._squares += (value - (0.5 + self._sum) / (self.n + 1)) ** 2
-        centre = self._weighted / self._bets
-        width = (math.log(2 / self.alpha) + self._variation) / self._bets
-        self.low, self.high = max(self.low, centre - width), min(self.high, centre + width)
+        self.extend([value])
 
     def extend(self, values: Iterable[float]) -> ConfidenceSequence:
-        """Several, in order."""
-        for value in values:
-            self.add(value)
+        """Several, in order. Raises ValueError outside of [0, 1]."""
+        x = np.fromiter(values, dtype=np.float64)
+        if not len(x):
+            return self
+        if not ((x >= 0) & (x <= 1)).all():
+            raise ValueError(f"{x[~((x >= 0) & (x <= 1))][0]} is not between 0 and 1")
+        n = self.n + np.arange(1, len(x) + 1)
+        sums = self._sum + np.cumsum(x)
+        before = sums - x
+        mean = (0.5 + before) / n  # of what came before, with half an observation at 1/2 ahead of it
+        added = (x - (0.5 + sums) / (n + 1)) ** 2
+        squares = self._squares + np.cumsum(added)
+        spread = (0.25 + squares - added) * np.log1p(n)  # variance times n log(1 + n)
+        bet = np.minimum(np.sqrt(2 * math.log(2 / self.alpha) / spread), 0.5)
+        bets = self._bets + np.cumsum(bet)
+        weighted = self._weighted + np.cumsum(bet * x)
+        variation = self._variation + np.cumsum((x - mean) ** 2 * (-np.log1p(-bet) - bet))
+        centre, width = weighted / bets, (math.log(2 / self.alpha) + variation) / bets
+        self.low = max(self.low, float((centre - width).max()))
+        self.high = min(self.high, float((centre + width).min()))
+        self.n, self._sum, self._squares = int(n[-1]), float(sums[-1]), float(squares[-1])
+        self._bets, self._weighted, self._variation = float(bets[-1]), float(weighted[-1]), float(variation[-1])
         return self
 
     @property

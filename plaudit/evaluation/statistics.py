@@ -11,6 +11,8 @@ import numpy as np
 from scipy import stats
 
 LEVEL = 0.95
+MOST_DRAWN = 2_000
+"""Clusters that are drawn one by one; of more, only how often each kind of cluster is drawn."""
 
 
 class Interval(TypedDict):
@@ -56,8 +58,13 @@ def cluster_bootstrap(
         sums[cluster][0] += value
         sums[cluster][1] += 1
     table = np.array(list(sums.values()))  # [clusters, (sum, count)]
-    drawn = np.random.default_rng(seed).integers(len(table), size=(resamples, len(table)))
-    totals = table[drawn].sum(axis=1)  # [resamples, 2]
+    random = np.random.default_rng(seed)
+    if len(table) <= MOST_DRAWN:
+        totals = table[random.integers(len(table), size=(resamples, len(table)))].sum(axis=1)  # [resamples, 2]
+    else:  # the same by how many clusters are equal, which are few kinds where values are votes
+        kinds, number = np.unique(table.round(9), axis=0, return_counts=True)
+        share = number / len(table)
+        totals = np.stack([random.multinomial(len(table), share) @ kinds for _ in range(resamples)])
     low, high = np.quantile(totals[:, 0] / totals[:, 1], [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
     mean = float(table[:, 0].sum() / table[:, 1].sum())
     return {"value": mean, "low": float(low), "high": float(high), "n": len(table)}

@@ -138,6 +138,10 @@ class Tally:
             matrix[cell // kinds, cell % kinds] = number
         return matrix if one == low else matrix.T.copy()
 
+    def has_met(self, annotator: str | None = None) -> bool:
+        """Whether the annotator, or anybody, has judged an item that somebody else has judged too."""
+        return bool(self._pairs) if annotator is None else bool(self._with_rest.get(annotator))
+
     def pairs(self) -> dict[tuple[str, str], tuple[int, int]]:
         """(one, other), who have judged items together, by name -> (items on which they agree, items together)."""
         diagonal = len(self.categories) + 1

@@ -100,7 +100,7 @@ def open_database(where: Path | str) -> Database:
 
 
 def _sqlite(path: Path) -> Database:
-    engine = create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False})
+    engine = create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False}, hide_parameters=True)
     event.listen(engine, "connect", _configure)
     event.listen(engine, "begin", _begin)
     return Database(engine, str(path))
@@ -111,7 +111,7 @@ def _postgresql(url: str) -> Database:
     if not ours:
         raise WorkspaceError(f"{url.partition(':')[0]}: only PostgreSQL, or SQLite in the workspace, is known.")
     try:
-        engine = create_engine(driven, pool_pre_ping=True, pool_size=16, max_overflow=48)
+        engine = create_engine(driven, pool_pre_ping=True, pool_size=16, max_overflow=48, hide_parameters=True)
     except ModuleNotFoundError:
         raise WorkspaceError("PostgreSQL needs its driver: pip install 'plaudit[postgres]'.") from None
     except ArgumentError:

@@ -160,6 +160,8 @@ Index(
     sqlite_where=_open,
     postgresql_where=_open,
 )
+_real = text("gold IS NULL")
+Index("tasks_by_campaign", tasks.c.campaign, tasks.c.open_slots, sqlite_where=_real, postgresql_where=_real)
 _golden = text("gold IS NOT NULL")
 Index("tasks_gold", tasks.c.campaign, tasks.c.is_screening, sqlite_where=_golden, postgresql_where=_golden)
 
@@ -216,7 +218,7 @@ judgments = Table(
     Column("created", String(32), nullable=False),
     UniqueConstraint("annotator", "submission", name="a_submission_once"),
     Index("judgments_by_campaign", "campaign", "number"),
-    Index("judgments_by_annotator", "annotator", "campaign", "number"),
+    Index("judgments_by_annotator", "annotator", "campaign", "number", "supersedes"),
 )
 
 accounts = Table(

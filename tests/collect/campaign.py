@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+from argon2 import PasswordHasher
+
 from plaudit.collect import people
 from plaudit.collect.campaigns import CampaignSettings, NewTask, create_campaign
 from plaudit.records import Annotator, Prompt, Response
@@ -50,3 +53,13 @@ def people_named(store: Store, *names: str) -> None:
 def account(store: Store, login: str, role: people.Role = "annotator", password: str = "correct horse battery") -> str:
     """The pseudonym of somebody with an account."""
     return people.join(store, people.invite(store, role, actor="test"), login, password).annotator
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_passwords():
+    """For modules that import it; what a password really costs has a test of its own."""
+    cheap = PasswordHasher(time_cost=1, memory_cost=64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(people, "_hasher", cheap)
+        patch.setattr(people, "_NOBODY", cheap.hash("nobody"))
+        yield

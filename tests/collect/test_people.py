@@ -1,5 +1,6 @@
 import pytest
 from campaign import account
+from campaign import quick_passwords as quick_passwords
 from sqlalchemy import select
 
 from plaudit.collect import people

@@ -27,8 +27,11 @@ from plaudit.collect.web.security import (
 from plaudit.errors import DataError
 
 router = APIRouter()
-VISITOR = "plaudit-form"
-"""The cookie of those who have not come in, which a form of theirs repeats."""
+
+
+def visitor_cookie(request: Request) -> str:
+    """Of those who have not come in, whose forms repeat it; as `cookie_name`."""
+    return "__Host-plaudit-form" if request.app.state.secure else "plaudit-form"
 
 
 def see(path: str) -> RedirectResponse:
@@ -38,15 +41,17 @@ def see(path: str) -> RedirectResponse:
 
 def _open_form(request: Request, template: str, status: int = 200, **values: object) -> Response:
     request.state.session = None
-    request.state.form_token = token = request.cookies.get(VISITOR) or new_form_token()
+    request.state.form_token = token = request.cookies.get(visitor_cookie(request)) or new_form_token()
     response = page(request, template, status, **values)
-    response.set_cookie(VISITOR, token, path="/", httponly=True, samesite="strict", secure=request.app.state.secure)
+    response.set_cookie(
+        visitor_cookie(request), token, path="/", httponly=True, samesite="strict", secure=request.app.state.secure
+    )
     return response
 
 
 async def _checked_form(request: Request) -> dict[str, str]:
     form = await read_form(request)
-    cookie = request.cookies.get(VISITOR, "")
+    cookie = request.cookies.get(visitor_cookie(request), "")
     if not cookie or not hmac.compare_digest(field(form, "form_token").encode(), cookie.encode()):
         raise HTTPException(403, "This page was open for too long. Go back, load it again, and send it once more.")
     return {name: field(form, name) for name in ("login", "password")}

@@ -15,7 +15,7 @@ from plaudit.collect.arena import Policies
 from plaudit.collect.figures import AllFigures
 from plaudit.collect.web import accounts, arena, research, work
 from plaudit.collect.web.rendering import page
-from plaudit.collect.web.security import Guard
+from plaudit.collect.web.security import Guard, Rate
 from plaudit.store import Store
 
 WORDS = {
@@ -26,7 +26,9 @@ WORDS = {
     409: "That is too late.",
     413: "That is too long.",
     415: "That could not be read.",
+    421: "This server does not answer to that name.",
     422: "That could not be read.",
+    429: "These are too many requests.",
 }
 
 
@@ -48,11 +50,12 @@ def create_app(
     app.state.local_token = local_token
     app.state.arenas = dict(arenas or {})
     app.state.figures = AllFigures(store)
+    app.state.rate = Rate()
     for part in (accounts, work, arena, research):
         app.include_router(part.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     app.add_exception_handler(HTTPException, _explain)
-    app.add_middleware(Guard, hosts=frozenset(hosts), secure=secure)
+    app.add_middleware(Guard, hosts=frozenset(hosts), secure=secure, explain=_wrong)
     return app
 
 
@@ -64,4 +67,8 @@ async def _explain(request: Request, error: Exception) -> Response:
     plain = WORDS.get(error.status_code, "Something is wrong.")
     said = error.detail if error.detail and " " in error.detail else plain
     generic = {"Not Found", "Method Not Allowed", "Forbidden", "Bad Request"}
-    return page(request, "wrong.html", error.status_code, message=plain if error.detail in generic else said)
+    return _wrong(request, error.status_code, plain if error.detail in generic else said)
+
+
+def _wrong(request: Request, status: int, message: str) -> Response:
+    return page(request, "wrong.html", status, message=message)

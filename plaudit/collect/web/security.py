@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hmac
+import ipaddress
+import logging
+import re
 import secrets
+import time
 from collections.abc import Callable
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from fastapi import Depends, HTTPException
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 from plaudit.collect import people
 from plaudit.collect.people import Role, Session
@@ -36,25 +41,45 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 SAFE_METHODS = ("GET", "HEAD")
+BURST, PER_SECOND = 300, 20
+"""Requests that one person may send at once, and from then on: a person needs one in some seconds, a program more."""
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
+_log = logging.getLogger("plaudit.collect")
 
 
 class Guard:
-    """Around the whole application: what no route may forget."""
+    """Around the whole application: what no route may forget.
 
-    def __init__(self, app: ASGIApp, *, hosts: frozenset[str], secure: bool):
+    hosts    the names under which it answers
+    secure   it stands behind a proxy that ends https, and that says last in X-Forwarded-For whom it has seen
+    explain  makes the page for what went wrong: (request, status, message)
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, hosts: frozenset[str], secure: bool, explain: Callable[[Request, int, str], Response]
+    ):
         self.app = app
-        self.hosts = hosts
+        self.hosts = frozenset(host.lower() for host in hosts)
         self.secure = secure
+        self.explain = explain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse what must not pass, and put the headers on what comes back."""
+        """Refuse what must not pass, and put the headers on what comes back, whatever happens."""
+        if scope["type"] == "websocket":  # there are none
+            await WebSocketClose()(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
+        if self.secure:
+            scope = {**scope, "scheme": "https", "client": _seen_by_the_proxy(scope, headers)}
+        has_begun = False
 
         async def with_headers(message: Message) -> None:
+            nonlocal has_begun
             if message["type"] == "http.response.start":
+                has_begun = True
                 sent = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     if name != "Cache-Control" or name not in sent:
@@ -67,30 +92,74 @@ class Guard:
         if refused is not None:
             await refused(scope, receive, with_headers)
             return
-        await self.app(scope, _bounded(receive), with_headers)
+        try:
+            await self.app(scope, _bounded(receive), with_headers)
+        except ClientDisconnect:
+            return
+        except Exception as error:
+            # Not the path, which may hold an invitation; the database's errors come without what was written.
+            _log.exception("a request failed: %s", getattr(scope.get("route"), "path", "no route"))
+            if has_begun:
+                raise
+            failed = self._failed(Request(scope), error)
+            await failed(scope, receive, with_headers)
+
+    def _failed(self, request: Request, error: Exception) -> Response:
+        if isinstance(error, SQLAlchemyError):
+            said = "The database does not answer. Nothing of this was kept: go back and send it again in a minute."
+            return self.explain(request, 503, said)
+        return self.explain(request, 500, "Something is wrong here. Nothing of this was kept.")
 
     def _refuse(self, scope: Scope, headers: Headers) -> Response | None:
         host = headers.get("host", "")
-        if (urlsplit(f"//{host}").hostname or "") not in self.hosts:
+        named = _HOST.fullmatch(host)
+        if named is None or named[1].strip("[]").lower() not in self.hosts:
             # A name of somebody else's that was made to point here must not read what is here.
             return PlainTextResponse("This server does not answer to that name.", 421)
+        if "\0" in scope["path"]:
+            return PlainTextResponse("There is no such page.", 404)
         if scope["method"] in SAFE_METHODS:
             return None
-        if not _from_here(headers, host):
+        if not self._is_from_here(headers, host):
             return PlainTextResponse("This form was sent from another site, so it was not read.", 403)
         length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > MOST_BYTES:
+        if not (length.isascii() and length.isdigit()) or len(length) > 15 or int(length) > MOST_BYTES:
             return PlainTextResponse(f"At most {MOST_BYTES} bytes can be sent at once.", 413)
         return None
 
+    def _is_from_here(self, headers: Headers, host: str) -> bool:
+        """A form must come from a page of this site. Browsers say so; what says nothing at all is refused."""
+        site = headers.get("sec-fetch-site")
+        if site is not None:
+            return site in ("same-origin", "none")
+        return headers.get("origin") in (f"https://{host}", *([] if self.secure else [f"http://{host}"]))
 
-def _from_here(headers: Headers, host: str) -> bool:
-    """A form must come from a page of this site. Browsers say so; what says nothing at all is refused."""
-    site = headers.get("sec-fetch-site")
-    if site is not None:
-        return site in ("same-origin", "none")
-    origin = headers.get("origin")
-    return origin is not None and urlsplit(origin).netloc == host
+
+def _seen_by_the_proxy(scope: Scope, headers: Headers) -> tuple[str, int] | None:
+    """Who asked the proxy: the last address of the header, since all before it is what the visitor claims."""
+    last = ",".join(headers.getlist("x-forwarded-for")).rpartition(",")[2].strip()
+    try:
+        return str(ipaddress.ip_address(last)), 0
+    except ValueError:
+        found: tuple[str, int] | None = scope.get("client")
+        return found
+
+
+class Rate:
+    """Lets each person through `burst` times at once, and then so many times a second."""
+
+    def __init__(self, *, burst: float = BURST, per_second: float = PER_SECOND):
+        self.burst = burst
+        self.per_second = per_second
+        self._left: dict[str, tuple[float, float]] = {}
+
+    def allows(self, who: str, *, at: float | None = None) -> bool:
+        """Count one more, unless there were too many."""
+        at = time.monotonic() if at is None else at
+        left, since = self._left.get(who, (self.burst, at))
+        left = min(self.burst, left + (at - since) * self.per_second)
+        self._left[who] = (left - (left >= 1), at)
+        return left >= 1
 
 
 def _bounded(receive: Receive) -> Receive:
@@ -138,9 +207,11 @@ async def visitor(request: Request) -> Session | None:
 def at_least(role: Role) -> Callable[..., Any]:
     """A dependency: somebody with this role. Others do not learn what there is: 404, or the way to come in."""
 
-    async def needed(session: Annotated[Session | None, Depends(visitor)]) -> Session:
+    async def needed(request: Request, session: Annotated[Session | None, Depends(visitor)]) -> Session:
         if session is None:
             raise HTTPException(401)
+        if not request.app.state.rate.allows(session.person.annotator):
+            raise HTTPException(429, "These are more requests than a person sends. Wait a moment, and try again.")
         if not session.person.may(role):
             raise HTTPException(404)
         return session
@@ -168,7 +239,8 @@ async def read_form(request: Request) -> FormData:
     form = await request.form(max_files=0, max_fields=MOST_FIELDS)
     if len(form.multi_items()) > MOST_FIELDS:
         raise HTTPException(400, "The form has too many fields.")
-    return form
+    # No database keeps a NUL in a text, and no keyboard writes one.
+    return FormData([(name, str(value).replace("\0", "")) for name, value in form.multi_items()])
 
 
 def field(form: FormData, name: str) -> str:

@@ -16,6 +16,8 @@ from plaudit.errors import PlauditError
 from plaudit.store import Store
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+ANY = ("0.0.0.0", "::")
+BACKLOG = 1024
 
 
 def is_loopback(host: str) -> bool:
@@ -49,7 +51,7 @@ def serve(
     port = listener.getsockname()[1]
     local = is_loopback(host) and not https
     token = secrets.token_urlsafe(24) if local else ""
-    address = f"http://{'127.0.0.1' if local else host}:{port}"
+    address = _address(host, port, names, https)
     if local:
         say(f"Open {address}/enter/{token}\nThe link is for you alone. Others need an account: plaudit people invite")
     elif not _has_admin(store):
@@ -57,11 +59,11 @@ def serve(
         say(f"Nobody has an account yet. Make yours, within a day: {address}/join/{invitation}")
     if not local and not https:
         say("This server speaks plain http: passwords can be read on the way. Put it behind https, and say --https.")
-    hosts = {*LOOPBACK, *names, *([host] if host not in ("0.0.0.0", "::") else _own_addresses())}
+    hosts = {*LOOPBACK, *names, *([host] if host not in ANY else _own_addresses())}
     app = create_app(store, hosts=hosts, secure=https, local_token=token, arenas=arenas)
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, proxy_headers=https, forwarded_allow_ips="*" if https else None,
-        server_header=False, date_header=False, timeout_graceful_shutdown=5, limit_concurrency=2000, backlog=1024,
+        app, log_level="warning", access_log=False, proxy_headers=False,  # see Guard
+        server_header=False, date_header=False, timeout_graceful_shutdown=5, limit_concurrency=2000, backlog=BACKLOG,
     )  # fmt: skip
     say(f"Serving on {address}; Ctrl-C stops.")
     try:
@@ -79,11 +81,20 @@ def _listen(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
+        listener.listen(BACKLOG)
     except OSError as error:
         raise PlauditError(
             f"cannot listen on {host}, port {port}: {error.strerror or error}. Choose another with --port or --host."
         ) from None
     return listener
+
+
+def _address(host: str, port: int, names: Sequence[str], https: bool) -> str:
+    """How a browser reaches the server: by its first name, else by the address, else by the machine's own name."""
+    if https:
+        return f"https://{names[0]}" if names else f"http://{host}:{port}"
+    name = names[0] if names else socket.gethostname() if host in ANY else host
+    return f"http://{f'[{name}]' if ':' in name else name}:{port}"
 
 
 def _own_addresses() -> list[str]:
@@ -96,4 +107,7 @@ def _own_addresses() -> list[str]:
 
 def _has_admin(store: Store) -> bool:
     with store.database.reading() as connection:
-        return any(person.role == "admin" and person.login for person in people.everybody(connection))
+        return any(
+            person.role == "admin" and person.login and person.state != "closed"
+            for person in people.everybody(connection)
+        )

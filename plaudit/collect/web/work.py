@@ -191,7 +191,7 @@ async def hand_in(request: Request, assignment: str, session: Annotator) -> Resp
         kept = await run_in_threadpool(
             judging.submit, store, assignment, who,
             {**fields, "choice": verdict, **({"grade": grade} if colon else {})},
-            submission=fields.get("submission", "")[:64], seconds=_number(fields.get("seconds", "")),
+            submission=fields.get("submission", ""), seconds=_number(fields.get("seconds", "")),
             comment=fields.get("comment", ""), flags=flags,
         )  # fmt: skip
     except NotYours:

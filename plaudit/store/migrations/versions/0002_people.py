@@ -159,6 +159,14 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index(
+        "tasks_by_campaign",
+        "tasks",
+        ["campaign", "open_slots"],
+        unique=False,
+        sqlite_where=sa.text("gold IS NULL"),
+        postgresql_where=sa.text("gold IS NULL"),
+    )
+    op.create_index(
         "tasks_gold",
         "tasks",
         ["campaign", "is_screening"],
@@ -263,7 +271,9 @@ def upgrade() -> None:
     )
     op.create_index("ix_judgments_assignment", "judgments", ["assignment"], unique=False)
     op.create_index("ix_judgments_task", "judgments", ["task"], unique=False)
-    op.create_index("judgments_by_annotator", "judgments", ["annotator", "campaign", "number"], unique=False)
+    op.create_index(
+        "judgments_by_annotator", "judgments", ["annotator", "campaign", "number", "supersedes"], unique=False
+    )
     op.create_index("judgments_by_campaign", "judgments", ["campaign", "number"], unique=False)
     op.execute("DROP TABLE IF EXISTS plaudit_schema")
     op.add_column("comparisons", sa.Column("judgment", key(16), nullable=True))
