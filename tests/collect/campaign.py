@@ -63,3 +63,14 @@ def quick_passwords():
         patch.setattr(people, "_hasher", cheap)
         patch.setattr(people, "_NOBODY", cheap.hash("nobody"))
         yield
+
+
+class Echo:
+    """Two policies that say who they are, to see that no page does."""
+
+    names = ("rl-001", "sft-001")
+    held_out_share = 0.5
+
+    def answer(self, name, conversation, *, seed):
+        said = {"rl-001": "roses", "sft-001": "violets"}[name]
+        return Response("", "", f"{said} after {len(conversation)}", name, [1, 2], [-0.5, -0.1], True, 0.7)

@@ -1,5 +1,5 @@
 import pytest
-from campaign import account, people_named
+from campaign import Echo, account, people_named
 from starlette.testclient import TestClient
 
 from plaudit.collect import people
@@ -9,19 +9,7 @@ from plaudit.collect.figures import Figures
 from plaudit.collect.judging import submit
 from plaudit.collect.web.app import create_app
 from plaudit.errors import DataError
-from plaudit.records import Response
 from plaudit.store import Store
-
-
-class Echo:
-    """Two policies that say who they are, to see that no page does."""
-
-    names = ("rl-001", "sft-001")
-    held_out_share = 0.5
-
-    def answer(self, name, conversation, *, seed):
-        said = {"rl-001": "roses", "sft-001": "violets"}[name]
-        return Response("", "", f"{said} after {len(conversation)}", name, [1, 2], [-0.5, -0.1], True, 0.7)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import pytest
 from argon2 import PasswordHasher
-from campaign import FORMS
+from campaign import FORMS, Echo
 from campaign import quick_passwords as quick_passwords
 from site_of_pages import FORM, FROM_HERE, HERE, PASSWORD, address, make_site, routes
 from sqlalchemy import select, text, update
@@ -22,6 +22,7 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from plaudit.collect import audit, people
+from plaudit.collect.arena import ensure_arena
 from plaudit.collect.assignment import claim, held_by
 from plaudit.collect.judging import TooLate, submit
 from plaudit.collect.web import security
@@ -49,6 +50,9 @@ NEEDS = {
     ("POST", "/task/{assignment}/renew"): "annotator",
     ("POST", "/undo/{campaign}"): "annotator",
     ("GET", "/mine/{campaign}"): "annotator",
+    ("GET", "/test/{campaign}"): "annotator",
+    ("GET", "/arena/{campaign}"): "annotator",
+    ("POST", "/arena/{campaign}"): "annotator",
     ("GET", "/research"): "researcher",
     ("GET", "/research/{name}"): "researcher",
     ("GET", "/research/{name}/live"): "researcher",
@@ -68,6 +72,7 @@ SENT = {
     "/task/{assignment}/skip": {"reason": "no"},
     "/research/{name}/state": {"open": "no"},
     "/research/{name}/decide": {"annotator": "", "include": "no", "reason": "because"},
+    "/arena/{campaign}": {"message": "hello", "after": ""},
     "/people/invite": {"role": "annotator"},
     "/people/{annotator}": {"what": "close"},
 }
@@ -78,7 +83,9 @@ SENT = {
 def made_once(tmp_path_factory, quick_passwords):
     """A file to copy, and the site that was made in it."""
     path = tmp_path_factory.mktemp("site") / "feedback.sqlite"
-    found = make_site(Store.open(path))
+    store = Store.open(path)
+    ensure_arena(store, "arena", Echo.names, actor="test")
+    found = make_site(store)
     found.store.database.engine.dispose()
     return path, found
 
@@ -87,7 +94,7 @@ def made_once(tmp_path_factory, quick_passwords):
 def site(made_once, tmp_path):
     path, found = made_once
     store = Store.open(shutil.copy(path, tmp_path))
-    yield replace(found, store=store, app=create_app(store, local_token="the-local-token"))
+    yield replace(found, store=store, app=create_app(store, local_token="the-local-token", arenas={"arena": Echo()}))
     store.database.engine.dispose()
 
 
@@ -96,7 +103,12 @@ def where(site, path, *, of="ann"):
     held = site.held if of == "ann" else site.bobs
     invitation = people.invite(site.store, "annotator", actor="test") if "join" in path else "the-local-token"
     return address(
-        path, assignment=held.id, campaign="compare", name="compare", token=invitation, annotator=site.people["bob"]
+        path,
+        assignment=held.id,
+        campaign="arena" if "arena" in path else "compare",
+        name="compare",
+        token=invitation,
+        annotator=site.people["bob"],
     )
 
 
@@ -343,7 +355,7 @@ def test_guessing_a_password_is_slowed_by_name_and_tells_nothing_of_names(site):
         client = site.visit()
         found = [log_in(site, client, login, f"wrong {i} password") for i in range(6)]
         assert {answer.status_code for answer in found} == {403}
-        words = [re.search(r'role="alert">([^<]*)<', answer.text)[1] for answer in found]
+        words = [re.search(r'role="alert"[^>]*>([^<]*)<', answer.text)[1] for answer in found]
         assert words[:5] == ["This name and password do not belong together."] * 5
         assert words[5].startswith("Too many attempts")
         said[login] = words
