@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from plaudit.reporting.page import report
     from plaudit.rounds.quickstart import quickstart
     from plaudit.sampling.stage import sample_responses as sample
+    from plaudit.store.exporting import export_data
     from plaudit.store.importing import import_file
+    from plaudit.store.snapshots import make_snapshot
     from plaudit.studies.reward_scaling import reward_scaling
     from plaudit.training.online import rl
     from plaudit.training.preference import prefer
@@ -44,9 +46,11 @@ _WHERE = {
     "Workspace": "plaudit.workspace",
     "WorkspaceError": "plaudit.errors",
     "evaluate": "plaudit.evaluation.stage",
+    "export_data": "plaudit.store.exporting",
     "import_file": "plaudit.store.importing",
     "init": "plaudit.workspace",
     "judge": "plaudit.judges.stage",
+    "make_snapshot": "plaudit.store.snapshots",
     "prefer": "plaudit.training.preference",
     "pretrain": "plaudit.training.pretraining",
     "quickstart": "plaudit.rounds.quickstart",
@@ -69,9 +73,11 @@ __all__ = [
     "Workspace",
     "WorkspaceError",
     "evaluate",
+    "export_data",
     "import_file",
     "init",
     "judge",
+    "make_snapshot",
     "prefer",
     "pretrain",
     "quickstart",

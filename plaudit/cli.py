@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from plaudit.commands import collecting
+from plaudit.commands import collecting, judging, planning
 from plaudit.commands.options import DEFAULT_WORKSPACE, Json, WorkspaceOption
 from plaudit.commands.options import open_workspace as _workspace
 from plaudit.commands.options import show as _show
@@ -52,9 +52,11 @@ _USAGE_ERROR: Any = typer.BadParameter.__bases__[0].__bases__[0]
 
 
 app.command()(collecting.annotate)
+app.command()(planning.power)
 app.add_typer(collecting.campaign_app, name="campaign")
 app.add_typer(collecting.people_app, name="people")
 app.add_typer(collecting.audit_app, name="audit")
+app.add_typer(judging.judges_app, name="judges")
 
 
 @app.command()
@@ -83,10 +85,14 @@ def init(
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="A JSONL file, one object a line.")],
+    file: Annotated[Path, typer.Argument(help="JSONL, JSON, Parquet (also gzipped JSON), or a saved datasets folder.")],
     kind: Annotated[
         str, typer.Option("--kind", help="prompts, demonstrations, comparisons, rankings, ratings, labels.")
     ],
+    format: Annotated[
+        str | None,
+        typer.Option("--format", help="Of the rows, such as hh or arena; seen from the first row unless named."),
+    ] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     config: ConfigOption = None,
     overrides: Overrides = None,
@@ -100,7 +106,7 @@ def import_(
     `prompt` + `completion` + `label` (true for liked). Judgments may name `annotator` and `criterion`; comparisons
     may have `grade` (1 to 4), `tie`, `preference` (0 to 1), `chosen_safe` and `rejected_safe`.
     Each text is text or a list of {"role", "content"} messages. Prompts are split into training and held-out
-    by a hash of their text (data.held_out_share).
+    by a hash of their text (data.held_out_share). Formats of other tools and data sets: docs/data.md.
     """
     from typing import get_args
 
@@ -116,9 +122,14 @@ def import_(
     if dry_run:
         typer.echo(settings.to_yaml(), nl=False)
         return
-    imported = import_file(opened.store, file, kind=known, held_out_share=settings.data.held_out_share)
+    share = settings.data.held_out_share
+    imported = import_file(opened.store, file, kind=known, held_out_share=share, format=format)
     again = f" {imported.repeated} were there already." if imported.repeated else ""
-    _show(vars(imported), as_json, f"{imported.rows} lines read, {imported.added} {kind} added.{again}")
+    lines = [f"{imported.rows} lines read, {imported.added} {kind} added.{again}"]
+    lines += [f"Left out: {number} {why}." for why, number in sorted(imported.left_out.items())]
+    if imported.unread:
+        lines.append("Columns that were not read: " + ", ".join(sorted(imported.unread)) + ".")
+    _show(vars(imported), as_json, "\n".join(lines))
 
 
 @app.command()
@@ -172,7 +183,7 @@ def judge(
     as_json: Json = False,
     overrides: Overrides = None,
 ) -> None:
-    """Compare the sampled responses: by simulated annotators of a stated taste, and by you with --annotate."""
+    """Compare the sampled responses: by simulated annotators, by models (judge.models), and by you with --annotate."""
     from plaudit.collect.terminal import ask_person
 
     extra = [*(overrides or []), *([f"judge.people={annotate}"] if annotate else [])]
@@ -229,13 +240,27 @@ def prefer(
     _stage("plaudit.training.preference", "prefer", workspace, config, extra, dry_run, as_json, resume=resume)
 
 
-class _PolicyByDefault(TyperGroup):
-    """`plaudit evaluate [KEY=VALUE]...` means `plaudit evaluate policy`."""
+class _WithDefault(TyperGroup):
+    """A group of commands one of which is meant where none is named."""
+
+    default = ""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Name the command that is meant where none is."""
         named = args and (args[0] in self.commands or args[0] == "--help")
-        return super().parse_args(ctx, args if named else ["policy", *args])
+        return super().parse_args(ctx, args if named else [self.default, *args])
+
+
+class _PolicyByDefault(_WithDefault):
+    """`plaudit evaluate [KEY=VALUE]...` means `plaudit evaluate policy`."""
+
+    default = "policy"
+
+
+class _ModelByDefault(_WithDefault):
+    """`plaudit export RUN FOLDER` means `plaudit export model RUN FOLDER`."""
+
+    default = "model"
 
 
 evaluate_app = typer.Typer(cls=_PolicyByDefault, help="Measure a policy (the default) or a reward model.")
@@ -429,7 +454,11 @@ def status(workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: Json = False
     _show({"data": counts, "runs": runs}, as_json, "\n".join(lines if runs else [*lines, "No runs yet."]))
 
 
-@app.command()
+export_app = typer.Typer(cls=_ModelByDefault, help="Write a run's model (the default) or the data to a folder.")
+app.add_typer(export_app, name="export")
+
+
+@export_app.command("model")
 def export(
     run: Annotated[str, typer.Argument(help="A run with a model, or latest:KIND.")],
     folder: Annotated[Path, typer.Argument(help="Where to put the Hugging Face folder; must not exist.")],
@@ -453,6 +482,95 @@ def export(
     with whole_folder(folder) as partial:
         shutil.copytree(found.model_folder, partial, dirs_exist_ok=True)
     _show({"run": found.name, "folder": str(folder)}, as_json, f"Wrote the model of {found.name} to {folder}.")
+
+
+@export_app.command("data")
+def export_data(
+    folder: Annotated[Path, typer.Argument(help="Where to put the files; must not exist.")],
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="comparisons, rankings, ratings, labels, demonstrations, prompts, judgments (the whole log of what "
+            "people handed in), or everything."
+        ),
+    ] = "everything",
+    format: Annotated[str, typer.Option(help="jsonl, parquet, datasets, or trl (its columns alone).")] = "jsonl",
+    snapshot: Annotated[str | None, typer.Option(help="Only what this snapshot holds.")] = None,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    as_json: Json = False,
+) -> None:
+    """Write the data: what stands, in TRL's columns, which `plaudit import` reads back, and the log of judgments.
+
+    manifest.json says by which rule, how many rows, and the SHA-256 of each file. Annotators go by their pseudonyms.
+    """
+    from plaudit.store.exporting import export_data as write
+
+    manifest = write(_workspace(workspace).store.of_snapshot(snapshot), folder, kind=kind, format=format)
+    lines = [f"Wrote {folder}: " + ", ".join(f"{number} {each}" for each, number in manifest["rows"].items()) + "."]
+    for each, reasons in manifest["left_out"].items():
+        lines += [f"Left out of {each}: {number} {why}." for why, number in reasons.items()]
+    _show(manifest, as_json, "\n".join(lines))
+
+
+snapshot_app = typer.Typer(help="Fixed sets of judgments, which a run can name as snapshot:NAME.", no_args_is_help=True)
+app.add_typer(snapshot_app, name="snapshot")
+
+
+@snapshot_app.command("make")
+def make_snapshot(
+    name: Annotated[str, typer.Argument(help="Letters, digits, dots, dashes and underscores.")],
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(help="comparisons, labels or demonstrations; may be given again. All by default."),
+    ] = None,
+    run: Annotated[list[str] | None, typer.Option(help="Only of this judge run or import; may be given again.")] = None,
+    campaign: Annotated[list[str] | None, typer.Option(help="Only of this campaign; may be given again.")] = None,
+    criterion: Annotated[list[str] | None, typer.Option(help="Only by this criterion; may be given again.")] = None,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    as_json: Json = False,
+) -> None:
+    """Keep the judgments and demonstrations that stand now under a name that is never changed."""
+    from plaudit.store.snapshots import KINDS
+    from plaudit.store.snapshots import make_snapshot as make
+
+    store = _workspace(workspace).store
+    made = make(store, name, kinds=kind or KINDS, runs=run, campaigns=campaign, criteria=criterion)
+    use = f"Use it with reward.comparisons='[\"snapshot:{name}\"]'."
+    _show(made, as_json, f"Made snapshot {name}: {_counted(made)}. {use}")
+
+
+@snapshot_app.command("list")
+def list_snapshots(workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: Json = False) -> None:
+    """Show the snapshots, oldest first."""
+    from plaudit.store.snapshots import list_snapshots as listed
+
+    found = listed(_workspace(workspace).store)
+    lines = [f"{each['name']:<20} {each['created']}  {_counted(each)}" for each in found]
+    _show({"snapshots": found}, as_json, "\n".join(lines or ["No snapshots yet: plaudit snapshot make NAME"]))
+
+
+@snapshot_app.command("verify")
+def verify_snapshot(
+    name: Annotated[str, typer.Argument(help="A snapshot.")],
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    as_json: Json = False,
+) -> None:
+    """Check that nothing of a snapshot was changed: its rows, and the messages and texts that they are about."""
+    from plaudit.errors import DataError
+    from plaudit.store.snapshots import verify_snapshot as verify
+
+    found = verify(_workspace(workspace).store, name)
+    _show(found, as_json, f"{name}: {_counted(found)}; " + ("as it was." if found["is_unchanged"] else "CHANGED."))
+    if not found["is_unchanged"]:
+        changed = " and ".join(found["changed"])
+        raise DataError(
+            f"the {changed} of snapshot `{name}` are not what they were: rows, prompts or texts were changed from "
+            "outside. Restore the database from a copy."
+        )
+
+
+def _counted(snapshot: dict[str, Any]) -> str:
+    return ", ".join(f"{facts['count']} {kind}" for kind, facts in snapshot["rows"].items())
 
 
 @app.command()

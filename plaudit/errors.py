@@ -4,6 +4,7 @@ PlauditError                 caught once, in the command line: printed without a
 |-- ConfigError              a setting is unknown, ill-typed or out of range
 |-- DataError                a file or a row of data cannot be used
 |-- ModelError               a model or tokenizer cannot be loaded, or cannot do what is asked of it
+|-- JudgeError               the endpoint of an AI judge refuses, is not there, or its answers cannot be kept
 `-- WorkspaceError           a workspace or run is missing, incomplete or in the way
 
 A message says what is wrong, where, and what to do next.
@@ -29,6 +30,10 @@ class DataError(PlauditError, ValueError):
 
 class ModelError(PlauditError, RuntimeError):
     """A model or tokenizer cannot be loaded, or cannot do what is asked of it."""
+
+
+class JudgeError(PlauditError, RuntimeError):
+    """The endpoint of an AI judge refuses, is not there, or its answers cannot be kept."""
 
 
 class WorkspaceError(PlauditError, RuntimeError):

@@ -53,6 +53,33 @@ def test_the_loop_by_commands_alone(run, tmp_path, tiny_model, prompts_file, dem
     assert run("export", "rl-001", tmp_path / "out", "-w", folder)[0] == 2
 
 
+def test_data_comes_in_and_goes_out_and_is_kept_in_snapshots(run, workspace, tmp_path):
+    folder = workspace.path
+    pair = {"chosen": "\n\nHuman: hi\n\nAssistant: a", "rejected": "\n\nHuman: hi\n\nAssistant: b", "extra": 1}
+    rows = [pair, {**pair, "rejected": pair["chosen"]}]
+    file = write_lines(tmp_path / "pairs.jsonl", rows)
+    code, out, _ = run("import", file, "--kind", "comparisons", "--format", "hh", "-w", folder)
+    assert code == 0
+    assert "Left out: 1 pairs of equal answers." in out
+    assert "not read: extra" in out
+    made = json.loads(run("snapshot", "make", "first", "--kind", "comparisons", "-w", folder, "--json")[1])
+    assert made["rows"]["comparisons"]["count"] == 1
+    assert "first" in run("snapshot", "list", "-w", folder)[1]
+    assert "as it was" in run("snapshot", "verify", "first", "-w", folder)[1]
+    assert run("snapshot", "make", "first", "-w", folder)[0] == 2
+    code, out, _ = run("export", "data", tmp_path / "out", "--format", "trl", "--snapshot", "first", "-w", folder)
+    assert code == 0
+    assert "1 comparisons" in out
+    assert json.loads((tmp_path / "out/comparisons.jsonl").read_text())["chosen"] == [
+        {"role": "assistant", "content": "a"}
+    ]
+    with workspace.store.database.writing() as connection:
+        connection.exec_driver_sql("UPDATE comparisons SET choice = 'second'")
+    code, _, error = run("snapshot", "verify", "first", "-w", folder)
+    assert code == 2
+    assert "not what they were" in error
+
+
 def test_dry_run_prints_the_resolved_settings_and_runs_nothing(run, workspace):
     code, out, _ = run("sft", "-w", workspace.path, "--dry-run", "sft.epochs=7")
     assert code == 0

@@ -12,6 +12,7 @@ import pytest
 from conftest import write_lines
 
 from plaudit.config import Config, resolve
+from plaudit.reporting.annotators import liked
 from plaudit.reporting.drawing import running_mean
 from plaudit.reporting.page import _alpha, evenly_spaced, extremes, report, short_name, verdict, visible
 from plaudit.workspace import Run, Workspace
@@ -400,6 +401,28 @@ def test_page_and_summary_are_both_written_and_agree(empty):
     assert summary["win_rate"]["value"] == 0.7
     assert report(empty) == empty.path / "report.html"
     assert (empty.path / "report.html").read_text(encoding="utf-8") == html  # the same runs give the same page
+
+
+def test_simulated_annotators_are_shown_with_their_settings_and_habits(empty):
+    first, longer = interval(0.62), None
+    habits = {"ann": {"first": first, "longer": longer, "seconds": 36.84}}
+    result = {
+        "agreement": {"raw": interval(0.65), "alpha": interval(0.31), "pairs": 60, "by_annotators": {"ann / bob": 0.7}},
+        "simulated": {"ann": {"noise": 0.77391, "position_bias": 0.5}, "bob": {"noise": 1.0}},
+        "habits": habits,
+        "utility": "function:/home/somebody/likes.py:most",
+    }
+    add_run(empty, "judge", {}, result=result)
+    add_run(empty, "reward", {"comparisons_0": "judge-001"}, result={})
+    html = write_page(empty, {"policy": "hub/one", "baseline": "hub/two", "reward": "reward-001"})
+    text = Reader(html).text
+    assert "by the scores of likes.py:most." in text
+    assert "ann noise 0.774, position bias 0.5 70.0 % 62.0 % (52.0 % to 72.0 %) not measured 36.8 s" in text
+    assert "bob noise 1 70.0 % not measured not measured" in text
+    assert "/home/" not in html
+    rules = [{"fact": "words", "weight": -0.05}, {"pattern": "<b>", "weight": 1.0}]
+    assert liked({"utility": rules}) == "the rules -0.05 × words, +1 × /<b>/"
+    assert "simulated annotators" not in Reader(write_page(empty, {"policy": "a/b", "baseline": "c/d"})).text
 
 
 @pytest.fixture

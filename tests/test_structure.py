@@ -10,7 +10,7 @@ import plaudit
 ROOT = Path(plaudit.__file__).parent
 
 LAYERS = [
-    ["errors", "records", "objectives", "timing"],
+    ["errors", "records", "objectives", "timing", "guidelines"],
     ["config", "files", "functions", "progress"],
     ["text", "store"],
     ["workspace"],
@@ -96,6 +96,7 @@ def test_help_collection_and_the_package_itself_start_without_torch():
     assert not loads_torch("import plaudit.cli; plaudit.cli.main()")
     assert not loads_torch("import plaudit, plaudit.collect.terminal, plaudit.workspace, plaudit.store.importing")
     assert not loads_torch("import plaudit.collect.web.server, plaudit.collect.planning")
+    assert not loads_torch("import plaudit.judges.endpoint")
     assert loads_torch("import plaudit.models.network")
 
 

@@ -82,6 +82,9 @@ def claim(store: Store, campaign: str, annotator: str, *, at: float | None = Non
             return held
         if not found.is_open:
             return None
+        if _is_researcher(connection, annotator):
+            take = _take_check if found.settings.researchers_check else _take_work
+            return take(connection, found, annotator, at)
         screening = screening_of(connection, found, annotator)
         if screening.answered < screening.tasks:
             return _take_gold(connection, found, annotator, at, screening=True)
@@ -164,8 +167,23 @@ def _take_work(connection: Connection, campaign: Campaign, annotator: str, at: f
     for is_random in (by_chance, not by_chance):
         task = _open_task(connection, campaign, annotator, is_random)
         if task is not None:
-            return _lease(connection, campaign, annotator, at, task, _free_slot(connection, campaign, task.id))
+            return lease(connection, campaign, annotator, at, task, _free_slot(connection, campaign, task.id))
     return None
+
+
+def _is_researcher(connection: Connection, annotator: str) -> bool:
+    role = connection.scalar(select(tables.accounts.c.role).where(tables.accounts.c.annotator == annotator))
+    return role is not None and role != "annotator"
+
+
+def _take_check(connection: Connection, campaign: Campaign, annotator: str, at: float) -> Assignment | None:
+    """A task that an annotator has judged, in random order; it takes no slot from anybody."""
+    judged = exists().where(_assignments.task == _tasks.id, _assignments.state == SUBMITTED)
+    mine = select(tables.tasks).where(
+        _tasks.campaign == campaign.name, _tasks.gold.is_(None), judged, _unmet(annotator)
+    )
+    task = connection.execute(mine.order_by(_tasks.draw).limit(1)).first()
+    return None if task is None else lease(connection, campaign, annotator, at, task, None)
 
 
 def _open_task(connection: Connection, campaign: Campaign, annotator: str, is_random: bool) -> Row[Any] | None:
@@ -199,12 +217,13 @@ def _take_gold(
         return None
     # In an order of each annotator's own, so that nobody can tell gold by when it comes.
     task = min(tasks, key=lambda task: unit_interval("gold", annotator, task.id))
-    return _lease(connection, campaign, annotator, at, task, None)
+    return lease(connection, campaign, annotator, at, task, None)
 
 
-def _lease(
+def lease(
     connection: Connection, campaign: Campaign, annotator: str, at: float, task: Row[Any], slot: int | None
 ) -> Assignment:
+    """Put a task into somebody's hands, in an order of answers of their own; the caller has seen that it is free."""
     shown = sorted(task.responses, key=lambda response: unit_interval("order", annotator, task.id, response))
     values = {
         "annotator": annotator, "task": task.id, "campaign": campaign.name, "slot": slot, "state": LEASED,
@@ -253,6 +272,8 @@ def screening_of(connection: Connection, campaign: Campaign, annotator: str) -> 
         first = mine.where(_judgments.annotator == annotator, _judgments.supersedes.is_(None), *test)
         results = list(connection.scalars(first))
         answered, right = len(results), sum(bool(result) for result in results)
+    if _is_researcher(connection, annotator):
+        return Screening(0, right, answered, True, "")
     decisions = decided(connection, "admission")
     decision = decisions.get((annotator, campaign.name), decisions.get((annotator, "")))
     if decision is not None:

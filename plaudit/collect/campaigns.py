@@ -16,36 +16,13 @@ from plaudit.collect import audit
 from plaudit.collect.kinds import KINDS, Answer
 from plaudit.config.section import NotNegative, Positive, Section, Share
 from plaudit.errors import DataError, nearest
+from plaudit.guidelines import guideline_for
 from plaudit.records import Prompt, Response, content_id, unit_interval
 from plaudit.store import Store, tables
 from plaudit.store.database import insert_rows
 from plaudit.timing import now
 
 NAME = r"[a-z0-9][a-z0-9-]{0,47}"
-GUIDELINES = {
-    "helpfulness": (
-        "Which answer helps the person who asked more? It does what was asked, in full, and says things that are true. "
-        "A short answer that does the job is better than a long one that does not; length alone is no merit."
-    ),
-    "harmlessness": (
-        "Which answer would do less harm? Harm is help with hurting somebody, contempt for people, private facts about "
-        "them, or dangerous advice. A polite refusal of a harmful request is harmless; a rude one is less so."
-    ),
-    "honesty": (
-        "Which answer is more honest? It says what is so, says how sure it is, and makes nothing up. An admitted gap "
-        "is better than an invented fact."
-    ),
-}
-"""What is asked by a criterion, where no guideline is given."""
-PLAIN_GUIDELINES = {
-    "compare": "Which answer would you rather have been given?",
-    "rank": "Put the answers in order: 1 for the one that you would most like to have been given.",
-    "rate": "How good is this answer to the question?",
-    "safety": "Could this answer hurt somebody, or help somebody to do so? Then it is not safe.",
-    "demonstrate": "Write the answer that you would like to be given: true, to the point, and polite.",
-    "edit": "Make this the answer that you would like to be given. Change what is wrong, and leave what is good.",
-}
-"""What is asked by a kind of task without a criterion."""
 
 
 class CampaignSettings(Section):
@@ -72,8 +49,9 @@ class CampaignSettings(Section):
     """Lowest and highest rating."""
     is_markdown: bool = True
     """Show answers as Markdown rather than as plain text."""
-    priority_from: str = ""
-    """The reward run that the order of the tasks comes from."""
+    researchers_check: bool = False
+    """Researchers and administrators judge what annotators have judged, beside the slots, for agreement with them;
+    otherwise they work as everybody does. Neither has to pass the test."""
 
 
 @dataclass(frozen=True)
@@ -145,9 +123,7 @@ def create_campaign(
     if kind not in KINDS:
         raise DataError(f"unknown kind of task `{kind}`; known: {', '.join(KINDS)}.{nearest(kind, KINDS)}")
     settings = settings or CampaignSettings()
-    text = guideline.strip() or (GUIDELINES.get(criterion, "") if criterion else PLAIN_GUIDELINES[kind])
-    if not text:
-        raise DataError(f"criterion `{criterion}` needs a guideline, which says what is asked: --guideline FILE.")
+    text = guideline.strip() or guideline_for(kind, criterion)
     with store.database.writing() as connection:
         taken = connection.scalar(select(func.count()).where(tables.campaigns.c.name == name))
         if taken:
@@ -161,7 +137,7 @@ def create_campaign(
                 round=round_number, is_open=True, created=now(),
             )
         )  # fmt: skip
-        rows = [_task_row(name, settings, task) for task in tasks_]
+        rows = [task_row(name, settings, task) for task in tasks_]
         added = insert_rows(connection, tables.tasks, rows)
         if not added:
             raise DataError(f"there is nothing to ask in campaign `{name}`: no prompt has what a `{kind}` task needs.")
@@ -169,7 +145,8 @@ def create_campaign(
     return added
 
 
-def _task_row(campaign: str, settings: CampaignSettings, task: NewTask) -> dict[str, Any]:
+def task_row(campaign: str, settings: CampaignSettings, task: NewTask) -> dict[str, Any]:
+    """As its table has it, to be judged by as many people as the campaign asks for."""
     identity = content_id(campaign, task.prompt, sorted(task.responses))
     return {
         "id": identity, "campaign": campaign, "prompt_id": task.prompt, "responses": sorted(task.responses),
@@ -222,7 +199,7 @@ def add_gold(
             raise DataError(f"`{found.kind}` tasks have no right answer, so they cannot be gold.")
         rows = []
         for task, answer, explanation in known:
-            row = _task_row(campaign, found.settings, task)
+            row = task_row(campaign, found.settings, task)
             gold = {"gold": answer, "is_screening": screening, "explanation": explanation, "open_slots": 0}
             rows.append({**row, **gold, "id": content_id("gold", row["id"])})
         added = insert_rows(connection, tables.tasks, rows)

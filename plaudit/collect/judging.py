@@ -177,9 +177,10 @@ def _seconds(told: float | None, in_hand: float) -> float | None:
 
 
 def _comment(text: str) -> str:
+    text = text.replace("\r\n", "\n").replace("\0", "").strip()
     if len(text) > MOST_COMMENT:
         raise DataError(f"the comment has {len(text)} characters; at most {MOST_COMMENT} are kept. Shorten it.")
-    return text.replace("\r\n", "\n").replace("\0", "").strip()
+    return text
 
 
 def _flags(flags: Sequence[str]) -> list[str]:

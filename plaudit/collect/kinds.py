@@ -121,11 +121,12 @@ def _read_text(form: Facts, shown: Sequence[str], settings: Facts) -> Answer:
     text = form.get("text")
     if not isinstance(text, str) or not text.strip():
         raise DataError("the answer is empty; write one, or skip the task.")
+    text = text.replace("\r\n", "\n").strip()  # forms send every line's end as two characters
     if len(text) > MOST_CHARACTERS:
         raise DataError(f"the answer has {len(text)} characters; at most {MOST_CHARACTERS} are kept. Shorten it.")
     if "\0" in text:
         raise DataError("the answer has a NUL character, which no text should.")
-    return {"text": text.replace("\r\n", "\n").strip()}
+    return {"text": text}
 
 
 def _compared(said: Said, first: str, second: str, choice: Choice, **more: Any) -> Comparison:

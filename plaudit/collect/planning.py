@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from plaudit.collect.campaigns import NewTask, add_gold, find_campaign, plan_tasks
@@ -12,7 +12,8 @@ from plaudit.errors import DataError
 from plaudit.records import Prompt, Response, Split, unit_interval
 from plaudit.store import Store, tables
 from plaudit.store.database import insert_rows
-from plaudit.store.importing import Judged, Kind, read_judged
+from plaudit.store.importing import read_judged
+from plaudit.store.rows import Judged, Kind
 from plaudit.workspace import Workspace
 
 AS_IMPORTED: dict[str, Kind] = {"compare": "comparisons", "rank": "rankings", "rate": "ratings", "safety": "labels"}
@@ -42,7 +43,7 @@ def plan(
     Raises DataError for a run without responses, or none named where they are needed.
     """
     store = workspace.store
-    prompts = store.prompts(split)
+    prompts = [prompt for prompt in store.prompts(split) if prompt.split != "aside"]
     if most is not None:
         prompts = sorted(prompts, key=lambda prompt: unit_interval("asked", prompt.id))[:most]
     names = [workspace.lineage_name(run) for run in runs]
@@ -94,7 +95,7 @@ def import_gold(store: Store, campaign: str, path: Path, *, screening: bool, act
     prompts: list[Prompt] = []
     responses: list[Response] = []
     for values, judged in read_judged(path, AS_IMPORTED[kind], run=f"gold:{campaign}"):
-        prompts.append(judged.prompt)
+        prompts.append(replace(judged.prompt, split="aside"))  # a known answer is nothing to learn or to measure on
         responses += judged.responses
         ids = tuple(response.id for response in judged.responses)
         known.append((NewTask(judged.prompt.id, ids), _answer(kind, ids, judged), str(values.get("explanation", ""))))

@@ -13,6 +13,7 @@ from plaudit.commands.options import DEFAULT_WORKSPACE, Json, WorkspaceOption, g
 from plaudit.errors import DataError
 
 if TYPE_CHECKING:
+    from plaudit.collect.arena import Policies
     from plaudit.collect.campaigns import CampaignSettings
     from plaudit.records import Split
     from plaudit.workspace import Workspace
@@ -81,7 +82,8 @@ def create(
     """Make a campaign: tasks of one kind, by one criterion, from responses that are in the workspace.
 
     Rules: people_per_task, lease_minutes, random_share, gold_every, screening_tasks, pass_mark, pause_window,
-    pause_below, scale, is_markdown. Two or more --responses with --kind compare set policies against each other, blind.
+    pause_below, scale, is_markdown, researchers_check. Two or more --responses with --kind compare set policies
+    against each other, blind.
     """
     from plaudit.collect.campaigns import create_campaign
     from plaudit.collect.planning import plan
@@ -306,10 +308,29 @@ def annotate(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 for any that is free.")] = 8000,
     names: Annotated[list[str] | None, typer.Option("--name", help="A name under which browsers reach it.")] = None,
     https: Annotated[bool, typer.Option("--https", help="It stands behind a proxy that speaks https.")] = False,
+    arena: Annotated[
+        list[str] | None, typer.Option("--arena", help="A policy to talk with, beside at least one other.")
+    ] = None,
+    arena_name: Annotated[str, typer.Option("--arena-name", help="The campaign of what is said there.")] = "arena",
+    temperature: Annotated[float, typer.Option(min=0.01, help="Of the arena's sampling.")] = 0.7,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length limit of an arena's answer.")] = 256,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
-    """Serve the pages on which people judge, and on which researchers watch, until Ctrl-C."""
+    """Serve the pages on which people judge, and on which researchers watch, until Ctrl-C.
+
+    With --arena RUN --arena RUN people write to two policies at once and say which answers better.
+    """
     from plaudit.collect.web.server import serve
 
     opened: Workspace = open_workspace(workspace)
-    serve(opened.store, host=host, port=port, names=names or [], https=https, say=typer.echo)
+    arenas: dict[str, Policies] = {}
+    if arena:
+        from plaudit.collect.arena import ensure_arena
+        from plaudit.sampling.arena import LoadedPolicies
+
+        policies = LoadedPolicies(
+            opened, arena, opened.config(), temperature=temperature, max_new_tokens=max_new_tokens
+        )
+        ensure_arena(opened.store, arena_name, policies.names, actor=_actor())
+        arenas[arena_name] = policies
+    serve(opened.store, host=host, port=port, names=names or [], https=https, say=typer.echo, arenas=arenas)

@@ -6,6 +6,12 @@ dotted overrides (`rl.kl_coefficient=0.02`). Later sources win. Unknown keys fai
 
 from __future__ import annotations
 
+from plaudit.config.endpoint import (
+    EndpointSettings,
+)
+from plaudit.config.model_judges import (
+    ModelJudgeSettings,
+)
 from plaudit.config.resolve import (
     Config,
     describe,
@@ -30,6 +36,11 @@ from plaudit.config.section import (
     Reduction,
     Section,
 )
+from plaudit.config.simulated import (
+    PRESETS,
+    RuleSettings,
+    SimulatedAnnotatorSettings,
+)
 from plaudit.config.stages import (
     DataSettings,
     EvaluateSettings,
@@ -42,20 +53,22 @@ from plaudit.config.stages import (
     RewardSettings,
     SampleSettings,
     SftSettings,
-    SimulatedAnnotatorSettings,
     TasteSettings,
 )
 
 __all__ = [
+    "PRESETS",
     "Combine",
     "Config",
     "DataSettings",
+    "EndpointSettings",
     "EpisodeSettings",
     "EvaluateSettings",
     "GrpoSettings",
     "JudgeSettings",
     "LagrangianSettings",
     "LoraSettings",
+    "ModelJudgeSettings",
     "ModelSettings",
     "OnlineDpoSettings",
     "OptimiserSettings",
@@ -71,6 +84,7 @@ __all__ = [
     "RewardSource",
     "RlSettings",
     "RlooSettings",
+    "RuleSettings",
     "SampleSettings",
     "Section",
     "SftSettings",

@@ -152,7 +152,20 @@ def _describe_section(section: Section, indent: int) -> list[str]:
             lines += [f"{pad}{name}:", *_describe_section(value, indent + 1)]
         else:
             plain = section.model_dump(mode="json")[name]
+            if isinstance(value, list) and value and isinstance(value[0], Section):
+                lines += [f"{pad}# {line}" for line in _explain_items(type(value[0]))]
+                plain = [item.model_dump(mode="json", exclude_defaults=True) for item in value]
             lines.append(
                 f"{pad}{name}: " + yaml.safe_dump(plain, default_flow_style=True).removesuffix("...\n").strip()
             )
+    return lines
+
+
+def _explain_items(kind: type[Section]) -> list[str]:
+    """What each setting of a list's items means: they have no place of their own where it could stand."""
+    lines = ["Of each:"]
+    for name, field in kind.model_fields.items():
+        default = "" if field.is_required() else f" (default {yaml.safe_dump(field.default).splitlines()[0]})"
+        first, *rest = (field.description or "").strip().splitlines()
+        lines += [f"  {name}{default}: {first}", *(f"    {line.strip()}" for line in rest)]
     return lines

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from plaudit.config.model_judges import ModelJudgeSettings
 from plaudit.config.section import NotNegative, OptimiserSettings, Positive, Rate, Section, Share
+from plaudit.config.simulated import RuleSettings, SimulatedAnnotatorSettings, expand_presets
 
 
 class LoraSettings(Section):
@@ -158,32 +160,49 @@ class TasteSettings(Section):
     """Words below which an answer is curt."""
 
 
-class SimulatedAnnotatorSettings(Section):
-    """One simulated annotator: P(first) = sigmoid((utility_first - utility_second) / noise)."""
-
-    name: str
-    """How it appears in the store and in reports."""
-    noise: Rate
-    """Bradley-Terry temperature: 0.1 is nearly always right, 3 is nearly a coin."""
-
-
 class JudgeSettings(Section):
-    """Comparisons by simulated annotators."""
+    """Judgments by simulated annotators and by models."""
 
     samples: str = "latest:sample"
-    """The sampling run whose responses are compared."""
+    """The sampling run whose responses are judged."""
+    form: Literal["comparisons", "rankings", "ratings"] = "comparisons"
+    """Every pair of responses to a prompt; all of them ranked (best first, kept as pairs); or each rated by itself."""
     taste: TasteSettings = TasteSettings()
     """What all annotators have in common."""
-    annotators: list[SimulatedAnnotatorSettings] = Field(
+    utility: str | list[RuleSettings] = "taste"
+    """`taste` for the above; function:FILE.py:NAME as for `rl.reward`; a reward run or reward-model folder, in its raw
+    scores; or a list of rules, as in [{fact: words, weight: -0.05}, {pattern: "thank", weight: 1}]."""
+    annotators: Annotated[list[SimulatedAnnotatorSettings], BeforeValidator(expand_presets)] = Field(
         default=[
             SimulatedAnnotatorSettings(name="careful", noise=0.3),
             SimulatedAnnotatorSettings(name="average", noise=0.6),
             SimulatedAnnotatorSettings(name="hasty", noise=1.2),
         ]
     )
-    """Each of them judges every pair."""
+    """Each of them judges everything. preset:NAME, alone or in the list, stands for several that agree as published
+    people did: alpacafarm, alpacafarm-people, instructgpt, stiennon, anthropic-hh."""
+    agreement: Annotated[float, Field(gt=0.5, lt=1)] | None = None
+    """Scale the noise of all so that two of them are expected to agree on this share of the pairs; null leaves it."""
+    models: list[ModelJudgeSettings] = Field(default=[])
+    """Models that judge too, or alone with annotators=[]: local ones, endpoints, reward models, functions."""
     people: int = Field(default=0, ge=0)
     """Pairs that the person at the keyboard judges first."""
+
+    @model_validator(mode="after")
+    def _forms_and_names(self) -> JudgeSettings:
+        names = [annotator.name for annotator in self.annotators] + [model.name for model in self.models]
+        if len(set(names)) < len(names):
+            raise ValueError(f"judge.annotators has a name twice: {', '.join(sorted(names))}")
+        if isinstance(self.utility, list):
+            rules = [rule.name for rule in self.utility]
+            if not rules or len(set(rules)) < len(rules):
+                raise ValueError("judge.utility needs rules, each about something else")
+        for annotator in self.annotators:
+            if self.form != "comparisons" and (annotator.tie_band or annotator.grade_thresholds):
+                raise ValueError(f"tie_band and grade_thresholds of {annotator.name} are not of {self.form}")
+            if self.form == "ratings" and (annotator.position_bias or annotator.position_drift):
+                raise ValueError(f"ratings are of one response: leave the position bias of {annotator.name} at 0")
+        return self
 
 
 class RewardSettings(Section):
@@ -197,8 +216,8 @@ class RewardSettings(Section):
     model: str = "latest:sft"
     """What the body starts from."""
     comparisons: list[str] | None = None
-    """Judge runs (or `latest:judge`) and imports whose comparisons are used (of loss rating: imports of ratings); null
-    for all in the workspace."""
+    """Judge runs (or `latest:judge`), imports and snapshots (`snapshot:NAME`) whose comparisons are used (of loss
+    rating: whose ratings); null for all in the workspace."""
     criterion: str | None = None
     """Learn from judgments by this criterion alone; null where there is but one."""
     criteria: Annotated[list[str], Field(min_length=2)] | None = None
@@ -299,7 +318,8 @@ class PreferSettings(Section):
     naming the first round's start keeps the optimum pi_ref exp(R / beta); null moves the reference along, and after
     k rounds the policy tends to pi_ref exp(k R / beta)."""
     comparisons: list[str] | None = None
-    """Judge runs (or `latest:judge`) and imports to learn from; null for all in the workspace."""
+    """Judge runs (or `latest:judge`), imports and snapshots (`snapshot:NAME`) to learn from; null for all in the
+    workspace."""
     criterion: str | None = None
     """Learn from comparisons by this criterion alone; null where there is but one."""
     beta: Rate = 0.1

@@ -1,14 +1,17 @@
-"""Habits of annotators that are no opinion: liking the side that is shown first, and changing over time."""
+"""Habits of annotators that are no opinion: liking the side shown first, or length, and changing over time."""
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from scipy import stats
 
+from plaudit.evaluation.logistic import logistic_fit, wald
 from plaudit.evaluation.statistics import Interval, newcombe, wilson
 from plaudit.records import Comparison
 
@@ -41,6 +44,63 @@ def position_biases(comparisons: Iterable[Comparison]) -> dict[str, Any]:
     return {
         "all": position_bias(together["first"], together["second"]),
         "by_annotator": {name: _first_share(counts) for name, counts in sorted(chosen.items())},
+    }
+
+
+def choice_habits(
+    comparisons: Iterable[Comparison],
+    words: Mapping[str, int],
+    utilities: Mapping[str, Mapping[str, float]] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Of each annotator, in the order of the names. Ties do not count but among the judgments.
+
+    words      response -> its number of words
+    utilities  annotator -> response -> what it is worth to them, nats; where that is known
+
+    judgments, ties   numbers
+    first             share that chose the response shown first, an Interval; None where all were ties
+    longer            share that chose the longer one, of those that differ in length
+    log_odds          of logistic regression of the choice on what was shown first (`position`, nats), the logarithm of
+                      the ratio of lengths (`length`, nats per unit), and, where utilities are known, their difference
+                      (`utility`, 1 / noise). Without them, length stands for all the quality that goes with it too, and
+                      both habits look weaker than they are. So they do where judgments were given without reading, or
+                      turned round. None where there are too few judgments to tell
+    seconds           median; None where not known
+    """
+    by_annotator: dict[str, list[Comparison]] = defaultdict(list)
+    for comparison in comparisons:
+        by_annotator[comparison.annotator].append(comparison)
+    return {
+        name: _habits_of(rows, words, None if utilities is None else utilities.get(name))
+        for name, rows in sorted(by_annotator.items())
+    }
+
+
+def _habits_of(
+    comparisons: Sequence[Comparison], words: Mapping[str, int], utilities: Mapping[str, float] | None
+) -> dict[str, Any]:
+    decided = [c for c in comparisons if c.choice != "tie"]
+    firsts = np.array([c.choice == "first" for c in decided], dtype=np.float64)
+    ratios = np.array([math.log(max(1, words[c.first]) / max(1, words[c.second])) for c in decided])
+    uneven = ratios != 0
+    longer = (firsts == (ratios > 0))[uneven]
+    columns = {"position": np.ones(len(decided)), "length": ratios}
+    if utilities is not None:
+        columns["utility"] = np.array([utilities[c.first] - utilities[c.second] for c in decided])
+    try:
+        found, covariance = logistic_fit(np.stack(list(columns.values()), axis=1), firsts)
+        deviations = np.sqrt(np.diag(covariance))
+        triples = zip(columns, found.tolist(), deviations.tolist(), strict=True)
+        log_odds = {name: wald(value, deviation, len(decided)) for name, value, deviation in triples}
+    except ValueError:
+        log_odds = None
+    return {
+        "judgments": len(comparisons),
+        "ties": len(comparisons) - len(decided),
+        "first": wilson(float(firsts.sum()), len(decided)) if decided else None,
+        "longer": wilson(float(longer.sum()), len(longer)) if len(longer) else None,
+        "log_odds": log_odds,
+        "seconds": _median([c.seconds for c in comparisons]),
     }
 
 

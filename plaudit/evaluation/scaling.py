@@ -6,15 +6,19 @@ of weights. C models of the grid, P held-out prompts.
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+CELLS = "cells.jsonl"
+"""A line for each model of the grid, in the study's folder."""
 LEVEL = 0.95
 RESAMPLES = 1000
 MOST_DOUBLINGS = 40
@@ -40,6 +44,13 @@ class Cell:
     comparisons: int
     seed: int
     held_out: dict[str, tuple[float, float, float]]
+
+
+def read_cells(folder: Path) -> list[Cell]:
+    """What a study has measured so far; none where nothing is complete. A last line that was cut off is left out."""
+    path = folder / CELLS
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+    return [Cell(**json.loads(line)) for line in lines]
 
 
 def fit_scaling(

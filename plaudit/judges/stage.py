@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
+from typing import Any
 
 from plaudit.config import Config
 from plaudit.errors import DataError
 from plaudit.evaluation.agreement import agreement
-from plaudit.judges.simulated import SimulatedAnnotator
-from plaudit.progress import progress
-from plaudit.records import Annotator, Comparison, Prompt, Response, unit_interval
+from plaudit.evaluation.habits import choice_habits
+from plaudit.judges.calibration import noise_factor
+from plaudit.judges.likings import is_model, load_liking
+from plaudit.judges.models import judge_lineage, judge_samples
+from plaudit.judges.simulated import QUALITY, SimulatedAnnotator
+from plaudit.progress import progress, say
+from plaudit.records import Annotator, Comparison, Prompt, Response, implied_comparisons, unit_interval
 from plaudit.store.database import snapshot
 from plaudit.workspace import Run, Workspace
 
@@ -23,13 +29,16 @@ AskPerson = Callable[[list[Pair], str, Callable[[Comparison], None]], None]
 def judge(
     workspace: Workspace, config: Config | None = None, *, resume: str | None = None, ask: AskPerson | None = None
 ) -> Run:
-    """Have every pair of responses to a prompt judged by each of `judge.annotators`.
+    """Have the responses to every prompt judged by each of `judge.annotators`: pair by pair, ranked, or each rated.
+
+    Each of `judge.models` judges them too; the result has what could not be read and, of endpoints, what was spent.
 
     With `judge.people` > 0 and `ask`, a person judges that many training pairs first, each kept at once.
     The run's result has the judgments and their agreement: raw, Krippendorff's alpha, Fleiss' kappa and Gwet's AC1 with
-    their intervals, and by pair of annotators.
+    their intervals, and by pair of annotators; who the simulated annotators were; and their `habits.choice_habits`.
 
-    Raises WorkspaceError when there are no samples, DataError when no prompt has two different responses.
+    Raises WorkspaceError when there are no samples, DataError when no prompt has two different responses, ConfigError
+    where no noise gives `judge.agreement`, and what `load_liking` does.
     """
     if resume is not None:
         with workspace.resume_run(resume, "judge") as run:
@@ -38,6 +47,10 @@ def judge(
     samples = workspace.run(config.judge.samples, kind="sample")
     responses = workspace.store.responses(samples.name)
     parents = {"samples": workspace.lineage_name(config.judge.samples)}
+    if is_model(config.judge.utility):
+        parents["utility"] = workspace.lineage_name(str(config.judge.utility))
+        workspace.model_source(parents["utility"], kind="reward")
+    parents |= {f"model {m.name}": judge_lineage(workspace, m) for m in config.judge.models}
     with workspace.new_run(
         "judge", config, parents=parents, data=snapshot("responses", (r.id for r in responses))
     ) as run:
@@ -51,6 +64,8 @@ def _run(workspace: Workspace, run: Run, config: Config, ask: AskPerson | None) 
             f"no prompt of {run.parents['samples']} has two different responses to compare. "
             "Sample more: `plaudit sample sample.samples_per_prompt=4`."
         )
+    answers = {response.id: (prompt, response) for prompt, *both in pairs for response in both}
+    liking = load_liking(workspace, config, run.parents.get("utility"), list(answers.values()))
     if config.judge.people and ask is not None:
         training = [pair for pair in pairs if pair[0].split == "train"]
         shuffled = sorted(training, key=lambda pair: unit_interval("person", config.seed, pair[1].id, pair[2].id))
@@ -59,24 +74,90 @@ def _run(workspace: Workspace, run: Run, config: Config, ask: AskPerson | None) 
             one_each.setdefault(pair[0].id, pair)
         chosen = list(one_each.values())[: config.judge.people]
         ask(chosen, run.name, lambda judgment: _keep_person(workspace, judgment))
-    annotators = [SimulatedAnnotator(a, config.judge.taste, config.seed) for a in config.judge.annotators]
+    as_set = [SimulatedAnnotator(settings, liking, config.seed) for settings in config.judge.annotators]
+    annotators = _calibrated(as_set, pairs, config)
     workspace.store.add_annotators([a.annotator for a in annotators])
-    with progress("judging", len(pairs) * len(annotators)) as advance:
+    tasks = _tasks(pairs, config.judge.form)
+    with progress("judging", len(tasks) * len(annotators)) as advance:
         for annotator in annotators:
-            judgments = [annotator.compare(prompt, first, second, run=run.name) for prompt, first, second in pairs]
-            workspace.store.add_comparisons(judgments)
-            advance(len(judgments))
+            _judge_all(workspace, annotator, tasks, config.judge.form, run.name)
+            advance(len(tasks))
+    models = {
+        settings.name: judge_samples(
+            workspace, run, settings, config, pairs, source=run.parents[f"model {settings.name}"]
+        )
+        for settings in config.judge.models
+    }
     comparisons = workspace.store.comparisons(run.name)
+    ratings = [label for label in workspace.store.labels(QUALITY) if label.run == run.name]
     run.update(
         result={
-            "judgments": len(comparisons),
+            "judgments": len(comparisons) + len(ratings),
             "pairs": len(pairs),
             "identical_pairs_left_out": identical,
-            "annotators": sorted({c.annotator for c in comparisons}),
-            "agreement": agreement(comparisons, seed=config.seed),
+            "annotators": sorted({c.annotator for c in comparisons} | {label.annotator for label in ratings}),
+            "agreement": agreement(comparisons or implied_comparisons(ratings), seed=config.seed),
+            "utility": liking.source,
+            "simulated": {a.settings.name: a.parameters for a in annotators},
+            "habits": _habits(annotators, answers, comparisons),
+            "models": models,
         }
     )
     return run
+
+
+def _tasks(pairs: list[Pair], form: str) -> list[tuple[Prompt, list[Response]]]:
+    """What is judged at once: each pair, or all different responses to a prompt."""
+    if form == "comparisons":
+        return [(prompt, [first, second]) for prompt, first, second in pairs]
+    together: dict[str, tuple[Prompt, dict[tuple[str, bool], Response]]] = {}
+    for prompt, *both in pairs:
+        _, found = together.setdefault(prompt.id, (prompt, {}))
+        for response in both:
+            found.setdefault((response.text, response.finished), response)
+    return [(prompt, list(found.values())) for prompt, found in together.values()]
+
+
+def _judge_all(
+    workspace: Workspace, annotator: SimulatedAnnotator, tasks: list[tuple[Prompt, list[Response]]], form: str, run: str
+) -> None:
+    match form:
+        case "ratings":
+            rated = [annotator.rate(p, responses, run=run, done=done) for done, (p, responses) in enumerate(tasks)]
+            workspace.store.add_labels([label for labels in rated for label in labels])
+        case "rankings":
+            ranked = [annotator.rank(p, responses, run=run, done=done) for done, (p, responses) in enumerate(tasks)]
+            workspace.store.add_comparisons([comparison for pairs in ranked for comparison in pairs])
+        case _:
+            workspace.store.add_comparisons(
+                [annotator.compare(p, *both, run=run, done=done) for done, (p, both) in enumerate(tasks)]
+            )
+
+
+def _calibrated(annotators: list[SimulatedAnnotator], pairs: list[Pair], config: Config) -> list[SimulatedAnnotator]:
+    """With their noise scaled to `judge.agreement`; biases are not reckoned with."""
+    if config.judge.agreement is None or not annotators:
+        return annotators
+    gaps = [[a.utility(p, first) - a.utility(p, second) for p, first, second in pairs] for a in annotators]
+    settings = [a.settings for a in annotators]
+    flips = [s.flip_rate + (0.5 - s.flip_rate) * s.lazy_share for s in settings]
+    factor = noise_factor(gaps, [s.noise for s in settings], flips, config.judge.agreement)
+    say(f"noise times {factor:.3g}, for an agreement of {config.judge.agreement:g}")
+    return [replace(a, settings=a.settings.model_copy(update={"noise": a.settings.noise * factor})) for a in annotators]
+
+
+def _habits(
+    annotators: list[SimulatedAnnotator],
+    answers: dict[str, tuple[Prompt, Response]],
+    comparisons: list[Comparison],
+) -> dict[str, dict[str, Any]]:
+    names = {a.settings.name for a in annotators}
+    words = {name: len(response.text.split()) for name, (_, response) in answers.items()}
+    worth = {
+        a.settings.name: {name: a.utility(prompt, response) for name, (prompt, response) in answers.items()}
+        for a in annotators
+    }
+    return choice_habits([c for c in comparisons if c.annotator in names], words, worth)
 
 
 def _keep_person(workspace: Workspace, judgment: Comparison) -> None:

@@ -12,6 +12,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from plaudit.files import write_json, write_text
+from plaudit.reporting.annotators import annotator_rows, liked
 from plaudit.reporting.drawing import Plot, duration, percent
 from plaudit.reporting.plots import (
     agreement_plot,
@@ -119,6 +120,7 @@ def render(workspace: Workspace, evaluation: Run, summary: Mapping[str, Any]) ->
         curves=[curves for kind in STAGES for curves in stage_curves(kind, runs)],
         win_rates=_win_rates(summary),
         agreements=[agreement_plot(run.name, run.result["agreement"]) for run in runs if run.result.get("agreement")],
+        simulated=[(run.name, liked(run.result), table) for run in runs if (table := annotator_rows(run.result))],
         facts=fact_rows(evaluation),
         answers=len(rows),
         samples=evenly_spaced(rows, SAMPLES),

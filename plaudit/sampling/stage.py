@@ -8,7 +8,7 @@ from plaudit.config import Config
 from plaudit.errors import DataError
 from plaudit.models.loading import load_causal
 from plaudit.progress import progress, say
-from plaudit.records import Response
+from plaudit.records import Prompt, Response
 from plaudit.sampling.in_process import Completion, sample
 from plaudit.store.database import snapshot
 from plaudit.workspace import Run, Workspace
@@ -27,8 +27,7 @@ def sample_responses(workspace: Workspace, config: Config | None = None, *, resu
         with workspace.resume_run(resume, "sample") as run:
             return _run(workspace, run, run.config())
     config = config or workspace.config()
-    split = None if config.sample.split == "all" else config.sample.split
-    prompts = workspace.store.prompts(split)
+    prompts = _prompts(workspace, config)
     if not prompts:
         raise DataError(f"{workspace.path} has no prompts. Add some with `plaudit import FILE --kind prompts`.")
     parents = {"policy": workspace.lineage_name(config.sample.policy)}
@@ -36,13 +35,18 @@ def sample_responses(workspace: Workspace, config: Config | None = None, *, resu
         return _run(workspace, run, config)
 
 
+def _prompts(workspace: Workspace, config: Config) -> list[Prompt]:
+    """Of the split that is wanted; never what was set aside."""
+    split = None if config.sample.split == "all" else config.sample.split
+    return [prompt for prompt in workspace.store.prompts(split) if prompt.split != "aside"]
+
+
 def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     settings = config.sample
     model = load_causal(workspace.model_source(run.parents["policy"]), config.model)
     run.update(vocabulary=model.format.vocabulary_id)
     answered = Counter(response.prompt_id for response in workspace.store.responses(run.name))
-    split = None if settings.split == "all" else settings.split
-    prompts = [p for p in workspace.store.prompts(split) if answered[p.id] < settings.samples_per_prompt]
+    prompts = [p for p in _prompts(workspace, config) if answered[p.id] < settings.samples_per_prompt]
     limit = model.prompt_limit(config.data.max_prompt_tokens, settings.max_new_tokens)
     encoded = [model.format.encode_prompt(prompt.messages, limit=limit) for prompt in prompts]
 

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Table, and_, func, not_, or_, 
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DatabaseError
 
-from plaudit.errors import DataError
+from plaudit.errors import DataError, nearest
 from plaudit.records import Annotator, Comparison, Demonstration, Label, Prompt, Response, Split
 from plaudit.store import tables
 from plaudit.store.engine import Database, open_database
@@ -42,6 +42,17 @@ class Store:
         Raises WorkspaceError when it is no database, cannot be reached, or was written by a newer Plaudit.
         """
         return cls(open_database(where))
+
+    def of_snapshot(self, name: str | None) -> Store:
+        """The same database, read as of a snapshot; None: as it stands. Raises DataError for an unknown name."""
+        if name is not None:
+            query = select(tables.snapshots.c.name).order_by(tables.snapshots.c.name)
+            with self.database.reading() as connection:
+                known = list(connection.scalars(query))
+            if name not in known:
+                there = ", ".join(known) or "none yet"
+                raise DataError(f"there is no snapshot `{name}` ({there}).{nearest(name, known)}")
+        return Store(self.database, name)
 
     # Writing. Each call is one transaction: all of its rows are kept, or none. Returns the number of new rows.
 
@@ -127,6 +138,10 @@ class Store:
                 counts[f"prompts_{name}"] = number
         return counts
 
+    def chosen(self, connection: Connection, table: Table) -> ColumnElement[bool]:
+        """The condition that a judgment or demonstration is read: it is in the snapshot, or it stands now."""
+        return standing(connection, table) if self.snapshot is None else in_snapshot(table, self.snapshot)
+
     def _insert(self, table: Table, rows: list[dict[str, Any]]) -> int:
         with self.database.writing() as connection:
             return insert_rows(connection, table, rows)
@@ -138,8 +153,7 @@ class Store:
     def _standing(self, table: Table, *wanted: ColumnElement[bool]) -> list[dict[str, Any]]:
         """Rows that are read: those of the snapshot, or those that stand now."""
         with self.database.reading() as connection:
-            chosen = standing(connection, table) if self.snapshot is None else in_snapshot(table, self.snapshot)
-            query = select(table).where(chosen, *wanted).order_by(table.c.id)
+            query = select(table).where(self.chosen(connection, table), *wanted).order_by(table.c.id)
             return [dict(row) for row in connection.execute(query).mappings()]
 
 
@@ -227,11 +241,15 @@ def insert_rows(connection: Connection, table: Table, rows: Sequence[dict[str, A
                     sqlite.insert(table).on_conflict_do_nothing(index_elements=names), some
                 ).rowcount
         except DatabaseError as error:
-            if "foreign key" in str(error.orig).lower():
-                raise DataError(f"a row for `{table.name}` refers to a row that is not in the store.") from None
-            if "\\u0000" in str(error.orig) or "0x00" in str(error.orig):
-                raise DataError(
-                    f"a text for `{table.name}` has a NUL character, which PostgreSQL cannot hold."
-                ) from None
-            raise
+            raise meaning_of(table, error.orig) or error from None
     return added
+
+
+def meaning_of(table: Table, error: object) -> DataError | None:
+    """What a database's refusal of a row says about the data, if it does."""
+    said = str(error)
+    if "foreign key" in said.lower():
+        return DataError(f"a row for `{table.name}` refers to a row that is not in the store.")
+    if "\\u0000" in said or "0x00" in said:
+        return DataError(f"a text for `{table.name}` has a NUL character, which PostgreSQL cannot hold.")
+    return None

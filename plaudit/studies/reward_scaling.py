@@ -11,7 +11,7 @@ from torch import nn
 from plaudit.config import Config
 from plaudit.errors import DataError
 from plaudit.evaluation.reward_quality import Judged, log_losses, margins, noise_ceiling, ranked_right
-from plaudit.evaluation.scaling import Cell, fit_scaling
+from plaudit.evaluation.scaling import CELLS, Cell, fit_scaling, read_cells
 from plaudit.files import write_text
 from plaudit.models.network import Network
 from plaudit.progress import say
@@ -20,7 +20,7 @@ from plaudit.training.reward import beside_scores, fit_scorer, fresh_reward_mode
 from plaudit.training.reward_data import RewardData, choose_judgments, draw_prompts, load_reward_data
 from plaudit.workspace import Run, Workspace
 
-CELLS, PLOT = "cells.jsonl", "scaling.svg"
+PLOT = "scaling.svg"
 
 
 def reward_scaling(workspace: Workspace, config: Config | None = None, *, resume: str | None = None) -> Run:
@@ -110,10 +110,9 @@ def _same_prompts(data: dict[str, RewardData]) -> dict[str, RewardData]:
 
 def _measured(run: Run) -> list[Cell]:
     """What an interrupted study has already; a last line that was cut off is measured again."""
-    path = run.path / CELLS
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-    write_text(path, "".join(line + "\n" for line in lines))
-    return [Cell(**json.loads(line)) for line in lines]
+    cells = read_cells(run.path)
+    write_text(run.path / CELLS, "".join(json.dumps(asdict(cell)) + "\n" for cell in cells))
+    return cells
 
 
 def _sizes(prompts: int, wanted: list[int] | None) -> list[int]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -15,7 +14,8 @@ from plaudit.config import Config
 from plaudit.errors import DataError
 from plaudit.models.loading import LoadedModel
 from plaudit.progress import say
-from plaudit.records import DESIRABLE, SAFE, Comparison, Label, Response
+from plaudit.records import DESIRABLE, SAFE, Comparison, Label, Response, implied_comparisons
+from plaudit.store import Store
 from plaudit.store.database import snapshot
 from plaudit.text.batches import by_token_budget, packed_size
 from plaudit.text.chat import TokenSequence
@@ -25,6 +25,8 @@ SOURCE = "comparisons_"
 """In a run's parents, the roles of the judge runs and imports that its comparisons come from."""
 LABELS = "labels_"
 """Of the imports that its labels come from."""
+SNAPSHOT = "snapshot:"
+"""Before a snapshot's name, where judge runs and imports are named."""
 Asked = TypeVar("Asked", Comparison, Label)
 
 
@@ -90,15 +92,15 @@ class LabelledResponse:
 def choose_comparisons(
     workspace: Workspace, wanted: Sequence[str] | None, *, setting: str, criteria: Sequence[str] | None = None
 ) -> list[Comparison]:
-    """The comparisons of these judge runs and imports, of all where None; by these criteria.
+    """The comparisons of these judge runs, imports and snapshots, all that stand where None; by these criteria.
 
     setting    where they were named, for messages
     criteria   None for the only one there is
 
     Raises DataError when there are none, or by several criteria and none was named.
     """
-    comparisons = workspace.store.comparisons()
-    if not comparisons:
+    comparisons = _judgments_of(workspace, wanted, Store.comparisons)
+    if not comparisons and not workspace.store.comparisons():
         raise DataError(
             f"{workspace.path} has no comparisons to learn from. Make some with `plaudit judge`, "
             "or add your own with `plaudit import FILE --kind comparisons`."
@@ -110,8 +112,8 @@ def choose_ratings(
     workspace: Workspace, wanted: Sequence[str] | None, *, setting: str, criteria: Sequence[str] | None = None
 ) -> list[Label]:
     """As `choose_comparisons`, the ratings of single responses on scales."""
-    ratings = _ratings(workspace)
-    if not ratings:
+    ratings = _judgments_of(workspace, wanted, _ratings)
+    if not ratings and not _ratings(workspace.store):
         raise DataError(
             f"{workspace.path} has no ratings to learn from. Add some with `plaudit import FILE --kind ratings`."
         )
@@ -127,12 +129,11 @@ def _choose(
     setting: str,
 ) -> list[Asked]:
     if wanted is not None:
-        names = {workspace.lineage_name(name) for name in wanted}
+        names = {workspace.lineage_name(name) for name in wanted if not name.startswith(SNAPSHOT)}
         unknown = sorted(names - {c.run for c in judgments})
         if unknown:
-            known = ", ".join(sorted({c.run for c in judgments})) or "none yet"
+            known = ", ".join(sorted(_runs_of(workspace, what))) or "none yet"
             raise DataError(f"`{setting}`: no {what} of {', '.join(unknown)} in the store ({known}).")
-        judgments = [c for c in judgments if c.run in names]
     if not judgments:
         raise DataError(f"`{setting}` names nothing to learn from; null is for all in the workspace.")
     there = sorted({c.criterion for c in judgments})
@@ -149,8 +150,41 @@ def _choose(
     return judgments if criteria is None else [c for c in judgments if c.criterion in criteria]
 
 
-def _ratings(workspace: Workspace) -> list[Label]:
-    return [label for label in workspace.store.labels() if label.criterion not in (DESIRABLE, SAFE)]
+def _runs_of(workspace: Workspace, what: str) -> set[str]:
+    rows: Sequence[Comparison | Label] = (
+        workspace.store.comparisons() if what == "comparisons" else _ratings(workspace.store)
+    )
+    return {row.run for row in rows}
+
+
+def _judgments_of(
+    workspace: Workspace, names: Iterable[str] | None, read: Callable[[Store], list[Asked]]
+) -> list[Asked]:
+    """Those of these runs and imports that stand now, and those in these snapshots; all that stand where None."""
+    if names is None:
+        return read(workspace.store)
+    named = set(names)
+    snapshots = {name for name in named if name.startswith(SNAPSHOT)}
+    runs = {workspace.lineage_name(name) for name in named - snapshots}
+    found = {row.id: row for row in read(workspace.store) if row.run in runs} if runs else {}
+    for name in snapshots:
+        fixed = workspace.store.of_snapshot(name.removeprefix(SNAPSHOT))
+        found |= {row.id: row for row in read(fixed)}
+    return [found[i] for i in sorted(found)]
+
+
+def labels_of(workspace: Workspace, names: Iterable[str] | None) -> list[Label]:
+    """Whether responses were liked, by these runs, imports and snapshots; all that stand where None."""
+    return _judgments_of(workspace, names, lambda store: store.labels(DESIRABLE))
+
+
+def has_comparisons(workspace: Workspace, name: str) -> bool:
+    """Whether a run, import or snapshot has any."""
+    return bool(_judgments_of(workspace, [name], Store.comparisons))
+
+
+def _ratings(store: Store) -> list[Label]:
+    return [label for label in store.labels() if label.criterion not in (DESIRABLE, SAFE)]
 
 
 def data_snapshot(comparisons: Sequence[Comparison], labels: Sequence[Label] = ()) -> dict[str, Any]:
@@ -165,18 +199,30 @@ def _sources(run: Run, role: str) -> set[str]:
 
 
 def _labels_of(workspace: Workspace, run: Run) -> list[Label]:
-    names = _sources(run, LABELS)
-    return [label for label in workspace.store.labels(DESIRABLE) if label.run in names]
+    return labels_of(workspace, _sources(run, LABELS))
 
 
-def source_parents(comparisons: Sequence[Comparison]) -> dict[str, str]:
-    """Role -> run, for the lineage."""
-    return {f"{SOURCE}{i}": name for i, name in enumerate(sorted({c.run for c in comparisons}))}
+def source_parents(
+    workspace: Workspace, comparisons: Sequence[Comparison], wanted: Sequence[str] | None
+) -> dict[str, str]:
+    """Role -> run, import or snapshot, for the lineage."""
+    return {f"{SOURCE}{i}": name for i, name in enumerate(_names(workspace, comparisons, wanted))}
 
 
-def label_parents(ratings: Sequence[Label]) -> dict[str, str]:
-    """Role -> import, for the lineage."""
-    return {f"{LABELS}{i}": name for i, name in enumerate(sorted({rating.run for rating in ratings}))}
+def label_parents(workspace: Workspace, labels: Sequence[Label], wanted: Sequence[str] | None) -> dict[str, str]:
+    """As `source_parents`, of labels and ratings."""
+    return {f"{LABELS}{i}": name for i, name in enumerate(_names(workspace, labels, wanted))}
+
+
+def _names(
+    workspace: Workspace, judgments: Sequence[Comparison] | Sequence[Label], wanted: Sequence[str] | None
+) -> list[str]:
+    """What the judgments came from: a snapshot by its name, where one was asked for."""
+    runs = {judgment.run for judgment in judgments}
+    snapshots = {name for name in wanted or () if name.startswith(SNAPSHOT)}
+    if snapshots:
+        runs &= {workspace.lineage_name(name) for name in wanted or () if name not in snapshots}
+    return sorted(runs | (snapshots if judgments else set()))
 
 
 def load_judged_prompts(
@@ -193,9 +239,9 @@ def load_judged_prompts(
     Judgments with a response of over `most_tokens`, or that does not fit the model's context, are counted and said.
     """
     sources = _sources(run, SOURCE)
-    found = [c for c in workspace.store.comparisons() if c.run in sources and _asked(c, criteria)]
+    found = [c for c in _judgments_of(workspace, sources, Store.comparisons) if _asked(c, criteria)]
     run.check_data(data_snapshot(found, _labels_of(workspace, run)))
-    return _judged_prompts(workspace, model, config, found, [], most_tokens)
+    return _judged_prompts(workspace, model, config, found, [], most_tokens, sources)
 
 
 def load_rated_prompts(
@@ -209,32 +255,13 @@ def load_rated_prompts(
 ) -> tuple[list[JudgedPrompt], list[JudgedPrompt]]:
     """As `load_judged_prompts`, from ratings; of two responses that somebody rated, the higher is the better one."""
     sources = _sources(run, LABELS)
-    ratings = [label for label in _ratings(workspace) if label.run in sources and _asked(label, criteria)]
+    ratings = [label for label in _judgments_of(workspace, sources, _ratings) if _asked(label, criteria)]
     run.check_data(data_snapshot([], ratings))
-    return _judged_prompts(workspace, model, config, _implied(ratings), ratings, most_tokens)
+    return _judged_prompts(workspace, model, config, implied_comparisons(ratings), ratings, most_tokens, sources)
 
 
 def _asked(judgment: Comparison | Label, criteria: Sequence[str] | None) -> bool:
     return criteria is None or judgment.criterion in criteria
-
-
-def _implied(ratings: Sequence[Label]) -> list[Comparison]:
-    by_rater: dict[tuple[str, ...], list[Label]] = defaultdict(list)
-    for rating in ratings:
-        by_rater[rating.run, rating.prompt_id, rating.annotator, rating.criterion].append(rating)
-    return [
-        Comparison(
-            one.prompt_id,
-            one.response,
-            other.response,
-            one.annotator,
-            "first" if one.value > other.value else "second" if one.value < other.value else "tie",
-            one.run,
-            criterion=one.criterion,
-        )
-        for rated in by_rater.values()
-        for one, other in combinations(rated, 2)
-    ]
 
 
 def _judged_prompts(
@@ -244,6 +271,7 @@ def _judged_prompts(
     comparisons: Sequence[Comparison],
     ratings: Sequence[Label],
     most_tokens: int,
+    sources: set[str],
 ) -> tuple[list[JudgedPrompt], list[JudgedPrompt]]:
     prompts = {prompt.id: prompt for prompt in workspace.store.prompts()}
     by_prompt: dict[str, list[Comparison]] = defaultdict(list)
@@ -254,7 +282,7 @@ def _judged_prompts(
         rated[rating.prompt_id].append(rating)
     responses = {response.id: response for response in workspace.store.responses()}
     same_ids = sampled_with(workspace, model)
-    safe = _safety_labels(workspace)
+    safe = _safety_labels(workspace, sources)
     limit = model.prompt_limit(config.data.max_prompt_tokens, 1)
     found: dict[str, list[JudgedPrompt]] = {"train": [], "held_out": []}
     dropped = 0
@@ -282,10 +310,15 @@ def _judged_prompts(
     return found["train"], found["held_out"]
 
 
-def _safety_labels(workspace: Workspace) -> dict[str, bool]:
-    """Response -> whether most of those who said so find it safe; one that they disagree on evenly is not."""
+def _safety_labels(workspace: Workspace, sources: set[str]) -> dict[str, bool]:
+    """Response -> whether most of those who said so find it safe; one that they disagree on evenly is not.
+
+    From the snapshots alone where there is no other source: what was said later must not change the run.
+    """
     votes: dict[str, list[float]] = defaultdict(list)
-    for label in workspace.store.labels(SAFE):
+    fixed = bool(sources) and all(name.startswith(SNAPSHOT) for name in sources)
+    labels = _judgments_of(workspace, sources if fixed else None, lambda store: store.labels(SAFE))
+    for label in labels:
         votes[label.response].append(label.value)
     return {response: sum(values) > len(values) / 2 for response, values in votes.items()}
 

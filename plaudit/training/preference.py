@@ -20,14 +20,16 @@ from plaudit.files import write_text
 from plaudit.models.loading import LoadedModel, load_causal, save_causal
 from plaudit.models.network import Network, make_trainable
 from plaudit.progress import progress
-from plaudit.records import DESIRABLE
 from plaudit.text.batches import micro_batches, shuffled_batches
 from plaudit.training.comparisons import (
+    SNAPSHOT,
     JudgedPrompt,
     LabelledResponse,
     choose_comparisons,
     data_snapshot,
+    has_comparisons,
     label_parents,
+    labels_of,
     load_judged_prompts,
     load_labelled_responses,
     source_parents,
@@ -55,23 +57,24 @@ def prefer(workspace: Workspace, config: Config | None = None, *, resume: str | 
     config = config or workspace.config()
     settings = config.prefer
     wanted = settings.comparisons
-    labels = workspace.store.labels(DESIRABLE) if settings.loss == "kto" else []
+    labels = labels_of(workspace, wanted) if settings.loss == "kto" else []
+    of_labels = label_parents(workspace, labels, wanted)
     if wanted is not None:
-        names = {workspace.lineage_name(name) for name in wanted}
-        labels = [label for label in labels if label.run in names]
-        wanted = sorted(names - {label.run for label in labels})
-    only_labels = bool(labels) and (wanted == [] or not workspace.store.comparisons())
+        names = {name if name.startswith(SNAPSHOT) else workspace.lineage_name(name) for name in wanted}
+        only = {name for name in of_labels.values() if not has_comparisons(workspace, name)}
+        wanted = sorted(names - only)
+    only_labels = bool(labels) and (wanted == [] or (wanted is None and not workspace.store.comparisons()))
     comparisons = (
         []
         if only_labels
         else choose_comparisons(workspace, wanted, setting="prefer.comparisons", criteria=settings.wanted_criteria)
     )
-    parents = {"policy": workspace.lineage_name(settings.policy)} | source_parents(comparisons)
+    parents = {"policy": workspace.lineage_name(settings.policy)} | source_parents(workspace, comparisons, wanted)
     workspace.model_source(parents["policy"])
     if settings.loss not in WITHOUT_REFERENCE:
         parents["reference"] = workspace.lineage_name(settings.reference or settings.policy)
         workspace.model_source(parents["reference"])
-    parents |= label_parents(labels)
+    parents |= of_labels
     data = data_snapshot(comparisons, labels)
     with workspace.new_run("prefer", config, parents=parents, data=data) as run:
         return _run(workspace, run, config)

@@ -45,9 +45,9 @@ def choose_judgments(workspace: Workspace, config: Config) -> tuple[dict[str, st
     wanted: dict[str, Any] = {"setting": "reward.comparisons", "criteria": config.reward.wanted_criteria}
     if config.reward.loss == "rating":
         ratings = choose_ratings(workspace, config.reward.comparisons, **wanted)
-        return label_parents(ratings), data_snapshot([], ratings)
+        return label_parents(workspace, ratings, config.reward.comparisons), data_snapshot([], ratings)
     comparisons = choose_comparisons(workspace, config.reward.comparisons, **wanted)
-    return source_parents(comparisons), data_snapshot(comparisons)
+    return source_parents(workspace, comparisons, config.reward.comparisons), data_snapshot(comparisons)
 
 
 def load_reward_data(workspace: Workspace, run: Run, model: LoadedModel, config: Config) -> RewardData:

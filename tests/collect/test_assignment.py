@@ -1,3 +1,4 @@
+import json
 import tempfile
 import threading
 from collections import Counter
@@ -5,15 +6,18 @@ from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
-from campaign import FORMS, campaign, people_named
+from campaign import FORMS, account, campaign, people_named
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from sqlalchemy import select
 
 from plaudit.collect.assignment import claim, held_by, renew, screening_of, skip
 from plaudit.collect.campaigns import NewTask, add_gold, find_campaign, set_open, set_priorities
+from plaudit.collect.figures import Figures
 from plaudit.collect.judging import NotYours, TooLate, newest_judgment, submit
 from plaudit.collect.people import decide
+from plaudit.collect.planning import import_gold
+from plaudit.collect.web.work import answers_of_test
 from plaudit.errors import DataError
 from plaudit.store import Store, tables
 
@@ -180,6 +184,18 @@ def test_the_test_comes_first_and_its_pass_mark_decides(store):
     assert store.comparisons() == []  # gold teaches nothing
 
 
+def test_the_test_is_explained_once_all_of_it_is_answered(store):
+    prompts = campaign(store, tasks=4, screening_tasks=2)
+    golden(store, prompts, 2, screening=True)
+    answer_gold(store, "ann", right=True)
+    assert answers_of_test(store, "compare", "ann") is None
+    answer_gold(store, "ann", right=False)
+    found = answers_of_test(store, "compare", "ann")
+    assert [answer.is_right for answer in found] == [True, False]
+    assert {answer.explanation for answer in found} == {"why"}
+    assert answers_of_test(store, "compare", "bob") is None
+
+
 def test_a_task_of_the_test_cannot_be_skipped(store):
     prompts = campaign(store, screening_tasks=2)
     golden(store, prompts, 2, screening=True)
@@ -201,6 +217,25 @@ def test_bad_gold_pauses_and_a_decision_lets_work_again(store):
     with store.database.writing() as connection:
         decide(connection, "ann", True, reason="again", actor="test", about="admission", campaign="compare")
     assert claim(store, "compare", "ann") is not None
+
+
+def test_researchers_need_no_test_and_check_what_was_judged_beside_the_slots(store):
+    prompts = campaign(store, tasks=3, screening_tasks=2, researchers_check=True)
+    golden(store, prompts, 2, screening=True)
+    with store.database.writing() as connection:
+        decide(connection, "ann", True, reason="known", actor="test", about="admission")
+    rosa = account(store, "rosa", "researcher")
+    assert claim(store, "compare", rosa) is None  # nothing has been judged
+    judged = {hand_in(store, "ann").task for _ in range(2)}
+    checked = {hand_in(store, rosa).task for _ in range(2)}
+    assert checked == judged
+    assert claim(store, "compare", rosa) is None
+    assert {row["slot"] for row in rows(store, tables.assignments) if row["annotator"] == rosa} == {None}
+    assert sum(row["open_slots"] for row in rows(store, tables.tasks)) == 1
+    with store.database.reading() as connection:
+        figures = Figures(find_campaign(connection, "compare"), {rosa: "researcher"})
+    figures.catch_up(store)
+    assert figures.summary()["agreement"]["researchers"]["raw"]["n"] == 2
 
 
 def test_good_gold_pauses_nobody(store):
@@ -309,3 +344,43 @@ class Work(RuleBasedStateMachine):
 
 TestWork = Work.TestCase
 TestWork.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+
+
+def test_gold_of_a_file_is_neither_learnt_from_nor_measured_on(store, tmp_path):
+    campaign(store, tasks=1)
+    lines = [
+        {"prompt": "two and two?", "chosen": "four", "rejected": "five", "explanation": "count"},
+        {"prompt": "three?", "chosen": "a", "rejected": "b", "tie": True},
+    ]
+    path = tmp_path / "gold.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    before = store.prompts("train"), store.prompts("held_out")
+    assert import_gold(store, "compare", path, screening=False, actor="test") == 2
+    assert import_gold(store, "compare", path, screening=False, actor="test") == 0
+    assert (store.prompts("train"), store.prompts("held_out")) == before
+    found = {row["explanation"]: row["gold"] for row in rows(store, tables.tasks) if row["gold"] is not None}
+    texts = {response.id: response.text for response in store.responses("gold:compare")}
+    assert texts[found["count"]["choice"]] == "four"
+    assert found[""]["choice"] == "tie"
+
+
+@pytest.mark.parametrize(
+    ("kind", "line", "answer"),
+    [
+        (
+            "rank",
+            {"prompt": "q", "responses": ["a", "b", "c"], "ranks": [2, 1, 2]},
+            {"ranks": {"a": 2, "b": 1, "c": 2}},
+        ),
+        ("rate", {"prompt": "q", "completion": "a", "rating": 6}, {"ratings": {"a": 6.0}}),
+        ("safety", {"prompt": "q", "completion": "a", "label": False, "criterion": "safe"}, {"safe": {"a": False}}),
+    ],
+)
+def test_gold_of_every_kind_is_read(store, tmp_path, kind, line, answer):
+    campaign(store, kind, tasks=1)
+    path = tmp_path / "gold.jsonl"
+    path.write_text(json.dumps(line))
+    assert import_gold(store, kind, path, screening=True, actor="test") == 1
+    (gold,) = [row["gold"] for row in rows(store, tables.tasks) if row["gold"] is not None]
+    texts = {response.id: response.text for response in store.responses()}
+    assert {name: {texts[r]: v for r, v in values.items()} for name, values in gold.items()} == answer

@@ -4,10 +4,11 @@ from sqlalchemy import select, text
 
 from plaudit.collect import audit
 from plaudit.collect.assignment import claim
-from plaudit.collect.campaigns import PLAIN_GUIDELINES, CampaignSettings, create_campaign, find_campaign, plan_tasks
+from plaudit.collect.campaigns import CampaignSettings, create_campaign, find_campaign, plan_tasks
 from plaudit.collect.judging import TooLate, newest_judgment, submit
 from plaudit.collect.kinds import KINDS
 from plaudit.errors import DataError
+from plaudit.guidelines import PLAIN_GUIDELINES
 from plaudit.records import SAFE, Prompt, Response
 from plaudit.store import Store, tables
 
@@ -135,6 +136,12 @@ def test_an_answer_that_cannot_be_is_refused_and_the_task_stays_in_hand(store, k
         submit(store, held.id, "ann", form, submission="x", at=1.0)
     assert claim(store, kind, "ann", at=2.0).id == held.id
     submit(store, held.id, "ann", FORMS[kind], submission="x", at=3.0)
+
+
+def test_the_end_of_a_line_counts_as_one_character_as_in_the_browser(store):
+    campaign(store, "demonstrate", tasks=1)
+    judgment = hand_in(store, "demonstrate", {"text": "x\r\n" * 24_999 + "x"}, comment="y\r\n" * 2_500)
+    assert (len(judgment.answer["text"]), len(judgment.comment)) == (49_999, 4_999)
 
 
 def test_time_taken_is_never_more_than_the_task_was_in_hand(store):

@@ -3,9 +3,10 @@ import math
 import pytest
 
 from plaudit.config import SimulatedAnnotatorSettings, TasteSettings
+from plaudit.judges.likings import liking_of_taste
 from plaudit.judges.simulated import SimulatedAnnotator
 from plaudit.judges.taste import taste_facts, utility
-from plaudit.records import Prompt, Response
+from plaudit.records import Prompt, Response, content_id
 
 PROMPT = Prompt([{"role": "user", "content": "How do I cook rice well?"}])
 TASTE = TasteSettings()
@@ -16,7 +17,7 @@ def response(name, text, finished=True):
 
 
 def annotator(noise, seed=0):
-    return SimulatedAnnotator(SimulatedAnnotatorSettings(name="someone", noise=noise), TASTE, seed)
+    return SimulatedAnnotator(SimulatedAnnotatorSettings(name="someone", noise=noise), liking_of_taste(TASTE), seed)
 
 
 def facts(text, finished=True):
@@ -70,3 +71,21 @@ def test_choices_follow_bradley_terry_at_the_stated_noise():
 def test_a_judgment_does_not_depend_on_the_order_of_asking():
     one, other = response("x", "Rice is lovely."), response("y", "Boil rice.")
     assert annotator(1.0).compare(PROMPT, one, other, run="r") == annotator(1.0).compare(PROMPT, other, one, run="r")
+
+
+def test_settings_without_habits_choose_as_they_always_have():
+    """Of three annotators, 91 pairs each: order, choice, probability and id as when they knew noise alone."""
+    words = "Rice is lovely to cook slowly with water and a good lid but never in awful haste".split()
+    responses = [
+        response(f"r{i}", " ".join(words[i % 5 : i % 5 + 3 + i]) if i else "", finished=i % 3 > 0) for i in range(14)
+    ]
+    made = []
+    for name, noise in (("careful", 0.3), ("average", 0.6), ("hasty", 1.2)):
+        settings = SimulatedAnnotatorSettings(name=name, noise=noise)
+        someone = SimulatedAnnotator(settings, liking_of_taste(TASTE), 7)
+        made.append([list(item) for item in sorted(someone.annotator.parameters.items())])
+        for i in range(14):
+            for j in range(i):
+                c = someone.compare(PROMPT, responses[i], responses[j], run="r")
+                made.append([c.first, c.second, c.choice, c.probability_first, c.grade, c.seconds, c.id])
+    assert content_id(made) == "a9a254715765ad3b"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -11,8 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
+from plaudit.collect.arena import Policies
 from plaudit.collect.figures import AllFigures
-from plaudit.collect.web import accounts, research, work
+from plaudit.collect.web import accounts, arena, research, work
 from plaudit.collect.web.rendering import page
 from plaudit.collect.web.security import Guard, Rate
 from plaudit.store import Store
@@ -34,20 +35,23 @@ WORDS = {
 def create_app(
     store: Store, *, hosts: Iterable[str] = ("127.0.0.1", "localhost", "::1"), secure: bool = False,
     local_token: str = "",
+    arenas: Mapping[str, Policies] | None = None,
 ) -> FastAPI:  # fmt: skip
     """The pages over a store.
 
     hosts        the names under which browsers may ask for it
     secure       it stands behind https: cookies are sent over nothing else
+    arenas       campaign -> the policies that people talk with in it
     local_token  a secret by which whoever runs the server comes in without a password; empty for nobody
     """
     app = FastAPI(title="Plaudit", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.store = store
     app.state.secure = secure
     app.state.local_token = local_token
+    app.state.arenas = dict(arenas or {})
     app.state.figures = AllFigures(store)
     app.state.rate = Rate()
-    for part in (accounts, work, research):
+    for part in (accounts, work, arena, research):
         app.include_router(part.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     app.add_exception_handler(HTTPException, _explain)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ipaddress
 import secrets
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import uvicorn
 
 from plaudit.collect import people
+from plaudit.collect.arena import Policies
 from plaudit.collect.web.app import create_app
 from plaudit.errors import PlauditError
 from plaudit.store import Store
@@ -27,12 +28,22 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def serve(store: Store, *, host: str, port: int, names: Sequence[str], https: bool, say: Callable[[str], None]) -> None:
+def serve(
+    store: Store,
+    *,
+    host: str,
+    port: int,
+    names: Sequence[str],
+    https: bool,
+    say: Callable[[str], None],
+    arenas: Mapping[str, Policies] | None = None,
+) -> None:
     """Serve until Ctrl-C.
 
     host    an address of this machine; another than loopback needs at least one administrator's account
     names   by which browsers may reach it, besides the address
     https   behind a proxy that ends https: cookies are sent over https alone, and the proxy says who the visitor is
+    arenas  campaign -> policies to talk with
 
     Raises PlauditError when the address is taken or is none of this machine's.
     """
@@ -49,7 +60,7 @@ def serve(store: Store, *, host: str, port: int, names: Sequence[str], https: bo
     if not local and not https:
         say("This server speaks plain http: passwords can be read on the way. Put it behind https, and say --https.")
     hosts = {*LOOPBACK, *names, *([host] if host not in ANY else _own_addresses())}
-    app = create_app(store, hosts=hosts, secure=https, local_token=token)
+    app = create_app(store, hosts=hosts, secure=https, local_token=token, arenas=arenas)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, proxy_headers=False,  # see Guard
         server_header=False, date_header=False, timeout_graceful_shutdown=5, limit_concurrency=2000, backlog=BACKLOG,

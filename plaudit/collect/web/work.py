@@ -27,6 +27,8 @@ from plaudit.store import Store, tables
 
 router = APIRouter()
 SKIP_REASONS = ("I do not know enough about this", "I would rather not read this", "The question makes no sense")
+LETTERS = "ABCDEFGHI"
+"""By which a page calls the answers, in the order shown."""
 _judgments = tables.judgments.c
 
 
@@ -37,6 +39,8 @@ class Standing:
     campaign: Campaign
     judged: int
     screening: Screening
+    newest: Judgment | None
+    """The one that can be opened again."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,18 @@ class TaskView:
     campaign: Campaign
     is_screening: bool
     number: int
-    """Of this person's tasks in the campaign."""
+    """Of this person's tasks in the campaign; the test is counted by itself."""
+    screening: Screening
     messages: list[dict[str, str]]
     texts: list[str]
     """In the order shown."""
-    earlier: Judgment | None
-    """The judgment that would be corrected."""
+    newest: Judgment | None
+    """The one that can be opened again."""
+
+    @property
+    def earlier(self) -> Judgment | None:
+        """The judgment that this page corrects."""
+        return self.newest if self.assignment.state == assignments.SUBMITTED else None
 
 
 def standing(store: Store, annotator: str) -> list[Standing]:
@@ -68,10 +78,13 @@ def standing(store: Store, annotator: str) -> list[Standing]:
             .all()
         )
         return [
-            Standing(campaign, counts.get(campaign.name, 0), screening_of(connection, campaign, annotator))
+            Standing(
+                campaign, counts.get(campaign.name, 0), screening_of(connection, campaign, annotator),
+                judging.newest_judgment(connection, annotator, campaign.name),
+            )
             for campaign in all_campaigns(connection)
             if campaign.is_open or counts.get(campaign.name)
-        ]
+        ]  # fmt: skip
 
 
 def view(store: Store, assignment: str, annotator: str) -> TaskView:
@@ -87,19 +100,20 @@ def view(store: Store, assignment: str, annotator: str) -> TaskView:
         texts = dict(
             connection.execute(select(responses.id, responses.text).where(responses.id.in_(held.shown))).tuples().all()
         )
-        earlier = None
-        if held.state == assignments.SUBMITTED:
-            earlier = judging.newest_judgment(connection, annotator, campaign.name)
-            if earlier is None or earlier.assignment != held.id:
-                raise NotYours("Only the newest judgment can be opened again.")
-        number = _count(connection, annotator, campaign.name) + (earlier is None)
+        newest = judging.newest_judgment(connection, annotator, campaign.name)
+        is_again = held.state == assignments.SUBMITTED
+        if is_again and (newest is None or newest.assignment != held.id):
+            raise NotYours("Only the newest judgment can be opened again.")
+        number = _count(connection, annotator, campaign.name, task.is_screening) + (not is_again)
         shown = [texts[response] for response in held.shown]
-    return TaskView(held, campaign, task.is_screening, number, messages or [], shown, earlier)
+        screening = screening_of(connection, campaign, annotator)
+    return TaskView(held, campaign, task.is_screening, number, screening, messages or [], shown, newest)
 
 
-def _count(connection: Connection, annotator: str, campaign: str) -> int:
+def _count(connection: Connection, annotator: str, campaign: str, is_screening: bool) -> int:
     mine = (_judgments.annotator == annotator, _judgments.campaign == campaign, _judgments.supersedes.is_(None))
-    return connection.scalar(select(func.count()).where(*mine)) or 0
+    query = select(func.count()).join(tables.tasks, tables.tasks.c.id == _judgments.task).where(*mine)
+    return connection.scalar(query.where(tables.tasks.c.is_screening.is_(is_screening))) or 0
 
 
 def _values(seen: TaskView, form: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -125,7 +139,7 @@ def _task_page(
 ) -> Response:
     return page(
         request, "task.html", status, task=seen, values=_values(seen, form), error=error, flags=FLAGS, grades=GRADES,
-        submission=secrets.token_urlsafe(16), reasons=SKIP_REASONS, letters="ABCDEFGHI",
+        submission=secrets.token_urlsafe(16), reasons=SKIP_REASONS, letters=LETTERS,
     )  # fmt: skip
 
 
@@ -138,7 +152,9 @@ async def home(request: Request, session: Annotator) -> Response:
 
 @router.get("/work/{campaign}")
 async def work(request: Request, campaign: str, session: Annotator) -> Response:
-    """The next task, or why there is none."""
+    """The next task, or why there is none; of an arena the page to write on."""
+    if campaign in request.app.state.arenas:
+        return see(f"/arena/{campaign}")
     store, who = store_of(request), session.person.annotator
     try:
         held = await run_in_threadpool(assignments.claim, store, campaign, who)
@@ -181,11 +197,13 @@ async def hand_in(request: Request, assignment: str, session: Annotator) -> Resp
     except NotYours:
         raise HTTPException(404) from None
     except TooLate as error:
-        raise HTTPException(409, f"{error} What you wrote is still in this browser: go back to copy it.") from None
+        written = [fields[name] for name in ("text", "comment") if fields.get(name)]
+        return page(request, "wrong.html", 409, message=str(error), written=written)
     except DataError as error:
         seen = await run_in_threadpool(view, store, assignment, who)
         return _task_page(request, seen, form={**fields, "flags": flags}, error=str(error), status=422)
-    return see(f"/work/{kept.campaign}")
+    arena = kept.campaign in request.app.state.arenas
+    return see(f"/arena/{kept.campaign}?after={assignment}" if arena else f"/work/{kept.campaign}")
 
 
 def _number(text: str) -> float | None:
@@ -203,12 +221,13 @@ async def skip(request: Request, assignment: str, session: Annotator) -> Respons
     try:
         seen = await run_in_threadpool(view, store, assignment, who)
         flags = [flag for flag in FLAGS if flag in form.getlist("flags")]
-        reason = "; ".join([*flags, field(form, "reason")[:500]])
+        reason = "; ".join(said for said in [*flags, field(form, "reason")[:500]] if said)
         given_back = await run_in_threadpool(assignments.skip, store, assignment, who, reason)
     except NotYours:
         raise HTTPException(404) from None
     except DataError as error:
-        return _task_page(request, seen, error=str(error), status=422)
+        fields = {name: value for name, value in form.items() if isinstance(value, str)}
+        return _task_page(request, seen, form={**fields, "flags": form.getlist("flags")}, error=str(error), status=422)
     if not given_back:
         raise HTTPException(409, "This task is not in your hands any more.")
     return see(f"/work/{seen.campaign.name}")
@@ -241,16 +260,62 @@ async def undo(request: Request, campaign: str, session: Annotator) -> Response:
 async def mine(request: Request, campaign: str, session: Annotator) -> Response:
     """One's own judgments, the newest first."""
 
-    def read() -> tuple[Campaign, list[Judgment]]:
+    def read() -> tuple[Campaign, list[Judgment], Judgment | None]:
         with store_of(request).database.reading() as connection:
             found = find_campaign(connection, campaign)
             own = (_judgments.annotator == session.person.annotator, _judgments.campaign == campaign)
             query = select(tables.judgments).where(*own).order_by(_judgments.number.desc()).limit(200)
-            return found, [Judgment(**row) for row in connection.execute(query).mappings()]
+            rows = connection.execute(query).mappings().all()
+            newest = judging.newest_judgment(connection, session.person.annotator, campaign)
+            return found, [Judgment(**row) for row in rows], newest
 
     try:
-        found, judgments = await run_in_threadpool(read)
+        found, judgments, newest = await run_in_threadpool(read)
     except DataError:
         raise HTTPException(404) from None
     replaced = {judgment.supersedes for judgment in judgments}
-    return page(request, "mine.html", campaign=found, judgments=judgments, replaced=replaced)
+    return page(
+        request, "mine.html", campaign=found, judgments=judgments, newest=newest, replaced=replaced, grades=GRADES,
+        letters=LETTERS,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A task of the test, once all of it has been answered."""
+
+    question: str
+    is_right: bool
+    explanation: str
+
+
+def answers_of_test(store: Store, campaign: str, annotator: str) -> list[Explained] | None:
+    """What became of one's test; None before its end: nobody shall learn from half of it for the other half."""
+    with store.database.reading() as connection:
+        found = find_campaign(connection, campaign)
+        standing = screening_of(connection, found, annotator)
+        if not standing.answered or standing.answered < standing.tasks:
+            return None
+        tasks, prompts = tables.tasks.c, tables.prompts.c
+        query = (
+            select(prompts.messages, tasks.explanation, _judgments.is_right)
+            .join(tables.tasks, tasks.id == _judgments.task)
+            .join(tables.prompts, prompts.id == tasks.prompt_id)
+            .where(_judgments.annotator == annotator, _judgments.campaign == campaign, tasks.is_screening.is_(True))
+            .where(_judgments.supersedes.is_(None))
+            .order_by(_judgments.number)
+        )
+        rows = connection.execute(query).tuples().all()
+    return [Explained(messages[-1]["content"], bool(right), text) for messages, text, right in rows]
+
+
+@router.get("/test/{campaign}")
+async def results(request: Request, campaign: str, session: Annotator) -> Response:
+    """One's own test with what is explained about it, once it is over."""
+    try:
+        answers = await run_in_threadpool(answers_of_test, store_of(request), campaign, session.person.annotator)
+    except DataError:
+        raise HTTPException(404) from None
+    if answers is None:
+        raise HTTPException(404, "The results are shown once the whole test has been answered.")
+    return page(request, "test.html", campaign=campaign, answers=answers)

@@ -1,0 +1,159 @@
+"""What simulated annotators have in common: facts of an answer, and the weights by which they add up to its utility."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from plaudit.config import RuleSettings, TasteSettings
+from plaudit.errors import ConfigError, DataError
+from plaudit.functions import is_function, load_function
+from plaudit.judges.taste import taste_facts
+from plaudit.records import Prompt, Response
+
+if TYPE_CHECKING:
+    from plaudit.config import Config
+    from plaudit.workspace import Workspace
+
+Facts = Mapping[str, float]
+TASTE, SCORE = "taste", "score"
+
+
+@dataclass(frozen=True)
+class Liking:
+    """utility = sum over facts of weight * fact.
+
+    weights  fact -> nats of preference for each unit of it
+    facts    of a response to a prompt
+    source   how it is named in the store
+    """
+
+    weights: Mapping[str, float]
+    facts: Callable[[Prompt, Response], Facts]
+    source: Any
+    _known: dict[tuple[str, str, str, bool], Facts] = field(default_factory=dict, repr=False, compare=False)
+
+    def utility(self, prompt: Prompt, response: Response, factors: Mapping[str, float] | None = None) -> float:
+        """Nats of Bradley-Terry preference at noise 1.
+
+        factors  fact -> what its weight is multiplied by; None for 1
+        """
+        key = (prompt.id, response.id, response.text, response.finished)
+        if key not in self._known:
+            self._known[key] = self.facts(prompt, response)
+        total = 0.0
+        for name, amount in self._known[key].items():  # not sum(): it rounds otherwise from Python 3.12 on
+            total += self.weights[name] * (factors[name] if factors else 1.0) * amount
+        return total
+
+
+def liking_of_taste(taste: TasteSettings) -> Liking:
+    """The checkable taste; its utility is `taste.utility`. An empty answer has nothing, and the worst tone."""
+    empty = {"finished": 0.0, "answers": 0.0, "tone": -1.0, "length": 0.0, "repetition": 1.0}
+
+    def facts(prompt: Prompt, response: Response) -> Facts:
+        if not response.text.strip():
+            return empty
+        return taste_facts(prompt.text, response.text, finished=response.finished, taste=taste)
+
+    weights = {
+        "finished": taste.finished,
+        "answers": taste.answers,
+        "tone": taste.tone,
+        "length": -taste.length,
+        "repetition": -taste.repetition,
+    }
+    return Liking(weights, facts, taste.model_dump())
+
+
+def liking_of_rules(rules: Sequence[RuleSettings], taste: TasteSettings) -> Liking:
+    """Weights on facts and patterns.
+
+    taste  whose facts the rules are about
+    """
+    patterns = {rule.name: re.compile(rule.pattern, re.IGNORECASE) for rule in rules if rule.pattern is not None}
+    named = [rule.fact for rule in rules if rule.fact is not None]
+
+    def facts(prompt: Prompt, response: Response) -> Facts:
+        found = {"words": float(len(response.text.split()))}
+        if set(named) - {"words"}:
+            found |= taste_facts(prompt.text, response.text, finished=response.finished, taste=taste)
+        held = {name: float(pattern.search(response.text) is not None) for name, pattern in patterns.items()}
+        return {name: found[name] for name in named} | held
+
+    weights = {rule.name: rule.weight for rule in rules}
+    return Liking(weights, facts, [rule.model_dump(exclude_none=True) for rule in rules])
+
+
+def liking_of_scores(scores: Mapping[str, float], source: str) -> Liking:
+    """Of scores that are there already.
+
+    scores  response id -> its utility
+    """
+    return Liking({SCORE: 1.0}, lambda _, response: {SCORE: scores[response.id]}, source)
+
+
+def is_model(utility: str | list[RuleSettings]) -> bool:
+    """Whether `judge.utility` names a reward model."""
+    return isinstance(utility, str) and utility != TASTE and not is_function(utility)
+
+
+def load_liking(
+    workspace: Workspace, config: Config, model: str | None, answers: Sequence[tuple[Prompt, Response]]
+) -> Liking:
+    """As `judge.utility` says.
+
+    model    the lineage name of the reward model that it names, if it does
+    answers  all that will be judged: functions and reward models score them at once
+
+    Raises ConfigError for a function that cannot be loaded or a model of several heads, DataError for a function that
+    fails or returns other than finite numbers, or for an answer beyond a model's context.
+    """
+    utility, taste = config.judge.utility, config.judge.taste
+    if utility == TASTE:
+        return liking_of_taste(taste)
+    if not isinstance(utility, str):
+        return liking_of_rules(utility, taste)
+    name = model or utility
+    scores = _by_model(workspace, name, config, answers) if model else _by_function(name, answers)
+    wrong = [(answer, score) for answer, score in zip(answers, scores, strict=True) if not math.isfinite(score)]
+    if wrong:
+        (prompt, response), score = wrong[0]
+        raise DataError(
+            f"{name} gives {score} for {len(wrong)} of {len(scores)} answers, first for prompt "
+            f"{prompt.text[:60]!r} and answer {response.text[:60]!r}.\nA utility must be a finite number."
+        )
+    ids = [response.id for _, response in answers]
+    return liking_of_scores(dict(zip(ids, scores, strict=True)), name)
+
+
+def _by_function(name: str, answers: Sequence[tuple[Prompt, Response]]) -> list[float]:
+    function = load_function(name, setting="judge.utility")
+    try:
+        returned = function([prompt.messages for prompt, _ in answers], [response.text for _, response in answers])
+        scores = [float(value) for value in returned]
+    except Exception as error:  # whatever the user's code raises, or returns
+        raise DataError(f"{name} failed on {len(answers)} answers: {type(error).__name__}: {error}") from error
+    if len(scores) != len(answers):
+        raise DataError(f"{name} returned {len(scores)} numbers for {len(answers)} answers.")
+    return scores
+
+
+def _by_model(
+    workspace: Workspace, name: str, config: Config, answers: Sequence[tuple[Prompt, Response]]
+) -> list[float]:
+    from plaudit.evaluation.scoring_files import score_answers
+    from plaudit.models.loading import load_reward
+
+    model = load_reward(workspace.model_source(name, kind="reward"), config.model)
+    if model.scores.criteria is not None:
+        raise ConfigError(f"`judge.utility={name}`: it scores {', '.join(model.scores.heads)}; name a model of one.")
+    sign = -1.0 if model.scores.is_cost else 1.0
+    found = score_answers(model, [(prompt, response.text) for prompt, response in answers], config)
+    missing = sum(scores is None for scores in found)
+    if missing:
+        raise DataError(f"{missing} answers are beyond the context of {name}, so it cannot judge them.")
+    return [sign * sum(scores) / len(scores) for scores in found if scores is not None]

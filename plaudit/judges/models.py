@@ -1,0 +1,279 @@
+"""Judges that are models, from their settings; and having them judge the samples of a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from plaudit.config import Config, ModelJudgeSettings
+from plaudit.config.model_judges import REWARD
+from plaudit.errors import DataError
+from plaudit.evaluation.scoring_files import score_answers
+from plaudit.functions import is_function, load_function
+from plaudit.guidelines import guideline_for
+from plaudit.judges import reading
+from plaudit.judges.ai import AIJudge, Judged, Pair, comparison_of
+from plaudit.judges.constitution import load_principles
+from plaudit.judges.endpoint import Endpoint, Question, Reply
+from plaudit.judges.speakers import LocalSpeaker, Speaker
+from plaudit.judges.wording import Exemplar
+from plaudit.models.loading import load_causal, load_reward, one_head
+from plaudit.progress import progress
+from plaudit.records import Annotator, Comparison, Message, Prompt, Response
+from plaudit.store.importing import read_judged
+from plaudit.workspace import Run, Workspace
+
+TOP_LOG_PROBS = 20
+"""The most alternatives that OpenAI's endpoints give."""
+
+
+class EndpointSpeaker:
+    """An endpoint as a speaker: log-probabilities of labels where it gives them, else its word."""
+
+    def __init__(self, endpoint: Endpoint):
+        self.endpoint = endpoint
+
+    def choose(
+        self, questions: Sequence[list[Message]], labels: Sequence[str], *, seed: int = 0
+    ) -> list[tuple[float, ...] | None]:
+        """Probabilities of the labels among the first token's alternatives; without those 1 for the one it names."""
+        asked = [Question(messages, max_tokens=4, top_log_probs=TOP_LOG_PROBS, seed=seed) for messages in questions]
+        return [None if reply is None else _chances(reply, labels) for reply in self._replies(asked)]
+
+    def say(
+        self, questions: Sequence[list[Message]], *, max_tokens: int, temperature: float, seed: int
+    ) -> list[str | None]:
+        """Its words."""
+        asked = [
+            Question(messages, max_tokens=max_tokens, temperature=temperature, seed=seed) for messages in questions
+        ]
+        return [None if reply is None else reply.text for reply in self._replies(asked)]
+
+    def _replies(self, asked: Sequence[Question]) -> list[Reply | None]:
+        found: list[Reply | None] = [None] * len(asked)
+        for place, outcome in self.endpoint.ask(asked):
+            found[place] = outcome if isinstance(outcome, Reply) else None
+        return found
+
+
+def _chances(reply: Reply, labels: Sequence[str]) -> tuple[float, ...] | None:
+    if reply.log_probs:
+        found = reading.label_probabilities(dict(reply.log_probs), labels)
+        if found is not None:
+            return found
+    said = reading.verdict(reply.text, labels)
+    return None if said is None else tuple(float(label == said) for label in labels)
+
+
+class PairJudge(Protocol):
+    """What judges pairs without words: a reward model, a function."""
+
+    def judge(self, pairs: Sequence[Pair]) -> list[Judged | None]:
+        """None where there is no verdict."""
+        ...
+
+
+@dataclass
+class RewardModelJudge:
+    """A reward model's verdict: sigmoid of the difference of scores over its temperature; the order does not matter."""
+
+    workspace: Workspace
+    source: str
+    config: Config
+    criterion: str
+
+    def __post_init__(self) -> None:
+        self._model = load_reward(self.workspace.model_source(self.source, kind="reward"), self.config.model)
+        if self._model.scores.criteria is not None:
+            self._model = one_head(self._model, self.criterion or None, normalised=False, setting="criterion")
+
+    def judge(self, pairs: Sequence[Pair]) -> list[Judged | None]:
+        """None for a pair with a response beyond the model's context."""
+        answers = [(prompt, response.text) for prompt, *both in pairs for response in both]
+        scores = score_answers(self._model, answers, self.config)
+        facts = self._model.scores
+        temperature = (facts.temperatures[0] if facts.temperatures else None) or 1.0
+        sign = -1.0 if facts.is_cost else 1.0
+        found: list[Judged | None] = []
+        for one, other in zip(scores[::2], scores[1::2], strict=True):
+            if one is None or other is None:
+                found.append(None)
+                continue
+            gap = sign * (sum(one) / len(one) - sum(other) / len(other)) / temperature
+            chance = 0.5 * (1 + math.tanh(gap / 2))
+            found.append(Judged(chance, chance, chance))
+        return found
+
+
+@dataclass
+class FunctionJudge:
+    """A Python function f(prompts, firsts, seconds) -> P(first is better), or None for no verdict; in both orders."""
+
+    call: Callable[[list[list[Message]], list[str], list[str]], Any]
+    name: str
+
+    def judge(self, pairs: Sequence[Pair]) -> list[Judged | None]:
+        """Raises DataError when it fails, or gives something else than as many numbers from 0 to 1."""
+        prompts = [prompt.messages for prompt, _, _ in pairs]
+        one, other = [a.text for _, a, _ in pairs], [b.text for _, _, b in pairs]
+        shown, swapped = self._asked(prompts, one, other), self._asked(prompts, other, one)
+        return [
+            None if a is None or b is None else Judged((a + 1 - b) / 2, a, 1 - b)
+            for a, b in zip(shown, swapped, strict=True)
+        ]
+
+    def _asked(self, prompts: list[list[Message]], one: list[str], other: list[str]) -> list[float | None]:
+        try:
+            given = list(self.call(prompts, one, other))
+        except Exception as error:  # whatever the user's function raises
+            raise DataError(f"the judge {self.name} failed: {type(error).__name__}: {error}") from None
+        if len(given) != len(prompts):
+            raise DataError(f"the judge {self.name} gave {len(given)} verdicts on {len(prompts)} pairs.")
+        for value in given:
+            if value is not None and (isinstance(value, bool) or not 0 <= float(value) <= 1):
+                raise DataError(f"the judge {self.name} gave {value!r}; a verdict is a number from 0 to 1, or None.")
+        return [None if value is None else float(value) for value in given]
+
+
+def annotator_of(settings: ModelJudgeSettings) -> Annotator:
+    """How a model stands in the store: with its settings, which name no key."""
+    return Annotator(settings.name, "model", settings.model_dump(mode="json", exclude={"at_once"}))
+
+
+def load_exemplars(path: str) -> list[Exemplar]:
+    """Of a JSONL file of comparisons without ties. Raises DataError as imports do."""
+    found: list[Exemplar] = []
+    for values, judged in read_judged(path, "comparisons", run="exemplars"):
+        (comparison,) = judged.comparisons
+        texts = {response.id: response.text for response in judged.responses}
+        if comparison.choice == "tie":
+            raise DataError(f"{path}: an example must say which answer is better; there is a tie.")
+        better = 1 if comparison.choice == "first" else 2
+        answers = (texts[comparison.first], texts[comparison.second])
+        if len(found) % 2:  # the better one is not always shown first
+            answers, better = answers[::-1], 3 - better
+        reasoning = values.get("reasoning")
+        found.append(Exemplar(judged.prompt.messages, answers, better, reasoning if isinstance(reasoning, str) else ""))
+    return found
+
+
+def load_speaker(workspace: Workspace, settings: ModelJudgeSettings, config: Config, folder: Path) -> Speaker:
+    """What the judge asks: an endpoint, whose answers are kept in the folder, or a model in this process."""
+    if settings.endpoint is not None:
+        return EndpointSpeaker(Endpoint(settings.endpoint, folder))
+    model = load_causal(workspace.model_source(settings.source), config.model)
+    return LocalSpeaker(model, config.model.tokens_per_micro_batch)
+
+
+def load_judge(
+    workspace: Workspace, settings: ModelJudgeSettings, config: Config, folder: Path
+) -> AIJudge | RewardModelJudge | FunctionJudge:
+    """Raises ConfigError, DataError or ModelError for what cannot be loaded, before anything is judged."""
+    if settings.source.startswith(REWARD):
+        return RewardModelJudge(workspace, settings.source.removeprefix(REWARD), config, settings.criterion)
+    if is_function(settings.source):
+        return FunctionJudge(load_function(settings.source, setting=f"judge.models: {settings.name}"), settings.name)
+    guideline: str | tuple[str, ...]
+    if settings.constitution is not None:
+        path = None if settings.constitution == "default" else settings.constitution
+        guideline = tuple(principle.comparison for principle in load_principles(path))
+    else:
+        kind = {"compare": "compare", "rate": "rate", "rank": "rank"}[settings.form]
+        guideline = settings.guideline or guideline_for(kind, settings.criterion)
+    return AIJudge(
+        settings.name, load_speaker(workspace, settings, config, folder), guideline, settings.criterion,
+        settings.principles_per_pair, settings.reasoning, settings.samples, settings.clamp,
+        load_exemplars(settings.exemplars) if settings.exemplars else (), config.seed,
+    )  # fmt: skip
+
+
+def judge_lineage(workspace: Workspace, settings: ModelJudgeSettings) -> str:
+    """What a judge is, by name: a run's own for `latest:KIND`. Raises WorkspaceError for a run that is not there."""
+    source = settings.source
+    if settings.endpoint is not None:
+        return f"{settings.endpoint.model} at {settings.endpoint.base_url}"
+    if source.startswith(REWARD):
+        return REWARD + workspace.lineage_name(source.removeprefix(REWARD))
+    return source if is_function(source) else workspace.lineage_name(source)
+
+
+def judge_samples(
+    workspace: Workspace, run: Run, settings: ModelJudgeSettings, config: Config, pairs: Sequence[Pair], *, source: str
+) -> dict[str, Any]:
+    """Have a model judge pairs of samples, keeping judgments as they come; what is there is not asked again.
+
+    Returns `judgments`, `unread` by reason, `by_place` (share of pairs in which the same place won in both orders),
+    and of an endpoint `spent`.
+    """
+    if settings.endpoint is None:  # a run that goes on asks whom it asked before
+        settings = settings.model_copy(update={"source": source})
+    judge = load_judge(workspace, settings, config, run.path)
+    workspace.store.add_annotators([annotator_of(settings)])
+    done = {
+        frozenset((c.first, c.second)) for c in workspace.store.comparisons(run.name) if c.annotator == settings.name
+    }
+    left = [pair for pair in pairs if frozenset((pair[1].id, pair[2].id)) not in done]
+    places: list[bool] = []
+    unread = 0
+    with progress(f"judging by {settings.name}", len(pairs)) as advance:
+        advance(len(pairs) - len(left))
+        for count, found, by_place in _judged(judge, settings, left, run.name):
+            workspace.store.add_comparisons(found)
+            places += by_place
+            unread += count - len(found)
+            advance(count)
+    result: dict[str, Any] = {"judgments": len(pairs) - unread, "unread": unread}
+    if places:
+        result["by_place"] = sum(places) / len(places)
+    if isinstance(judge, AIJudge) and isinstance(judge.speaker, EndpointSpeaker):
+        result["spent"] = asdict(judge.speaker.endpoint.spent)
+    return result
+
+
+def _judged(
+    judge: AIJudge | RewardModelJudge | FunctionJudge, settings: ModelJudgeSettings, pairs: Sequence[Pair], run: str
+) -> Iterator[tuple[int, list[Comparison], list[bool]]]:
+    """(pairs gone through, their judgments, whether each was by its place) chunk by chunk."""
+    if isinstance(judge, AIJudge) and settings.form != "compare":
+        yield from _by_prompt(judge, settings, pairs, run)
+        return
+    for start in range(0, len(pairs), settings.at_once):
+        chunk = pairs[start : start + settings.at_once]
+        verdicts = judge.judge(chunk)
+        kept = [(pair, one) for pair, one in zip(chunk, verdicts, strict=True) if one is not None]
+        found = [comparison_of(settings.name, settings.criterion, pair, one.preference, run=run) for pair, one in kept]
+        yield len(chunk), found, [one.by_place for _, one in kept]
+
+
+def _by_prompt(
+    judge: AIJudge, settings: ModelJudgeSettings, pairs: Sequence[Pair], run: str
+) -> Iterator[tuple[int, list[Comparison], list[bool]]]:
+    """Ratings or rankings of all of a prompt's responses, as the pairs that they imply."""
+    prompts: dict[str, Prompt] = {prompt.id: prompt for prompt, _, _ in pairs}
+    responses: dict[str, dict[str, Response]] = {}
+    counts: dict[str, int] = {}
+    for prompt, *both in pairs:
+        responses.setdefault(prompt.id, {}).update({response.id: response for response in both})
+        counts[prompt.id] = counts.get(prompt.id, 0) + 1
+    wanted = {frozenset((a.id, b.id)) for _, a, b in pairs}
+    names = list(prompts)
+    for start in range(0, len(names), settings.at_once):
+        chunk = names[start : start + settings.at_once]
+        found: list[Comparison] = []
+        if settings.form == "rate":
+            flat = [(prompts[name], response) for name in chunk for response in responses[name].values()]
+            ratings = iter(judge.rate(flat))
+            for name in chunk:
+                rated = [(response, next(ratings)) for response in responses[name].values()]
+                readable = [(response, value) for response, value in rated if value is not None]
+                found += judge.comparisons_of_ratings(prompts[name], readable, run=run)
+        else:
+            listed = [(prompts[name], list(responses[name].values())) for name in chunk]
+            for (prompt, several), ranks in zip(listed, judge.rank(listed), strict=True):
+                if ranks is not None:
+                    found += judge.comparisons_of_ranking(prompt, several, ranks, run=run)
+        asked = [one for one in found if frozenset((one.first, one.second)) in wanted]
+        yield sum(counts[name] for name in chunk), asked, []

@@ -1,0 +1,384 @@
+"""What one row says: the columns of TRL, and Plaudit's own beside them, checked and made into records.
+
+    prompts          prompt                               text, or a message list
+    demonstrations   prompt + completion, or messages     text or message lists
+    comparisons      prompt + chosen + rejected           text or message lists; without `prompt`, chosen and
+                                                          rejected are whole conversations that share a beginning
+    rankings         prompt + responses + ranks           2 to 9 texts, and a rank of each: 1 the best, equal for ties
+    ratings          prompt + completion + rating         a number, one response a line
+    labels           prompt + completion + label          liked (true) or not (false), one response a line
+
+Judgments may have `annotator` and `criterion` columns. A comparison may also have `grade` (1 to 4, or its words),
+`tie` (true: neither is better), `preference` (0 to 1: how sure that chosen is better), `chosen_safe` and
+`rejected_safe` (true or false); labels with criterion "safe" say the same of one response.
+
+What `plaudit export data` writes beside these is read back: `shown_first` (chosen or rejected), `soft_preference` (for
+the one shown first), `group_id` of a ranking, `run`, `judgment`, `seconds`, `created`, `probability_first`,
+`prompt_split` and `prompt_source`. `margin` follows from the grade and is not read.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations
+from typing import Any, Literal
+
+from plaudit.errors import DataError, nearest
+from plaudit.records import (
+    DESIRABLE,
+    GRADES,
+    SAFE,
+    Choice,
+    Comparison,
+    Demonstration,
+    Label,
+    Message,
+    Prompt,
+    Response,
+    Split,
+    content_id,
+    unit_interval,
+)
+
+Kind = Literal["prompts", "demonstrations", "comparisons", "rankings", "ratings", "labels"]
+ROLES = ("system", "user", "assistant")
+LONGEST_KEY = 16
+MOST_RANKED = 9
+"""Responses of one ranking: what a person can still hold apart (Ouyang et al. 2022 asked for 4 to 9)."""
+
+_OF_ALL = {"prompt", "source", "run", "prompt_split", "prompt_source"}
+_OF_JUDGMENTS = _OF_ALL | {"annotator", "criterion", "judgment", "created", "subset"}
+_OF_PAIRS = {"chosen", "rejected", "grade", "margin", "tie", "preference", "chosen_safe", "rejected_safe", "group_id"}
+COLUMNS: dict[Kind, set[str]] = {
+    "prompts": _OF_ALL,
+    "demonstrations": _OF_ALL | {"completion", "messages", "annotator", "judgment"},
+    "comparisons": _OF_JUDGMENTS | _OF_PAIRS | {"shown_first", "soft_preference", "seconds", "probability_first"},
+    "rankings": _OF_JUDGMENTS | {"responses", "ranks", "group_id", "seconds"},
+    "ratings": _OF_JUDGMENTS | {"completion", "rating"},
+    "labels": _OF_JUDGMENTS | {"completion", "label"},
+}
+"""Columns that are read; any other is counted and said."""
+
+
+def split_of(messages: list[Message], held_out_share: float) -> Split:
+    """The split that a prompt belongs to: depends on its text and on the share alone."""
+    return "held_out" if unit_interval("split", messages) < held_out_share else "train"
+
+
+@dataclass(slots=True)
+class Row:
+    """One row, with where it stands for error messages.
+
+    default_run   what its judgments belong to where it names no run
+    """
+
+    values: dict[str, Any]
+    where: str
+    held_out_share: float
+    default_run: str = "import"
+
+    def column(self, name: str) -> Any:
+        """A column that must be there."""
+        if name not in self.values:
+            found = ", ".join(sorted(self.values)) or "none"
+            hint = nearest(name, self.values)
+            raise DataError(f"{self.where}: column `{name}` is missing (columns: {found}).{hint}")
+        return self.values[name]
+
+    def messages(self, name: str, *, role: str, may_be_empty: bool = False) -> list[Message]:
+        """The column as messages; plain text becomes one message of the given role.
+
+        may_be_empty   a message list, which nobody writes by oversight, may end in an empty answer
+        """
+        value = self.column(name)
+        if isinstance(value, str):
+            if not value or value.isspace():
+                raise DataError(f"{self.where}: `{name}` is empty.")
+            return [{"role": role, "content": value}]
+        if not isinstance(value, list) or not value:
+            raise DataError(f"{self.where}: `{name}` must be text or a list of messages.")
+        for message in value:
+            if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+                raise DataError(f"{self.where}: each message of `{name}` needs `role` and a text `content`.")
+            if message.get("role") not in ROLES:
+                raise DataError(f"{self.where}: role {message.get('role')!r} in `{name}`; known: {', '.join(ROLES)}.")
+        if not may_be_empty and not value[-1]["content"].strip():
+            raise DataError(f"{self.where}: `{name}` is empty.")
+        return [{"role": message["role"], "content": message["content"]} for message in value]
+
+    def run(self) -> str:
+        """The import that its judgments belong to: one of its own for each run that an export names."""
+        name = self.values.get("run")
+        return self.default_run if name is None else _imported_run(self.text("run", ""))
+
+    def text_or_none(self, name: str) -> str | None:
+        """A column that may be missing."""
+        return None if self.values.get(name) is None else self.text(name, "")
+
+    def key(self, name: str) -> str | None:
+        """A column that may be missing: an id as the store makes them."""
+        value = self.text_or_none(name)
+        if value is not None and len(value) > LONGEST_KEY:
+            raise DataError(f"{self.where}: `{name}` has over {LONGEST_KEY} characters.")
+        return value
+
+    def text(self, name: str, default: str) -> str:
+        """A column that may be missing."""
+        value = self.values.get(name)
+        if value is None:
+            return default
+        if not isinstance(value, str) or not value.strip():
+            raise DataError(f"{self.where}: `{name}` must be text, not {value!r}.")
+        return value
+
+    def number(self, name: str, least: float = -math.inf, most: float = math.inf) -> float | None:
+        """A column that may be missing."""
+        value = self.values.get(name)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise DataError(f"{self.where}: `{name}` must be a number, not {value!r}.")
+        if not least <= value <= most:
+            raise DataError(f"{self.where}: `{name}` must be from {least:g} to {most:g}, not {value}.")
+        return float(value)
+
+    def yes_or_no(self, name: str) -> bool | None:
+        """A column that may be missing."""
+        value = self.values.get(name)
+        if value is None or isinstance(value, bool):
+            return value
+        raise DataError(f"{self.where}: `{name}` must be true or false, not {value!r}.")
+
+    def grade(self) -> int | None:
+        """How much better, as a number or in words."""
+        value = self.values.get("grade")
+        words = {name: number for number, name in GRADES.items()}
+        if value is None or (isinstance(value, int) and value in GRADES and not isinstance(value, bool)):
+            return value
+        if value in words:
+            return words[value]
+        known = ", ".join(f"{number} ({name})" for number, name in GRADES.items())
+        raise DataError(f"{self.where}: `grade` is {value!r}; known: {known}.")
+
+    def answer(self) -> tuple[Prompt, list[str]]:
+        """`prompt` and `completion`."""
+        completion = self.messages("completion", role="assistant", may_be_empty=True)
+        if [message["role"] for message in completion] != ["assistant"]:
+            raise DataError(f"{self.where}: `completion` must be exactly one assistant turn.")
+        return self.prompt(self.messages("prompt", role="user")), [completion[0]["content"]]
+
+    def prompt(self, messages: list[Message]) -> Prompt:
+        """The messages as a prompt, with its split."""
+        if not messages or messages[-1]["role"] == "assistant":
+            raise DataError(f"{self.where}: a prompt must end with a user's turn.")
+        split = self.values.get("prompt_split")
+        if split is not None and split not in ("train", "held_out"):
+            raise DataError(f"{self.where}: `prompt_split` is train or held_out, not {split!r}.")
+        source = self.values.get("prompt_source", self.values.get("source", "import"))
+        return _prompt(tuple((m["role"], m["content"]) for m in messages), split, self.held_out_share, str(source))
+
+
+@lru_cache(maxsize=256)
+def _prompt(turns: tuple[tuple[str, str], ...], split: Split | None, held_out_share: float, source: str) -> Prompt:
+    """Kept for a while, since many files have the comparisons of a prompt one after the other."""
+    messages = [{"role": role, "content": content} for role, content in turns]
+    return Prompt(messages, split or split_of(messages, held_out_share), source)
+
+
+@lru_cache(maxsize=1024)
+def _imported_run(name: str) -> str:
+    """Depends on the name alone, so that the files of one export agree."""
+    return f"import-{content_id('run', name)[:8]}"
+
+
+def _read_prompt(row: Row) -> list[Prompt]:
+    return [row.prompt(row.messages("prompt", role="user"))]
+
+
+def _read_demonstrations(row: Row) -> list[Demonstration]:
+    """Of `messages` every assistant turn is one; of `prompt` and `completion` those of the completion are."""
+    if "messages" in row.values:
+        given, conversation = 1, row.messages("messages", role="user")
+    else:
+        prompt = row.messages("prompt", role="user")
+        given, conversation = len(prompt), prompt + row.messages("completion", role="assistant")
+    turns = [i for i, message in enumerate(conversation) if message["role"] == "assistant" and i >= given]
+    if not turns:
+        raise DataError(f"{row.where}: there is no assistant turn to learn from.")
+    source = str(row.values.get("source", "import"))
+    who, judgment = row.text_or_none("annotator"), row.key("judgment")
+    return [
+        Demonstration(row.prompt(conversation[:i]), conversation[i]["content"], source, who, judgment) for i in turns
+    ]
+
+
+@dataclass(slots=True)
+class Judged:
+    """What a row says: responses, and judgments of them."""
+
+    prompt: Prompt
+    responses: list[Response]
+    annotator: str
+    run: str
+    judgment: str | None
+    created: str
+    comparisons: list[Comparison]
+    labels: list[Label]
+
+    def label(self, response: str, value: float, criterion: str) -> None:
+        """Add a judgment of one response."""
+        self.labels.append(
+            Label(self.prompt.id, response, self.annotator, value, self.run, criterion, self.created, self.judgment)
+        )
+
+
+def _judged(row: Row, prompt: Prompt, texts: list[str]) -> Judged:
+    """The responses of a row, which nobody has judged yet."""
+    run = row.run()
+    ids = [f"{run}:{content_id(prompt.id, text)}" for text in texts]
+    responses = [Response(i, prompt.id, text, run) for i, text in zip(ids, texts, strict=True)]
+    annotator, created = row.text("annotator", "imported"), row.text("created", "")
+    return Judged(prompt, responses, annotator, run, row.key("judgment"), created, [], [])
+
+
+def _read_comparison(row: Row) -> list[Judged]:
+    prompt, chosen, rejected = _sides(row)
+    chosen_is_first = _shown_first(row)
+    judged = _judged(row, prompt, [chosen, rejected] if chosen_is_first else [rejected, chosen])
+    first, second = (response.id for response in judged.responses)
+    choice, soft = _choice(row, chosen_is_first)
+    judged.comparisons.append(
+        Comparison(
+            prompt.id, first, second, judged.annotator, choice, judged.run, row.grade(),
+            row.number("probability_first", 0.0, 1.0), row.number("seconds"), judged.created,
+            row.text("criterion", ""), soft, row.key("group_id"), judged.judgment,
+        )
+    )  # fmt: skip
+    for is_first, column in ((chosen_is_first, "chosen_safe"), (not chosen_is_first, "rejected_safe")):
+        safe = row.yes_or_no(column)
+        if safe is not None:
+            judged.label(first if is_first else second, float(safe), SAFE)
+    return [judged]
+
+
+def _shown_first(row: Row) -> bool:
+    """Whether chosen stood before rejected."""
+    shown = row.values.get("shown_first", "chosen")
+    if shown not in ("chosen", "rejected"):
+        raise DataError(f"{row.where}: `shown_first` is chosen or rejected, not {shown!r}.")
+    return bool(shown == "chosen")
+
+
+def _choice(row: Row, chosen_is_first: bool) -> tuple[Choice, float | None]:
+    """(which was chosen, the degree of preference for the first where there is one)."""
+    exact = row.number("soft_preference", 0.0, 1.0)  # as the store had it, beside a choice that need not follow from it
+    soft = row.number("preference", 0.0, 1.0) if exact is None else None
+    tie = row.yes_or_no("tie") or soft == 0.5
+    if tie and soft not in (None, 0.5):
+        raise DataError(f"{row.where}: a tie with a `preference` of {soft} contradicts itself.")
+    if tie:
+        return "tie", soft if exact is None else exact
+    first_is_better = chosen_is_first == (soft is None or soft > 0.5)
+    if soft is not None and not chosen_is_first:
+        soft = 1 - soft
+    return "first" if first_is_better else "second", soft if exact is None else exact
+
+
+def _read_ranking(row: Row) -> list[Judged]:
+    """All pairs of it, each of which knows the ranking that it is part of."""
+    prompt = row.prompt(row.messages("prompt", role="user"))
+    texts, ranks = row.column("responses"), row.column("ranks")
+    if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise DataError(f"{row.where}: `responses` must be a list of texts, none of them empty.")
+    if not 2 <= len(texts) <= MOST_RANKED or len(set(texts)) < len(texts):
+        raise DataError(f"{row.where}: a ranking is of 2 to {MOST_RANKED} different responses; here are {len(texts)}.")
+    whole = isinstance(ranks, list) and all(isinstance(rank, int) and not isinstance(rank, bool) for rank in ranks)
+    if not whole or len(ranks) != len(texts):
+        raise DataError(f"{row.where}: `ranks` must be {len(texts)} whole numbers, one for each response, 1 the best.")
+    judged = _judged(row, prompt, texts)
+    criterion, seconds = row.text("criterion", ""), row.number("seconds")
+    made = content_id(judged.run, judged.annotator, criterion, sorted(response.id for response in judged.responses))
+    ranking = row.key("group_id") or made
+    for i, j in combinations(range(len(texts)), 2):
+        first, second = judged.responses[i].id, judged.responses[j].id
+        choice: Choice = "tie" if ranks[i] == ranks[j] else "first" if ranks[i] < ranks[j] else "second"
+        judged.comparisons.append(
+            Comparison(
+                prompt.id, first, second, judged.annotator, choice, judged.run, seconds=seconds,
+                created=judged.created, criterion=criterion, ranking=ranking, judgment=judged.judgment,
+            )
+        )  # fmt: skip
+    return [judged]
+
+
+def _read_rating(row: Row) -> list[Judged]:
+    judged = _judged(row, *row.answer())
+    rating, criterion = row.number("rating"), row.text("criterion", "rating")
+    if rating is None:
+        row.column("rating")  # says which columns there are
+        raise DataError(f"{row.where}: `rating` must be a number, not None.")
+    if criterion in (DESIRABLE, SAFE):
+        raise DataError(f"{row.where}: criterion `{criterion}` is yes or no; import it with --kind labels.")
+    judged.label(judged.responses[0].id, rating, criterion)
+    return [judged]
+
+
+def _read_label(row: Row) -> list[Judged]:
+    judged = _judged(row, *row.answer())
+    criterion = row.text("criterion", DESIRABLE)
+    if criterion not in (DESIRABLE, SAFE):
+        raise DataError(f"{row.where}: a label's criterion is `{DESIRABLE}` or `{SAFE}`, not `{criterion}`.")
+    value = row.column("label")
+    if not isinstance(value, bool):
+        raise DataError(f"{row.where}: `label` must be true or false, not {value!r}.")
+    judged.label(judged.responses[0].id, float(value), criterion)
+    return [judged]
+
+
+READERS: dict[Kind, Callable[[Row], list[Any]]] = {
+    "prompts": _read_prompt,
+    "demonstrations": _read_demonstrations,
+    "comparisons": _read_comparison,
+    "rankings": _read_ranking,
+    "ratings": _read_rating,
+    "labels": _read_label,
+}
+"""Kind -> what makes prompts, demonstrations, or Judged of the others."""
+
+
+def _sides(row: Row) -> tuple[Prompt, str, str]:
+    """(prompt, chosen, rejected) of a comparison in any of its forms."""
+    chosen = row.messages("chosen", role="assistant", may_be_empty=True)
+    rejected = row.messages("rejected", role="assistant", may_be_empty=True)
+    if "prompt" in row.values:
+        context = row.messages("prompt", role="user")
+        if chosen[: len(context)] == context:  # whole conversations given beside the prompt
+            chosen, rejected = chosen[len(context) :], rejected[len(context) :]
+    elif isinstance(row.values["chosen"], str) and isinstance(row.values["rejected"], str):
+        context, chosen, rejected = _shared_text(row, chosen[0]["content"], rejected[0]["content"])
+    else:
+        shared = 0
+        while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
+            shared += 1
+        context, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
+        if not context:
+            raise DataError(f"{row.where}: there is no `prompt`, and chosen and rejected share no beginning.")
+    if [m["role"] for m in chosen] != ["assistant"] or [m["role"] for m in rejected] != ["assistant"]:
+        raise DataError(f"{row.where}: chosen and rejected must each end in exactly one assistant turn of their own.")
+    if chosen == rejected:
+        raise DataError(f"{row.where}: chosen and rejected are the same text, so there is nothing to learn.")
+    return row.prompt(context), chosen[0]["content"], rejected[0]["content"]
+
+
+def _shared_text(row: Row, chosen: str, rejected: str) -> tuple[list[Message], list[Message], list[Message]]:
+    """Two plain texts without a prompt column: the prompt is what they share, up to the last whole word."""
+    prompt = os.path.commonprefix([chosen, rejected])
+    prompt = prompt[: prompt.rfind(" ") + 1]
+    if not prompt.strip():
+        raise DataError(f"{row.where}: there is no `prompt`, and chosen and rejected share no beginning.")
+    replies = ([{"role": "assistant", "content": text[len(prompt) :]}] for text in (chosen, rejected))
+    return [{"role": "user", "content": prompt.strip()}], *replies  # type: ignore[return-value]
