@@ -183,6 +183,9 @@ class Figures:
         if last == self._last or at - computed < max(FRESH_SECONDS, REST * took):
             return found
         if took < MOST_SECONDS:
+            if not self._turn.acquire(timeout=MOST_SECONDS):  # much is being counted
+                return found
+            self._turn.release()
             return self._renew(at)
         if self._computing is None or not self._computing.is_alive():
             self._computing = threading.Thread(target=self._renew, args=(at,), daemon=True)

@@ -27,7 +27,8 @@ def progress_of(connection: Connection, campaign: Campaign) -> Progress:
     """Counted in the database."""
     tasks, assignments = tables.tasks.c, tables.assignments.c
     real = (tasks.campaign == campaign.name, tasks.gold.is_(None))
-    number, still_open = connection.execute(select(func.count(), func.sum(tasks.open_slots)).where(*real)).one()
+    number = connection.scalar(select(func.count()).where(*real))
+    still_open = connection.scalar(select(func.sum(tasks.open_slots)).where(*real, tasks.open_slots > 0))
     leased = connection.scalar(
         select(func.count()).where(
             assignments.campaign == campaign.name, assignments.state == "leased", assignments.slot.is_not(None)

@@ -162,6 +162,7 @@ Index(
 )
 _real = text("gold IS NULL")
 Index("tasks_by_campaign", tasks.c.campaign, tasks.c.open_slots, sqlite_where=_real, postgresql_where=_real)
+Index("tasks_by_draw", tasks.c.campaign, tasks.c.draw, sqlite_where=_real, postgresql_where=_real)
 _golden = text("gold IS NOT NULL")
 Index("tasks_gold", tasks.c.campaign, tasks.c.is_screening, sqlite_where=_golden, postgresql_where=_golden)
 
@@ -190,6 +191,8 @@ Index(
     sqlite_where=_taken,
     postgresql_where=_taken,
 )
+_skipped = text("state = 'skipped'")
+Index("skips", assignments.c.campaign, assignments.c.reason, sqlite_where=_skipped, postgresql_where=_skipped)
 _leased = text("state = 'leased'")
 Index("leases", assignments.c.expires, sqlite_where=_leased, postgresql_where=_leased)
 
@@ -214,12 +217,14 @@ judgments = Table(
     Column("guideline", key(16), nullable=False),  # content id of the text that was shown beside it
     Column("version", String(32), nullable=False),  # of Plaudit
     Column("submission", key(64), nullable=False),  # made by the page: a second copy of it changes nothing
-    Column("supersedes", key(16), unique=True),
+    Column("supersedes", key(16)),
     Column("created", String(32), nullable=False),
     UniqueConstraint("annotator", "submission", name="a_submission_once"),
     Index("judgments_by_campaign", "campaign", "number"),
     Index("judgments_by_annotator", "annotator", "campaign", "number", "supersedes"),
 )
+_corrects = text("supersedes IS NOT NULL")  # else SQLite looks for all that correct nothing by this index
+Index("corrected_once", judgments.c.supersedes, unique=True, sqlite_where=_corrects, postgresql_where=_corrects)
 
 accounts = Table(
     "accounts",

@@ -13,15 +13,33 @@ from starlette.routing import BaseRoute, Mount
 from starlette.testclient import TestClient
 
 from plaudit.collect import people
+from plaudit.collect.arena import ensure_arena
 from plaudit.collect.assignment import Assignment, claim
 from plaudit.collect.judging import submit
 from plaudit.collect.web.app import create_app
+from plaudit.records import Response
 from plaudit.store import Store, tables
 
 HERE = "http://127.0.0.1:8000"
 PASSWORD = "correct horse battery"
 FROM_HERE = {"sec-fetch-site": "same-origin"}
 FORM = {"content-type": "application/x-www-form-urlencoded"}
+
+
+class Answering:
+    """Two policies to talk with."""
+
+    names = ("rl-001", "sft-001")
+    held_out_share = 0.5
+
+    def answer(self, name, conversation, *, seed):
+        """Says how long the conversation is."""
+        return Response("", "", f"{len(name)} after {len(conversation)}", name, None, None, True, 0.7)
+
+
+def make_app(store: Store, **more) -> FastAPI:
+    """With an arena."""
+    return create_app(store, arenas={"arena": Answering()}, **more)
 
 
 @dataclass
@@ -73,7 +91,8 @@ def make_site(store: Store, **more) -> Site:
         done = claim(store, "compare", found[login])
         submit(store, done.id, found[login], FORMS["compare"], submission="first", seconds=3.0)
         hold.append(claim(store, "compare", found[login]))
-    return Site(store, create_app(store, **more), found, *hold)
+    ensure_arena(store, "arena", Answering.names, actor="test")
+    return Site(store, make_app(store, **more), found, *hold)
 
 
 def routes(app: FastAPI) -> list[tuple[str, str]]:

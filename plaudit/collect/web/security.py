@@ -116,7 +116,7 @@ class Guard:
         if named is None or named[1].strip("[]").lower() not in self.hosts:
             # A name of somebody else's that was made to point here must not read what is here.
             return PlainTextResponse("This server does not answer to that name.", 421)
-        if "\0" in scope["path"]:
+        if "\0" in scope["path"] or b"%00" in scope["query_string"]:  # which no database can look for
             return PlainTextResponse("There is no such page.", 404)
         if scope["method"] in SAFE_METHODS:
             return None

@@ -317,5 +317,5 @@ async def results(request: Request, campaign: str, session: Annotator) -> Respon
     except DataError:
         raise HTTPException(404) from None
     if answers is None:
-        raise HTTPException(409, "The results are shown once the whole test has been answered.")
+        raise HTTPException(404, "The results are shown once the whole test has been answered.")
     return page(request, "test.html", campaign=campaign, answers=answers)

@@ -167,6 +167,14 @@ def upgrade() -> None:
         postgresql_where=sa.text("gold IS NULL"),
     )
     op.create_index(
+        "tasks_by_draw",
+        "tasks",
+        ["campaign", "draw"],
+        unique=False,
+        sqlite_where=sa.text("gold IS NULL"),
+        postgresql_where=sa.text("gold IS NULL"),
+    )
+    op.create_index(
         "tasks_gold",
         "tasks",
         ["campaign", "is_screening"],
@@ -219,6 +227,14 @@ def upgrade() -> None:
     )
     op.create_index("assignments_by_annotator", "assignments", ["annotator", "campaign", "state"], unique=False)
     op.create_index(
+        "skips",
+        "assignments",
+        ["campaign", "reason"],
+        unique=False,
+        sqlite_where=sa.text("state = 'skipped'"),
+        postgresql_where=sa.text("state = 'skipped'"),
+    )
+    op.create_index(
         "leases",
         "assignments",
         ["expires"],
@@ -267,7 +283,14 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("number"),
         sa.UniqueConstraint("annotator", "submission", name="a_submission_once"),
         sa.UniqueConstraint("id"),
-        sa.UniqueConstraint("supersedes"),
+    )
+    op.create_index(
+        "corrected_once",
+        "judgments",
+        ["supersedes"],
+        unique=True,
+        sqlite_where=sa.text("supersedes IS NOT NULL"),
+        postgresql_where=sa.text("supersedes IS NOT NULL"),
     )
     op.create_index("ix_judgments_assignment", "judgments", ["assignment"], unique=False)
     op.create_index("ix_judgments_task", "judgments", ["task"], unique=False)
