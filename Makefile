@@ -24,7 +24,7 @@ quickstart: install
 	$(BIN)/plaudit quickstart --workspace $(WORKSPACE) --seed $(SEED)
 
 test: install-dev
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2
 
 test-slow: install-dev
 	$(BIN)/python -m pytest -q -m slow
