@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from plaudit.config import Config, resolve
     from plaudit.errors import ConfigError, DataError, ModelError, PlauditError, WorkspaceError
     from plaudit.evaluation.stage import evaluate
+    from plaudit.judges.revising import revise
     from plaudit.judges.stage import judge
     from plaudit.reporting.page import report
     from plaudit.rounds.quickstart import quickstart
@@ -56,6 +57,7 @@ _WHERE = {
     "quickstart": "plaudit.rounds.quickstart",
     "report": "plaudit.reporting.page",
     "resolve": "plaudit.config",
+    "revise": "plaudit.judges.revising",
     "reward": "plaudit.training.reward",
     "reward_scaling": "plaudit.studies.reward_scaling",
     "rl": "plaudit.training.online",
@@ -83,6 +85,7 @@ __all__ = [
     "quickstart",
     "report",
     "resolve",
+    "revise",
     "reward",
     "reward_scaling",
     "rl",

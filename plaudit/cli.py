@@ -191,6 +191,19 @@ def judge(
 
 
 @app.command()
+def revise(
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    config: ConfigOption = None,
+    resume: Resume = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    overrides: Overrides = None,
+) -> None:
+    """Make demonstrations by critique and revision under a constitution, to fine-tune on (sft.sources=[revise-001])."""
+    _stage("plaudit.judges.revising", "revise", workspace, config, overrides, dry_run, as_json, resume=resume)
+
+
+@app.command()
 def reward(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     config: ConfigOption = None,

@@ -36,7 +36,7 @@ CONFIG_NAME = "plaudit.yaml"
 DATABASE_NAME = "feedback.sqlite"
 DATABASE_VARIABLE = "PLAUDIT_DATABASE"
 """Of the environment: goes before `data.database`, so that a password need not stand in a file."""
-RUN_NAME = r"(pretrain|sft|sample|judge|reward|rl|prefer|evaluate|study)-\d{3,}"
+RUN_NAME = r"(pretrain|sft|sample|judge|revise|reward|rl|prefer|evaluate|study)-\d{3,}"
 COMMANDS = {"study": "study reward-scaling"}
 """Of the kinds that are not called by their own name."""
 RECORDED_PACKAGES = ("plaudit", "torch", "transformers", "peft", "tokenizers", "numpy", "sqlalchemy")

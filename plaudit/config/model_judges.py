@@ -36,7 +36,9 @@ class ModelJudgeSettings(Section):
     principles_per_pair: Positive = 1
     """How many principles are drawn for a pair; their verdicts are averaged (an ensemble)."""
     reasoning: bool = False
-    """Think first, in at most 512 tokens, then choose."""
+    """Think first, then choose."""
+    thought_tokens: Positive = 512
+    """Length limit of the thought; 512 as in Lee et al. 2023."""
     samples: Positive = 1
     """Self-consistency: so many chains of thought at temperature 1, averaged. Needs `reasoning`."""
     clamp: tuple[Annotated[float, Field(ge=0, le=0.5)], Annotated[float, Field(ge=0.5, le=1)]] | None = None

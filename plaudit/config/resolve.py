@@ -17,6 +17,7 @@ from plaudit.config.stages import (
     ModelSettings,
     PreferSettings,
     PretrainSettings,
+    ReviseSettings,
     RewardScalingSettings,
     RewardSettings,
     SampleSettings,
@@ -36,6 +37,7 @@ class Config(Section):
     sft: SftSettings = SftSettings()
     sample: SampleSettings = SampleSettings()
     judge: JudgeSettings = JudgeSettings()
+    revise: ReviseSettings = ReviseSettings()
     reward: RewardSettings = RewardSettings()
     reward_scaling: RewardScalingSettings = RewardScalingSettings()
     rl: RlSettings = RlSettings()

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from plaudit.config.endpoint import EndpointSettings
 from plaudit.config.model_judges import ModelJudgeSettings
 from plaudit.config.section import NotNegative, OptimiserSettings, Positive, Rate, Section, Share
 from plaudit.config.simulated import RuleSettings, SimulatedAnnotatorSettings, expand_presets
@@ -104,6 +105,9 @@ class PretrainSettings(Section):
 class SftSettings(Section):
     """Supervised fine-tuning on demonstrations: loss on the answer's tokens and its stop token alone."""
 
+    sources: list[str] | None = None
+    """Where the demonstrations come from: imports (`import`, or their `source` column), `revise` runs, campaigns as
+    campaign:NAME; null for all in the workspace."""
     epochs: Positive = 2
     """Passes over the demonstrations."""
     batch_size: Positive = 16
@@ -202,6 +206,39 @@ class JudgeSettings(Section):
                 raise ValueError(f"tie_band and grade_thresholds of {annotator.name} are not of {self.form}")
             if self.form == "ratings" and (annotator.position_bias or annotator.position_drift):
                 raise ValueError(f"ratings are of one response: leave the position bias of {annotator.name} at 0")
+        return self
+
+
+class ReviseSettings(Section):
+    """Demonstrations that a model makes by criticising and revising its own answers (Bai et al. 2022b, section 3)."""
+
+    samples: str = "latest:sample"
+    """The sampling run whose responses are the first drafts."""
+    model: str = "latest:sft"
+    """Who criticises and revises: a run, a Hugging Face folder, a hub name or the built-in model; or `endpoint`."""
+    endpoint: EndpointSettings | None = None
+    """The OpenAI-compatible endpoint that is asked instead, where `model` is `endpoint`."""
+    constitution: str = "default"
+    """The principles: `default` for those that ship with Plaudit, or a YAML file of your own."""
+    rounds: Positive = 4
+    """Critiques and revisions of each draft, each by a principle drawn at random."""
+    keep: Literal["all", "last"] = "all"
+    """Which revisions become demonstrations; Constitutional AI learns from all."""
+    drafts_per_prompt: Positive = 1
+    """Responses to each prompt that are revised, of those that were sampled."""
+    temperature: Rate = 0.7
+    """Of critiques and revisions."""
+    critique_tokens: Positive = 256
+    """Length limit of a critique."""
+    revision_tokens: Positive = 512
+    """Length limit of a revision."""
+    at_once: Positive = 64
+    """Drafts that are revised before their revisions are kept."""
+
+    @model_validator(mode="after")
+    def _endpoint_and_model(self) -> ReviseSettings:
+        if (self.model == "endpoint") != (self.endpoint is not None):
+            raise ValueError("model: endpoint goes together with the settings of an `endpoint`")
         return self
 
 

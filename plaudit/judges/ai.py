@@ -17,8 +17,6 @@ from plaudit.judges.speakers import Speaker
 from plaudit.judges.wording import DIGITS, LABELS, Exemplar
 from plaudit.records import Choice, Comparison, Message, Prompt, Response, content_id, unit_interval
 
-THOUGHT_TOKENS = 512
-"""Longest reasoning, as in Lee et al. 2023."""
 Pair = tuple[Prompt, Response, Response]
 
 
@@ -55,7 +53,7 @@ class AIJudge:
     guideline   what is asked; of several, some are drawn for each pair (principles of a constitution)
     guidelines_per_pair   how many are drawn; their verdicts are averaged
     criterion   its name; empty for which is better altogether
-    reasoning   think first, in at most THOUGHT_TOKENS tokens
+    reasoning   think first, in at most `thought_tokens` tokens
     samples     self-consistency: so many chains of thought at temperature 1, averaged; 1 for one at temperature 0
     clamp       keep soft labels between these (Bai et al. 2022b: 0.4 and 0.6 after reasoning); None for no limits
     exemplars   judged comparisons shown before
@@ -71,6 +69,7 @@ class AIJudge:
     clamp: tuple[float, float] | None = None
     exemplars: Sequence[Exemplar] = ()
     seed: int = 0
+    thought_tokens: int = 512
     unread: Counter[str] = field(default_factory=Counter)
     """What could not be judged, by why."""
 
@@ -123,7 +122,7 @@ class AIJudge:
     def _concluded(
         self, thoughts: Sequence[list[Message]], temperature: float, seed: int
     ) -> list[tuple[float, ...] | None]:
-        said = self.speaker.say(thoughts, max_tokens=THOUGHT_TOKENS, temperature=temperature, seed=seed)
+        said = self.speaker.say(thoughts, max_tokens=self.thought_tokens, temperature=temperature, seed=seed)
         places = [place for place, text in enumerate(said) if text is not None and text.strip()]
         asked = [wording.conclude(thoughts[place], said[place] or "") for place in places]
         found: list[tuple[float, ...] | None] = [None] * len(thoughts)

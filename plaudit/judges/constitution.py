@@ -21,7 +21,6 @@ from plaudit.errors import ConfigError, nearest
 from plaudit.judges.speakers import Speaker
 from plaudit.records import Message, Prompt, unit_interval
 
-CRITIQUE_TOKENS, REVISION_TOKENS = 256, 512
 REVISIONS = 4
 """Rounds of critique and revision (Bai et al. 2022b, section 3)."""
 
@@ -94,6 +93,8 @@ class Reviser:
     rounds: int = REVISIONS
     seed: int = 0
     temperature: float = 0.7
+    critique_tokens: int = 256
+    revision_tokens: int = 512
     lost: Counter[str] = field(default_factory=Counter)
     """Answers that were left as they were, by why."""
 
@@ -122,7 +123,7 @@ class Reviser:
         return found
 
     def _say(self, asked: Sequence[list[Message]], turn: int, what: str) -> list[str]:
-        tokens = CRITIQUE_TOKENS if what == "critique" else REVISION_TOKENS
+        tokens = self.critique_tokens if what == "critique" else self.revision_tokens
         said = self.speaker.say(asked, max_tokens=tokens, temperature=self.temperature, seed=self.seed + turn)
         texts = [(text or "").strip() for text in said]
         self.lost[f"no {what}"] += sum(not text for text in texts)

@@ -186,7 +186,7 @@ def load_judge(
     return AIJudge(
         settings.name, load_speaker(workspace, settings, config, folder), guideline, settings.criterion,
         settings.principles_per_pair, settings.reasoning, settings.samples, settings.clamp,
-        load_exemplars(settings.exemplars) if settings.exemplars else (), config.seed,
+        load_exemplars(settings.exemplars) if settings.exemplars else (), config.seed, settings.thought_tokens,
     )  # fmt: skip
 
 

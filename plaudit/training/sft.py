@@ -14,6 +14,7 @@ from plaudit.errors import DataError
 from plaudit.models.loading import load_causal, save_causal
 from plaudit.models.network import make_trainable
 from plaudit.progress import progress
+from plaudit.records import Demonstration, Split
 from plaudit.store.database import snapshot
 from plaudit.text.batches import shuffled_batches
 from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
@@ -33,10 +34,11 @@ def sft(workspace: Workspace, config: Config | None = None, *, resume: str | Non
         with workspace.resume_run(resume, "sft") as run:
             return _run(workspace, run, run.config())
     config = config or workspace.config()
-    demonstrations = workspace.store.demonstrations()
+    demonstrations = _demonstrations(workspace, config)
     if not any(d.prompt.split == "train" for d in demonstrations):
+        of = "" if config.sft.sources is None else f" of {', '.join(config.sft.sources)}"
         raise DataError(
-            f"{workspace.path} has no demonstrations on training prompts to learn from.\n"
+            f"{workspace.path} has no demonstrations{of} on training prompts to learn from.\n"
             "Add some with `plaudit import FILE --kind demonstrations`."
         )
     data = snapshot("demonstrations", (d.id for d in demonstrations))
@@ -46,12 +48,19 @@ def sft(workspace: Workspace, config: Config | None = None, *, resume: str | Non
         return _run(workspace, run, config)
 
 
+def _demonstrations(workspace: Workspace, config: Config, split: Split | None = None) -> list[Demonstration]:
+    """Of the sources that are wanted."""
+    wanted = config.sft.sources
+    sources = None if wanted is None else {workspace.lineage_name(source) for source in wanted}
+    return [d for d in workspace.store.demonstrations(split) if sources is None or d.source in sources]
+
+
 def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     settings = config.sft
-    run.check_data(snapshot("demonstrations", (d.id for d in workspace.store.demonstrations())))
+    run.check_data(snapshot("demonstrations", (d.id for d in _demonstrations(workspace, config))))
     model = load_causal(workspace.model_source(run.parents["model"]), config.model)
-    train = encode_demonstrations(model, workspace.store.demonstrations("train"), config)
-    held_out = encode_demonstrations(model, workspace.store.demonstrations("held_out"), config)
+    train = encode_demonstrations(model, _demonstrations(workspace, config, "train"), config)
+    held_out = encode_demonstrations(model, _demonstrations(workspace, config, "held_out"), config)
     if not train:
         raise DataError("every training demonstration is over `sft.max_response_tokens`; raise it.")
     policy = make_trainable(model.network, config.model.lora, role="policy", seed=config.seed)

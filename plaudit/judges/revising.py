@@ -1,0 +1,121 @@
+"""The `revise` stage: the supervised part of Constitutional AI, from sampled drafts to demonstrations."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from dataclasses import asdict
+from typing import Any
+
+from plaudit.config import Config
+from plaudit.errors import DataError
+from plaudit.files import write_text
+from plaudit.judges.constitution import Revised, Reviser, load_principles
+from plaudit.judges.endpoint import Endpoint
+from plaudit.judges.models import EndpointSpeaker
+from plaudit.judges.speakers import LocalSpeaker, Speaker
+from plaudit.models.loading import load_causal
+from plaudit.progress import progress
+from plaudit.records import Demonstration, Prompt, Response, unit_interval
+from plaudit.store.database import snapshot
+from plaudit.workspace import Run, Workspace
+
+
+def revise(workspace: Workspace, config: Config | None = None, *, resume: str | None = None) -> Run:
+    """Have a model criticise and revise sampled responses, and keep its revisions as demonstrations.
+
+    Their source is the run, so that `sft.sources` can name it. The run's `revisions.jsonl` has every draft, critique
+    and principle; its result counts drafts, demonstrations and principles, and critiques and revisions not given.
+
+    Raises WorkspaceError when there are no samples, DataError when no revision could be had, ConfigError for a bad
+    constitution.
+    """
+    if resume is not None:
+        with workspace.resume_run(resume, "revise") as run:
+            return _run(workspace, run, run.config())
+    config = config or workspace.config()
+    settings = config.revise
+    load_principles(_path(settings.constitution))
+    samples = workspace.run(settings.samples, kind="sample")
+    endpoint = settings.endpoint
+    model = f"{endpoint.model} at {endpoint.base_url}" if endpoint else workspace.lineage_name(settings.model)
+    responses = workspace.store.responses(samples.name)
+    data = snapshot("responses", (response.id for response in responses))
+    with workspace.new_run("revise", config, parents={"samples": samples.name, "model": model}, data=data) as run:
+        return _run(workspace, run, config)
+
+
+def _path(constitution: str) -> str | None:
+    return None if constitution == "default" else constitution
+
+
+def _run(workspace: Workspace, run: Run, config: Config) -> Run:
+    settings = config.revise
+    drafts = _drafts(workspace, run.parents["samples"], config)
+    principles = load_principles(_path(settings.constitution))
+    reviser = Reviser(
+        _speaker(workspace, run, config), principles, settings.rounds, config.seed, settings.temperature,
+        settings.critique_tokens, settings.revision_tokens,
+    )  # fmt: skip
+    log, done = _already(run)
+    left = drafts[done:]
+    with progress("revising", len(drafts)) as advance:
+        advance(done)
+        for start in range(0, len(left), settings.at_once):
+            found = reviser.revise([(prompt, draft.text) for prompt, draft in left[start : start + settings.at_once]])
+            log += [asdict(one) for one in found]
+            workspace.store.add_demonstrations([d for one in found for d in _kept(one, run.name, settings.keep)])
+            write_text(run.path / "revisions.jsonl", "".join(_line(one) for one in log))
+            advance(len(found))
+    demonstrations = sum(d.source == run.name for d in workspace.store.demonstrations())
+    if not demonstrations:
+        raise DataError(f"{run.parents['model']} made no revision of any of {len(drafts)} drafts.")
+    used = Counter(name for one in log for name in one["principles"])
+    result: dict[str, Any] = {
+        "drafts": len(drafts),
+        "demonstrations": demonstrations,
+        "principles": dict(used.most_common()),
+        "lost": {reason: number for reason, number in reviser.lost.items() if number},
+    }
+    if isinstance(reviser.speaker, EndpointSpeaker):
+        result["spent"] = asdict(reviser.speaker.endpoint.spent)
+    run.update(result=result)
+    return run
+
+
+def _drafts(workspace: Workspace, samples: str, config: Config) -> list[tuple[Prompt, Response]]:
+    """The first drafts, in an order of the run's own."""
+    prompts = {prompt.id: prompt for prompt in workspace.store.prompts()}
+    by_prompt: dict[str, list[Response]] = defaultdict(list)
+    for response in workspace.store.responses(samples):
+        if response.text.strip():
+            by_prompt[response.prompt_id].append(response)
+    chosen = [(prompts[p], r) for p, several in by_prompt.items() for r in several[: config.revise.drafts_per_prompt]]
+    if not chosen:
+        raise DataError(f"{samples} has no responses to revise.")
+    return sorted(chosen, key=lambda one: unit_interval("draft", config.seed, one[1].id))
+
+
+def _speaker(workspace: Workspace, run: Run, config: Config) -> Speaker:
+    if config.revise.endpoint is not None:
+        return EndpointSpeaker(Endpoint(config.revise.endpoint, run.path))
+    model = load_causal(workspace.model_source(run.parents["model"]), config.model)
+    return LocalSpeaker(model, config.model.tokens_per_micro_batch)
+
+
+def _kept(one: Revised, run: str, keep: str) -> list[Demonstration]:
+    revisions = one.drafts[1:] if keep == "all" else one.drafts[1:][-1:]
+    return [Demonstration(one.prompt, text, run) for text in dict.fromkeys(revisions)]
+
+
+def _line(one: dict[str, Any]) -> str:
+    return json.dumps({**one, "prompt": one["prompt"]["messages"]}, ensure_ascii=False) + "\n"
+
+
+def _already(run: Run) -> tuple[list[dict[str, Any]], int]:
+    """What an interrupted run has revised already."""
+    path = run.path / "revisions.jsonl"
+    if not path.exists():
+        return [], 0
+    log = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [{**one, "prompt": {"messages": one["prompt"]}} for one in log], len(log)
