@@ -416,6 +416,7 @@ def main() -> None:
         found = load(chosen.place, number=chosen.people, think=chosen.think, seconds=chosen.seconds, tasks=chosen.tasks)
     else:
         found = pages(chosen.place, judgments=chosen.judgments, repeats=chosen.repeats, kept=chosen.folder)
+    found["load_average"] = [round(number, 1) for number in os.getloadavg()]  # of all that ran on the machine
     print(json.dumps(found, indent=2))
     if chosen.no_keep:
         return

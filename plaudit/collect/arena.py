@@ -15,7 +15,7 @@ from typing import Protocol
 from sqlalchemy import Connection, func, select
 
 from plaudit.collect import audit
-from plaudit.collect.assignment import Assignment, lease
+from plaudit.collect.assignment import Assignment, lease, screening_of
 from plaudit.collect.campaigns import CampaignSettings, NewTask, find_campaign, task_row
 from plaudit.errors import DataError
 from plaudit.guidelines import PLAIN_GUIDELINES
@@ -71,9 +71,16 @@ def begin_match(
 ) -> Assignment:
     """Have two of the policies, drawn by chance, answer a conversation; the task to say which answer is better.
 
-    Raises DataError for an empty or too long message, too long a conversation, or a closed campaign.
+    Raises DataError for an empty or too long message, too long a conversation, a closed campaign, or a person who may
+    not work there; then no model is asked.
     """
     _check(conversation)
+    with store.database.reading() as connection:
+        found = find_campaign(connection, campaign)
+        if not found.is_open:
+            raise DataError("The arena is closed.")
+        if not screening_of(connection, found, annotator).is_admitted:
+            raise DataError("You cannot work here until a researcher has looked at your work.")
     chosen = secrets.SystemRandom().sample(list(policies.names), 2)
     prompt = Prompt(conversation, split_of(conversation, policies.held_out_share), source="arena")
     nonce = secrets.token_hex(4)

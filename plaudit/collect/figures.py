@@ -74,7 +74,7 @@ class Figures:
         self._last = 0
         self._turn = threading.Lock()
         self._cached: tuple[float, int, dict[str, Any], float] | None = None
-        """(when it was computed, the newest judgment in it, the figures, how long it took)."""
+        """(when it was computed, the newest judgment in it, the figures, how long each judgment took)."""
         self._computing: threading.Thread | None = None
 
     @property
@@ -179,7 +179,8 @@ class Figures:
         cached = self._cached
         if cached is None:
             return self._renew(at)
-        computed, last, found, took = cached
+        computed, last, found, each = cached
+        took = each * self.judgments
         if last == self._last or at - computed < max(FRESH_SECONDS, REST * took):
             return found
         if took < MOST_SECONDS:
@@ -196,7 +197,7 @@ class Figures:
         with self._turn:
             began = time.monotonic()
             found = self._compute()
-            self._cached = (at, self._last, found, time.monotonic() - began)
+            self._cached = (at, self._last, found, (time.monotonic() - began) / max(1, self.judgments))
             return found
 
     def _compute(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from starlette.testclient import TestClient
 
 from plaudit.collect import people
 from plaudit.collect.arena import begin_match, conversation_after, ensure_arena
-from plaudit.collect.campaigns import find_campaign
+from plaudit.collect.campaigns import find_campaign, set_open
 from plaudit.collect.figures import Figures
 from plaudit.collect.judging import submit
 from plaudit.collect.web.app import create_app
@@ -86,3 +86,19 @@ def test_the_pages_of_an_arena_lead_round_and_name_no_model(tmp_path):
     assert client.get("/arena/other").status_code == 404
     empty = client.post("/arena/arena", data={"form_token": form_token, "message": " ", "after": ""})
     assert (empty.status_code, "Write something first" in empty.text) == (422, True)
+
+
+def test_no_model_is_asked_for_who_may_not_work_or_when_the_arena_is_closed(store):
+    class Never(Echo):
+        def answer(self, name, conversation, *, seed):
+            pytest.fail("a model was asked")
+
+    with store.database.writing() as connection:
+        people.decide(connection, "ann", False, reason="spam", actor="test", about="admission")
+    with pytest.raises(DataError, match="until a researcher"):
+        begin_match(store, "arena", "ann", ask("hello"), Never())
+    assert begin_match(store, "arena", "bob", ask("hello"), Echo()).annotator == "bob"
+    with store.database.writing() as connection:
+        set_open(connection, "arena", False, actor="test")
+    with pytest.raises(DataError, match="closed"):
+        begin_match(store, "arena", "bob", ask("hello"), Never())

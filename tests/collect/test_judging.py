@@ -222,3 +222,9 @@ def test_a_campaign_that_cannot_be_is_refused_whole(store):
 
 def test_every_kind_of_task_says_what_is_asked():
     assert PLAIN_GUIDELINES.keys() == KINDS.keys()
+
+
+@pytest.mark.parametrize("told", [float("nan"), float("inf"), float("-inf")])
+def test_a_time_that_is_no_number_is_not_kept(store, told):
+    campaign(store, "compare")
+    assert hand_in(store, "compare", seconds=told).seconds is None

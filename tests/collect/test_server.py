@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -24,7 +25,7 @@ from test_cli import run as run
 import plaudit
 from plaudit.collect import audit, people
 from plaudit.records import Annotator, Response
-from plaudit.store import tables
+from plaudit.store import Store, tables
 
 __all__ = ["quick_passwords"]
 
@@ -250,6 +251,26 @@ def test_a_killed_server_loses_nothing_it_acknowledged_and_doubles_nothing(made)
         for task, left in connection.execute(select(tables.tasks.c.id, tables.tasks.c.open_slots)):
             assert by_task[task] + left == 2
     assert len(store.comparisons()) == len(everything)
+
+
+def test_a_copy_made_amid_work_is_whole(sqlite_workspace, tmp_path):
+    store, copy = sqlite_workspace.store, tmp_path / "copy.sqlite"
+    campaign(store, "compare", tasks=60)
+    with serving(sqlite_workspace.path) as server:
+        load = Load(server, [(f"p{i}", *visit(store, f"p{i}")) for i in range(4)])
+        while len(load.acknowledged) < 10:
+            time.sleep(0.01)
+        told = {(who, fields["submission"]) for who, _, _, fields in list(load.acknowledged)}
+        with sqlite3.connect(store.database.name) as source, sqlite3.connect(copy) as target:
+            source.backup(target)
+        load.end()
+    source.close()
+    target.close()
+    restored = Store.open(copy)
+    assert told <= set(log(restored)) <= set(log(store))
+    with restored.database.reading() as connection:
+        assert audit.check(connection).first_broken is None
+    assert len(restored.comparisons()) == len(log(restored))
 
 
 def log(store):

@@ -111,9 +111,16 @@ def view(store: Store, assignment: str, annotator: str) -> TaskView:
 
 
 def _count(connection: Connection, annotator: str, campaign: str, is_screening: bool) -> int:
+    """Judgments of the test, or of all else: what is corrected counts once."""
+    given, tasks = tables.assignments.c, tables.tasks.c
+    test = (tasks.campaign == campaign, tasks.gold.is_not(None), tasks.is_screening.is_(True))
+    done = (given.annotator == annotator, given.state == assignments.SUBMITTED)
+    of_test = select(func.count()).join(tables.tasks, tasks.id == given.task).where(*test, *done)
+    in_test = connection.scalar(of_test) or 0
+    if is_screening:
+        return in_test
     mine = (_judgments.annotator == annotator, _judgments.campaign == campaign, _judgments.supersedes.is_(None))
-    query = select(func.count()).join(tables.tasks, tables.tasks.c.id == _judgments.task).where(*mine)
-    return connection.scalar(query.where(tables.tasks.c.is_screening.is_(is_screening))) or 0
+    return (connection.scalar(select(func.count()).where(*mine)) or 0) - in_test
 
 
 def _values(seen: TaskView, form: Mapping[str, Any] | None) -> dict[str, Any]:
