@@ -823,7 +823,7 @@ def test_whoever_runs_the_server_comes_in_by_its_link(visit):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_in_a_page_tells_where_an_answer_comes_from(visit, site, store, somebody, kind):
-    name = ask(store, kind, tasks=2, priority_from="reward-secret")
+    name = ask(store, kind, tasks=2)
     one = visit(somebody)
     told = []
 
@@ -847,7 +847,7 @@ def test_nothing_in_a_page_tells_where_an_answer_comes_from(visit, site, store, 
     told.append(one.page.evaluate("JSON.stringify([{ ...localStorage }, { ...sessionStorage }])"))
     ids = [row["id"] for row in one.rows(tables.responses) if row["id"] in str(one.rows(tables.tasks, campaign=name))]
     task_ids = [row["id"] for row in one.rows(tables.tasks, campaign=name)]
-    for secret in [*ids, *task_ids, "secretrun", "reward-secret", "model", "checkpoint", "sample"]:
+    for secret in [*ids, *task_ids, "secretrun", "model", "checkpoint", "sample"]:
         assert (secret, [text for text in told if secret in text.lower()]) == (secret, [])
 
 
