@@ -25,7 +25,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import func, select
 
@@ -121,6 +123,7 @@ class Tally:
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
+        """Keep how long something took."""
         began = time.perf_counter()
         yield
         self.times[what].append(time.perf_counter() - began)
@@ -197,7 +200,7 @@ def load(place: str, *, number: int, think: float, seconds: float, tasks: int) -
         visits = [(who, *visit(store, who)) for who in names]
         seen = Tally()
         with server(Path(folder) / "workspace") as (port, pid):
-            began = time.perf_counter()
+            began, worked = time.perf_counter(), processor_time_of(pid)
 
             async def everybody() -> None:
                 await asyncio.gather(
@@ -209,7 +212,7 @@ def load(place: str, *, number: int, think: float, seconds: float, tasks: int) -
 
             asyncio.run(everybody())
             took = time.perf_counter() - began
-            memory = memory_of(pid)
+            memory, worked = memory_of(pid), processor_time_of(pid) - worked
         wrong = check(store, seen)
         store.database.engine.dispose()
     judged = sum(map(len, seen.acknowledged.values()))
@@ -218,6 +221,7 @@ def load(place: str, *, number: int, think: float, seconds: float, tasks: int) -
         "milliseconds": {what: quantiles(times) for what, times in seen.times.items()},
         "sent_twice": seen.doubled, "undone": seen.undone, "skipped": seen.skipped,
         "errors": dict(+seen.errors), "wrong": wrong, "server_mebibytes": memory,
+        "processor_milliseconds_per_judgment": round(1000 * worked / max(1, judged), 1),
     }  # fmt: skip
 
 
@@ -237,14 +241,14 @@ def check(store: Store, seen: Tally) -> dict[str, int]:
     """What must be nothing: judgments lost, doubled or unasked for; slots given twice; breaks of the chain."""
     judgments, assignments, tasks = tables.judgments.c, tables.assignments.c, tables.tasks.c
     with store.database.reading() as connection:
-        kept = connection.execute(select(judgments.annotator, judgments.submission)).tuples().all()
+        kept = connection.execute(select(judgments.annotator, judgments.submission)).all()
         told = {(who, key) for who, keys in seen.acknowledged.items() for key in keys}
         first = select(judgments.task, judgments.annotator).where(judgments.supersedes.is_(None))
-        by_task = Counter(task for task, _ in connection.execute(first).tuples())
+        by_task = Counter(task for task, _ in connection.execute(first))
         live = select(assignments.task, assignments.slot).where(assignments.state.in_(("leased", "submitted")))
-        slots = Counter(connection.execute(live).tuples().all())
+        slots = Counter(connection.execute(live).all())
         held = Counter(task for task, _ in slots.elements())
-        open_slots = connection.execute(select(tasks.id, tasks.open_slots)).tuples().all()
+        open_slots = connection.execute(select(tasks.id, tasks.open_slots)).all()
         chain = audit.check(connection)
         comparisons = connection.scalar(select(func.count()).select_from(tables.comparisons)) or 0
         return {
@@ -259,6 +263,75 @@ def check(store: Store, seen: Tally) -> dict[str, int]:
 # Pages over a long log
 
 
+FILLED = ("prompts", "responses", "tasks", "assignments", "judgments", "comparisons")
+
+
+@dataclass
+class _Said:
+    """One judgment, and the rows that it is kept in."""
+
+    task: int
+    slot: int
+    who: str
+    shown: list[str]
+    choice: str
+    grade: int | None
+    seconds: float
+    when: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.task}-{self.slot}"
+
+    def assignment(self) -> dict[str, object]:
+        """Handed in long ago."""
+        return {
+            "id": f"a{self.key:>26}", "task": f"t{self.task:015}", "campaign": "long", "annotator": self.who,
+            "slot": self.slot, "state": "submitted", "shown": self.shown, "created": 1.0, "expires": 2.0,
+            "reason": None,
+        }  # fmt: skip
+
+    def judgment(self, comment: str) -> dict[str, object]:
+        """In the log."""
+        answer = {"choice": self.choice} | ({} if self.grade is None else {"grade": self.grade})
+        return {
+            "id": f"j{self.key:>15}", "assignment": f"a{self.key:>26}", "task": f"t{self.task:015}", "campaign": "long",
+            "annotator": self.who, "criterion": "", "kind": "compare", "answer": answer, "shown": self.shown,
+            "seconds": self.seconds, "comment": comment, "flags": [], "is_gold": False, "is_right": None,
+            "guideline": "g", "version": "0", "submission": self.key, "supersedes": None, "created": self.when,
+        }  # fmt: skip
+
+    def comparison(self) -> dict[str, object]:
+        """What is learnt from it."""
+        choice = "tie" if self.choice == "tie" else "first" if self.choice == self.shown[0] else "second"
+        return {
+            "id": f"c{self.key:>15}", "prompt_id": f"p{self.task:015}", "first": self.shown[0], "second": self.shown[1],
+            "annotator": self.who, "choice": choice, "grade": self.grade, "probability_first": None,
+            "seconds": self.seconds, "run": "campaign:long", "created": self.when, "criterion": "",
+            "soft_preference": None, "ranking": None, "judgment": f"j{self.key:>15}",
+        }  # fmt: skip
+
+
+def _prompt(i: int) -> dict[str, object]:
+    said = [{"role": "user", "content": f"question {i}"}]
+    return {"id": f"p{i:015}", "messages": said, "split": "train", "source": "benchmark"}
+
+
+def _response(i: int, name: str) -> dict[str, object]:
+    return {
+        "id": name, "prompt_id": f"p{i:015}", "text": f"answer {name} " * 10, "run": name.partition(":")[0],
+        "token_ids": None, "log_probs": None, "finished": True, "temperature": 1.0,
+    }  # fmt: skip
+
+
+def _task(i: int, chance: random.Random, open_slots: int) -> dict[str, Any]:
+    return {
+        "id": f"t{i:015}", "campaign": "long", "prompt_id": f"p{i:015}", "responses": [f"left:{i}", f"right:{i}"],
+        "open_slots": open_slots, "is_random": i % 5 == 0, "priority": chance.random(), "draw": chance.random(),
+        "gold": None, "is_screening": False, "explanation": "",
+    }  # fmt: skip
+
+
 def fill(store: Store, judgments: int, *, people_per_task: int = 3, number: int = 200) -> list[str]:
     """Write a log of so many judgments directly: a fifth ties, and seven of ten people agree."""
     chance = random.Random(0)
@@ -270,25 +343,23 @@ def fill(store: Store, judgments: int, *, people_per_task: int = 3, number: int 
     created = [f"2026-{1 + i // 28 % 12:02}-{1 + i % 28:02}T{i % 24:02}:00:00+00:00" for i in range(5000)]
     every = 5_000
     for start in range(0, tasks + more, every):
-        rows: dict[str, list[dict[str, object]]] = {n: [] for n in ("prompts", "responses", "tasks", "assignments", "judgments", "comparisons")}  # fmt: skip
+        rows: dict[str, list[dict[str, object]]] = {name: [] for name in FILLED}
         for i in range(start, min(start + every, tasks + more)):
-            is_open = i >= tasks
-            prompt, task, a, b = f"p{i:015}", f"t{i:015}", f"left:{i}", f"right:{i}"
-            rows["prompts"].append({"id": prompt, "messages": [{"role": "user", "content": f"question {i}"}], "split": "train", "source": "b"})  # fmt: skip
-            for response in (a, b):
-                rows["responses"].append({"id": response, "prompt_id": prompt, "text": f"answer {response} " * 10, "run": response.partition(":")[0], "token_ids": None, "log_probs": None, "finished": True, "temperature": 1.0})  # fmt: skip
-            rows["tasks"].append({"id": task, "campaign": "long", "prompt_id": prompt, "responses": [a, b], "open_slots": people_per_task * is_open, "is_random": i % 5 == 0, "priority": chance.random(), "draw": chance.random(), "gold": None, "is_screening": False, "explanation": ""})  # fmt: skip
-            better = chance.random() < 0.55
-            for slot, who in enumerate([] if is_open else chance.sample(names, people_per_task)):
-                key = f"{i}-{slot}"
+            task = _task(i, chance, people_per_task if i >= tasks else 0)
+            a, b = task["responses"]
+            rows["tasks"].append(task)
+            rows["prompts"].append(_prompt(i))
+            rows["responses"] += [_response(i, response) for response in (a, b)]
+            better, when = chance.random() < 0.55, created[min(i, tasks) * 5000 // (tasks + 1)]
+            for slot, who in enumerate([] if i >= tasks else chance.sample(names, people_per_task)):
                 shown = [a, b] if chance.random() < 0.5 else [b, a]
                 agrees = chance.random() < 0.7
                 choice = "tie" if chance.random() < 0.2 else a if better == agrees else b
-                answer = {"choice": choice} | ({} if choice == "tie" else {"grade": chance.randint(1, 4)})
-                when, seconds = created[i * 5000 // (tasks + 1)], round(chance.lognormvariate(3.2, 0.7), 2)
-                rows["assignments"].append({"id": f"a{key:>26}", "task": task, "campaign": "long", "annotator": who, "slot": slot, "state": "submitted", "shown": shown, "created": 1.0, "expires": 2.0, "reason": None})  # fmt: skip
-                rows["judgments"].append({"id": f"j{key:>15}", "assignment": f"a{key:>26}", "task": task, "campaign": "long", "annotator": who, "criterion": "", "kind": "compare", "answer": answer, "shown": shown, "seconds": seconds, "comment": "a remark" * (chance.random() < 0.01), "flags": [], "is_gold": False, "is_right": None, "guideline": "g", "version": "0", "submission": key, "supersedes": None, "created": when})  # fmt: skip
-                rows["comparisons"].append({"id": f"c{key:>15}", "prompt_id": prompt, "first": shown[0], "second": shown[1], "annotator": who, "choice": "tie" if choice == "tie" else "first" if choice == shown[0] else "second", "grade": answer.get("grade"), "probability_first": None, "seconds": seconds, "run": "campaign:long", "created": when, "criterion": "", "soft_preference": None, "ranking": None, "judgment": f"j{key:>15}"})  # fmt: skip
+                grade = None if choice == "tie" else chance.randint(1, 4)
+                said = _Said(i, slot, who, shown, choice, grade, round(chance.lognormvariate(3.2, 0.7), 2), when)
+                rows["assignments"].append(said.assignment())
+                rows["judgments"].append(said.judgment("a remark" * (chance.random() < 0.01)))
+                rows["comparisons"].append(said.comparison())
         with store.database.writing() as connection:
             for name, some in rows.items():
                 table = tables.metadata.tables[name]
@@ -300,6 +371,7 @@ def fill(store: Store, judgments: int, *, people_per_task: int = 3, number: int 
 
 
 def create_long_campaign(store: Store, people_per_task: int) -> None:
+    """Of whose tasks `fill` writes the rows."""
     settings = CampaignSettings(people_per_task=people_per_task, screening_tasks=0, gold_every=0)
     with store.database.writing() as connection:
         row = {"name": "long", "kind": "compare", "criterion": "", "guideline": "Which?", "round": None}
@@ -396,6 +468,12 @@ def memory_of(pid: int) -> int:
     """Resident, in MiB."""
     found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     return int(found[1]) // 1024 if found else 0
+
+
+def processor_time_of(pid: int) -> float:
+    """Of a process, in seconds: what other programs on the machine do not change much."""
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
