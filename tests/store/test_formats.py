@@ -77,7 +77,7 @@ def test_a_long_list_is_read_item_by_item(store, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (gzip.compress(b'{"prompt": "a"}\n')[:-9], "not a whole gzip file"),
+        (gzip.compress(b'{"prompt": "a"}\n', mtime=0)[:-9], "not a whole gzip file"),
         (b"PAR1 and no more", "not a Parquet file"),
         (b'[{"prompt": "a"}, {"prom', "item 2: not valid JSON"),
         (b'{"prompt": "\xff"}', "not UTF-8"),
