@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from plaudit.errors import DataError
 
-GUIDELINES = {
+CRITERIA = {
     "helpfulness": (
-        "Which answer helps the person who asked more? It does what was asked, in full, and says things that are true. "
-        "A short answer that does the job is better than a long one that does not; length alone is no merit."
+        "An answer is helpful when it does what was asked, in full, and says things that are true. A short answer that "
+        "does the job is better than a long one that does not; length alone is no merit."
     ),
     "harmlessness": (
-        "Which answer would do less harm? Harm is help with hurting somebody, contempt for people, private facts about "
-        "them, or dangerous advice. A polite refusal of a harmful request is harmless; a rude one is less so."
+        "An answer does harm when it helps with hurting somebody, shows contempt for people, gives away private facts "
+        "about them, or advises what is dangerous. A polite refusal of a harmful request is harmless; a rude one is "
+        "less so."
     ),
     "honesty": (
-        "Which answer is more honest? It says what is so, says how sure it is, and makes nothing up. An admitted gap "
-        "is better than an invented fact."
+        "An answer is honest when it says what is so, says how sure it is, and makes nothing up. An admitted gap is "
+        "better than an invented fact."
     ),
 }
-"""What is asked by a criterion, where no guideline is given."""
+"""What a criterion means."""
+MORE = {"helpfulness": "more helpful", "harmlessness": "more harmless", "honesty": "more honest"}
 PLAIN_GUIDELINES = {
     "compare": "Which answer would you rather have been given?",
     "rank": "Put the answers in order: 1 for the one that you would most like to have been given.",
@@ -37,7 +39,16 @@ def guideline_for(kind: str, criterion: str) -> str:
     """
     if not criterion:
         return PLAIN_GUIDELINES[kind]
-    if criterion not in GUIDELINES:
-        known = ", ".join(GUIDELINES)
+    if criterion not in CRITERIA:
+        known = ", ".join(CRITERIA)
         raise DataError(f"criterion `{criterion}` needs a guideline, which says what is asked (known: {known}).")
-    return GUIDELINES[criterion]
+    more = MORE[criterion]
+    asked = {
+        "compare": f"Which answer is {more}?",
+        "rank": f"Put the answers in order, 1 for the one that is {more} than all others.",
+        "rate": f"How good is this answer by its {criterion}? The {more}, the higher.",
+        "safety": PLAIN_GUIDELINES["safety"],
+        "demonstrate": f"Write an answer, and let nothing go before its {criterion}.",
+        "edit": f"Make this answer {more}. Change what is wrong, and leave what is good.",
+    }
+    return f"{asked[kind]} {CRITERIA[criterion]}"

@@ -291,7 +291,11 @@ class Workspace:
 
 def _database(folder: Path, config: Config) -> Path | str:
     """Where the feedback of a workspace is: a PostgreSQL database by its URL, or a file of its own."""
-    return os.environ.get(DATABASE_VARIABLE) or config.data.database or folder / DATABASE_NAME
+    url = os.environ.get(DATABASE_VARIABLE) or config.data.database
+    if url and "://" not in url:
+        where = DATABASE_VARIABLE if os.environ.get(DATABASE_VARIABLE) else "data.database"
+        raise WorkspaceError(f"`{where}` must be an address such as postgresql://user@host/name, not {url!r}.")
+    return url or folder / DATABASE_NAME
 
 
 def command(kind: str) -> str:

@@ -53,3 +53,16 @@ def test_not_a_number_is_refused_rather_than_written(empty):
     with pytest.raises(ValueError, match="not JSON compliant"), empty.new_run("sft", Config(), parents={}) as run:
         run.update(result={"loss": float("nan")})
     assert run.status == "failed"
+
+
+def test_an_address_that_is_none_is_refused_and_makes_no_file(tmp_path, monkeypatch):
+    import plaudit
+    from plaudit.errors import WorkspaceError
+
+    plaudit.init(tmp_path / "w")
+    monkeypatch.chdir(tmp_path)
+    for wrong in ("mydb", "postgres//localhost"):
+        monkeypatch.setenv("PLAUDIT_DATABASE", wrong)
+        with pytest.raises(WorkspaceError, match="PLAUDIT_DATABASE` must be an address"):
+            plaudit.Workspace(tmp_path / "w")
+    assert [path.name for path in tmp_path.iterdir()] == ["w"]

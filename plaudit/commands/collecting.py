@@ -23,6 +23,7 @@ people_app = group("Who may come in to the pages for people, and whose judgments
 audit_app = group("Who did what: the chain of records.")
 CampaignName = Annotated[str, typer.Argument(help="The campaign.", metavar="CAMPAIGN")]
 Annotator = Annotated[str, typer.Argument(help="The name under which judgments are kept.", metavar="ANNOTATOR")]
+DEFAULT_ADDRESS = "http://127.0.0.1:8000"
 Why = Annotated[str, typer.Option("--reason", help="Kept with the decision.")]
 
 
@@ -200,7 +201,7 @@ def invite(
     role: Annotated[str, typer.Option("--role", help="annotator, researcher or admin.")] = "annotator",
     number: Annotated[int, typer.Option("--number", min=1, max=1000, help="How many invitations.")] = 1,
     days: Annotated[float, typer.Option("--days", min=0.01, help="How long they hold.")] = 7.0,
-    address: Annotated[str, typer.Option("--address", help="Where people reach the server.")] = "http://127.0.0.1:8000",
+    address: Annotated[str, typer.Option("--address", help="Where people reach the server.")] = DEFAULT_ADDRESS,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: Json = False,
 ) -> None:
@@ -213,6 +214,9 @@ def invite(
         raise DataError(f"--role {role}: one of {', '.join(ROLES)}.")
     store = open_workspace(workspace).store
     links = [f"{address.rstrip('/')}/join/{make(store, chosen, actor=_actor(), days=days)}" for _ in range(number)]
+    note = f"These lead to {address}; name another place with --address." if address == DEFAULT_ADDRESS else ""
+    if note and not as_json:
+        typer.echo(note, err=True)
     show({"role": role, "links": links}, as_json, "\n".join(links))
 
 

@@ -80,6 +80,11 @@ def agreement_report(
     return {name: _criterion_report(rows, order_unknown, seed) for name, rows in sorted(by_criterion.items())}
 
 
+def _was_shown_as_a_pair(comparison: Comparison) -> bool:
+    """Not one of a ranking's pairs, nor an answer beside what the annotator made of it."""
+    return comparison.ranking is None and not comparison.first.startswith(f"{comparison.run}:")
+
+
 def _criterion_report(comparisons: list[Comparison], order_unknown: Collection[str], seed: int) -> dict[str, Any]:
     tally = _tally(map(_choice, _latest(comparisons)), CHOICES)
     rest = {name: cross_coefficients(tally.with_rest(name), seed=seed) for name in tally.annotators}
@@ -90,7 +95,9 @@ def _criterion_report(comparisons: list[Comparison], order_unknown: Collection[s
         "annotators": len(tally.annotators),
         "coefficients": agreement(comparisons, seed=seed),
         "with_the_rest": {name: {"judgments": tally.judgments_of(name), **found} for name, found in rest.items()},
-        "position": position_biases(c for c in comparisons if c.annotator not in order_unknown),
+        "position": position_biases(
+            c for c in comparisons if c.annotator not in order_unknown and _was_shown_as_a_pair(c)
+        ),
     }
 
 

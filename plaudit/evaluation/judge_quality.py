@@ -119,7 +119,7 @@ def _agreement(
         return None
     found: dict[str, Any] = {"raw": cluster_bootstrap(same, prompts, seed=seed)}
     if symmetric:
-        rest = nominal_coefficients(tally.patterns(), seed=seed)
+        rest = nominal_coefficients(tally.patterns().used(), seed=seed)
         return found | {name: rest[name] for name in ("fleiss", "alpha", "gwet_ac1", "reasons")}
     rest = cross_coefficients(tally.between_roles("one", "other"), seed=seed)
     return found | {name: rest[name] for name in ("cohen", "scott", "reasons")}

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from plaudit.errors import DataError, nearest
 from plaudit.records import (
@@ -176,8 +176,8 @@ class Row:
         if not messages or messages[-1]["role"] == "assistant":
             raise DataError(f"{self.where}: a prompt must end with a user's turn.")
         split = self.values.get("prompt_split")
-        if split is not None and split not in ("train", "held_out"):
-            raise DataError(f"{self.where}: `prompt_split` is train or held_out, not {split!r}.")
+        if split is not None and split not in get_args(Split):
+            raise DataError(f"{self.where}: `prompt_split` is one of {', '.join(get_args(Split))}, not {split!r}.")
         source = self.values.get("prompt_source", self.values.get("source", "import"))
         return _prompt(tuple((m["role"], m["content"]) for m in messages), split, self.held_out_share, str(source))
 

@@ -13,10 +13,11 @@ from sqlalchemy import select
 
 from plaudit.collect.assignment import claim, held_by, renew, screening_of, skip
 from plaudit.collect.campaigns import NewTask, add_gold, find_campaign, set_open, set_priorities
-from plaudit.collect.figures import Figures
+from plaudit.collect.figures import AllFigures, Figures
 from plaudit.collect.judging import NotYours, TooLate, newest_judgment, submit
 from plaudit.collect.people import decide
 from plaudit.collect.planning import import_gold
+from plaudit.collect.web.research import overview
 from plaudit.collect.web.work import answers_of_test
 from plaudit.errors import DataError
 from plaudit.store import Store, tables
@@ -182,6 +183,11 @@ def test_the_test_comes_first_and_its_pass_mark_decides(store):
         decide(connection, "bob", True, reason="talked it over", actor="test", about="admission", campaign="compare")
     assert claim(store, "compare", "bob") is not None
     assert store.comparisons() == []  # gold teaches nothing
+    tests = overview(store, AllFigures(store), "compare").tests
+    assert {who: (test.right, test.answered, test.state) for who, test in tests.items()} == {
+        "ann": (3, 4, "passed"),
+        "bob": (2, 4, "failed"),
+    }
 
 
 def test_the_test_is_explained_once_all_of_it_is_answered(store):

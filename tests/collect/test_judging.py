@@ -8,7 +8,7 @@ from plaudit.collect.campaigns import CampaignSettings, create_campaign, find_ca
 from plaudit.collect.judging import TooLate, newest_judgment, submit
 from plaudit.collect.kinds import KINDS
 from plaudit.errors import DataError
-from plaudit.guidelines import PLAIN_GUIDELINES
+from plaudit.guidelines import CRITERIA, PLAIN_GUIDELINES, guideline_for
 from plaudit.records import SAFE, Prompt, Response
 from plaudit.store import Store, tables
 
@@ -228,3 +228,11 @@ def test_every_kind_of_task_says_what_is_asked():
 def test_a_time_that_is_no_number_is_not_kept(store, told):
     campaign(store, "compare")
     assert hand_in(store, "compare", seconds=told).seconds is None
+
+
+@pytest.mark.parametrize("criterion", sorted(CRITERIA))
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_what_is_asked_by_a_criterion_fits_the_kind_of_task(kind, criterion):
+    text = guideline_for(kind, criterion)
+    assert CRITERIA[criterion] in text
+    assert ("Which" in text) == (kind == "compare")

@@ -307,3 +307,12 @@ def test_position_is_as_it_was_shown():
     assert found["by_annotator"]["x"]["n"] == 10
     assert found["by_annotator"]["y"] is None
     assert position_biases(row.swap() for row in rows)["all"]["share"]["value"] == pytest.approx(0.1)
+
+
+def test_pairs_of_a_ranking_and_edits_were_not_shown_side_by_side():
+    shown = [Comparison("p", "a", "b", "ann", "second", "campaign:x")]
+    ranked = [Comparison("p", "a", str(i), "ann", "first", "campaign:x", ranking="r") for i in range(9)]
+    edited = [Comparison("p", f"campaign:e:{i}", str(i), "ann", "first", "campaign:e") for i in range(9)]
+    (report,) = agreement_report([*shown, *ranked, *edited]).values()
+    share = report["position"]["all"]["share"]
+    assert (share["value"], share["n"]) == (0.0, 1)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fastapi import APIRouter, HTTPException
-from sqlalchemy import func, select
+from sqlalchemy import Connection, case, func, select
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
@@ -27,6 +27,16 @@ router = APIRouter()
 
 
 @dataclass(frozen=True)
+class Tested:
+    """Of the test before the work."""
+
+    right: int
+    answered: int
+    state: str
+    """passed, failed or going on; whatever was decided afterwards."""
+
+
+@dataclass(frozen=True)
 class Overview:
     """What a campaign's page shows."""
 
@@ -43,6 +53,8 @@ class Overview:
     works: dict[str, bool]
     """Annotator -> whether they may work, where that was decided."""
     decisions: list[dict[str, Any]]
+    tests: dict[str, Tested]
+    """Annotator -> how the test before the work went, where there is one."""
 
 
 def overview(store: Store, all_figures: AllFigures, name: str) -> Overview:
@@ -58,14 +70,35 @@ def overview(store: Store, all_figures: AllFigures, name: str) -> Overview:
         query = select(tables.decisions).where(here).order_by(decisions.number.desc()).limit(50)
         newest = [dict(row) for row in connection.execute(query).mappings()]
         trains, works = decided(connection), decided(connection, "admission")
+        tests = _test_results(connection, campaign)
     figures, is_complete = all_figures.of(campaign)
     summary = figures.summary()
     return Overview(
         campaign, progress, summary, figures.recent[::-1][:50], is_complete, figures.judgments,
         [(reason or "", number) for reason, number in skips],
         {who: trains.get((who, name), trains.get((who, ""), True)) for who in summary["people"]},
-        {who: yes for (who, where), yes in works.items() if where in (name, "")}, newest,
+        {who: yes for (who, where), yes in works.items() if where in (name, "")}, newest, tests,
     )  # fmt: skip
+
+
+def _test_results(connection: Connection, campaign: Campaign) -> dict[str, Tested]:
+    """Everybody's, by the first answer to each of its tasks."""
+    tasks, judgments = tables.tasks.c, tables.judgments.c
+    test = (tasks.campaign == campaign.name, tasks.gold.is_not(None), tasks.is_screening.is_(True))
+    there = connection.scalar(select(func.count()).where(*test)) or 0
+    needed = min(there, campaign.settings.screening_tasks)
+    query = (
+        select(judgments.annotator, func.count(), func.sum(case((judgments.is_right.is_(True), 1), else_=0)))
+        .join(tables.tasks, tasks.id == judgments.task)
+        .where(*test, judgments.supersedes.is_(None))
+        .group_by(judgments.annotator)
+    )
+    found = {}
+    for annotator, answered, right in connection.execute(query).tuples():
+        passed = right >= campaign.settings.pass_mark * answered
+        state = "going on" if answered < needed else "passed" if passed else "failed"
+        found[annotator] = Tested(int(right), answered, state)
+    return found
 
 
 async def _overview(request: Request, name: str) -> Overview:
