@@ -165,7 +165,7 @@ def _judgments_of(
         return read(workspace.store)
     named = set(names)
     snapshots = {name for name in named if name.startswith(SNAPSHOT)}
-    runs = {workspace.lineage_name(name) for name in named - snapshots}
+    runs = {workspace.lineage_name(n) if n.startswith("latest:") else n for n in named - snapshots}
     found = {row.id: row for row in read(workspace.store) if row.run in runs} if runs else {}
     for name in snapshots:
         fixed = workspace.store.of_snapshot(name.removeprefix(SNAPSHOT))

@@ -36,7 +36,13 @@ def leave_out(store, annotator):
     with store.database.writing() as connection:
         connection.execute(
             tables.decisions.insert().values(
-                annotator=annotator, campaign="", is_included=False, reason="", decided_by="", created=""
+                about="training",
+                annotator=annotator,
+                campaign="",
+                is_included=False,
+                reason="",
+                decided_by="",
+                created="",
             )
         )
 

@@ -41,7 +41,15 @@ def workspace(tmp_path):
 
 def say_more_and_leave_out(workspace, base):
     add(workspace, base, "bob", "bad sad", "a good kind")
-    decision = {"annotator": "ann", "campaign": "", "is_included": False, "reason": "", "decided_by": "", "created": ""}
+    decision = {
+        "about": "training",
+        "annotator": "ann",
+        "campaign": "",
+        "is_included": False,
+        "reason": "",
+        "decided_by": "",
+        "created": "",
+    }
     with workspace.store.database.writing() as connection:
         connection.execute(tables.decisions.insert().values(**decision))
 
