@@ -507,7 +507,7 @@ def test_a_run_that_is_killed_goes_on_and_pays_nothing_twice(server, tmp_path, b
     handed_on = {int(child.stdout.readline()) for _ in range(30 if by == signal.SIGINT else 17)}
     began = time.monotonic()
     child.send_signal(by)
-    rest, errors = child.communicate(timeout=10)
+    rest, errors = child.communicate(timeout=90)
     assert time.monotonic() - began < 5
     assert child.returncode == -by, errors
     handed_on |= {int(line) for line in rest.split()}
