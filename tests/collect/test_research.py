@@ -150,7 +150,7 @@ def test_counting_as_it_comes_gives_what_counting_at_the_end_gives(store, monkey
 
 
 def test_several_threads_count_every_judgment_once(store, monkeypatch):
-    monkeypatch.setattr(figures_module, "MOST_SECONDS", 1e6)
+    monkeypatch.setattr(figures_module, "MOST_SECONDS", 1000.0)
     monkeypatch.setattr(figures_module, "ROWS_AT_ONCE", 5)
     campaign(store, tasks=15, people_per_task=3)
     shared = Figures(found(store), {"dora": "researcher"})
