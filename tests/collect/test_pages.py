@@ -786,7 +786,7 @@ def test_joining_leaving_coming_in_and_another_password(visit, store, scripts):
     assert page.get_by_label("Name or e-mail address").input_value() == login
     page.get_by_label("Password").fill(PASSWORD)
     page.get_by_role("button", name="Make the account").click()
-    assert page.get_by_role("heading", name="Your work").is_visible()
+    page.get_by_role("heading", name="Your work").wait_for()
     page.get_by_role("link", name=login).click()
     if scripts:
         check_page(one, phone=True)
@@ -805,7 +805,7 @@ def test_joining_leaving_coming_in_and_another_password(visit, store, scripts):
         if password == PASSWORD:
             assert page.get_by_role("alert").inner_text() == "This name and password do not belong together."
             assert page.get_by_label("Name").input_value() == login
-    assert page.get_by_role("heading", name="Your work").is_visible()
+    page.get_by_role("heading", name="Your work").wait_for()
     assert {cookie["httpOnly"] for cookie in one.context.cookies()} == {True}
     one.context.clear_cookies()
     one.go(invitation)
@@ -814,7 +814,7 @@ def test_joining_leaving_coming_in_and_another_password(visit, store, scripts):
 
 def test_whoever_runs_the_server_comes_in_by_its_link(visit):
     one = visit().go("/enter/open")
-    assert one.page.get_by_role("heading", name="Your work").is_visible()
+    one.page.get_by_role("heading", name="Your work").wait_for()
     check_page(one)
 
 

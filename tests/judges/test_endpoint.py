@@ -28,12 +28,12 @@ from fault_server import (
 
 from plaudit.config import EndpointSettings
 from plaudit.errors import JudgeError
-from plaudit.judges.asking import FAILURES_IN_A_ROW, READ_AHEAD
 from plaudit.judges.endpoint import Clock, Endpoint, Question, Reply, Unanswered
-from plaudit.judges.exchange import is_local
-from plaudit.judges.ledger import FILE_NAME
-from plaudit.judges.pacing import Pace, Sent, back_off, retry_after
-from plaudit.judges.questions import MESSAGE_TOKENS, TEMPLATE_TOKENS, request_of
+from plaudit.judges.endpoint.asking import FAILURES_IN_A_ROW, READ_AHEAD
+from plaudit.judges.endpoint.exchange import is_local
+from plaudit.judges.endpoint.ledger import FILE_NAME
+from plaudit.judges.endpoint.pacing import Pace, Sent, back_off, retry_after
+from plaudit.judges.endpoint.questions import MESSAGE_TOKENS, TEMPLATE_TOKENS, request_of
 
 KEY = "sk-very-secret-0123456789"
 
@@ -503,6 +503,7 @@ def test_a_run_that_is_killed_goes_on_and_pays_nothing_twice(server, tmp_path, b
     child = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(CHILD), server.url, str(tmp_path)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell may have it ignored
     )  # fmt: skip
     handed_on = {int(child.stdout.readline()) for _ in range(30 if by == signal.SIGINT else 17)}
     began = time.monotonic()

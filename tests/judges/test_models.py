@@ -8,8 +8,8 @@ import pytest
 import plaudit
 from plaudit.config import ModelJudgeSettings, resolve
 from plaudit.errors import ConfigError, DataError
+from plaudit.judges.endpoint.questions import Reply, Unanswered
 from plaudit.judges.models import EndpointSpeaker, FunctionJudge, load_exemplars
-from plaudit.judges.questions import Reply, Unanswered
 from plaudit.judges.wording import LABELS
 from plaudit.records import Prompt, Response
 

@@ -17,8 +17,8 @@ import httpx2
 
 from plaudit.config import EndpointSettings
 from plaudit.errors import JudgeError
-from plaudit.judges.pacing import retry_after
-from plaudit.judges.questions import Reply, Request
+from plaudit.judges.endpoint.pacing import retry_after
+from plaudit.judges.endpoint.questions import Reply, Request
 
 logging.getLogger("httpcore2").setLevel(logging.INFO)  # below that it writes headers, where servers may repeat the key
 

@@ -16,13 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plaudit.config import EndpointSettings
-from plaudit.judges.asking import Asking, Outcome
-from plaudit.judges.exchange import Exchange
-from plaudit.judges.ledger import UNITS, Ledger
-from plaudit.judges.pacing import MINUTE, Pace
-from plaudit.judges.questions import Question, Reply, Spent, Unanswered
-
-__all__ = ["Endpoint", "Question", "Reply", "Spent", "Unanswered"]
+from plaudit.judges.endpoint.asking import Asking, Outcome
+from plaudit.judges.endpoint.exchange import Exchange
+from plaudit.judges.endpoint.ledger import UNITS, Ledger
+from plaudit.judges.endpoint.pacing import MINUTE, Pace
+from plaudit.judges.endpoint.questions import Question, Spent
 
 
 @dataclass(frozen=True)

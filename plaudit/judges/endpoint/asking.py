@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import httpx2
 
 from plaudit.errors import JudgeError
-from plaudit.judges.exchange import Answer, Fault
-from plaudit.judges.ledger import UNITS
-from plaudit.judges.pacing import Sent, back_off
-from plaudit.judges.questions import Question, Reply, Request, Unanswered, request_of
+from plaudit.judges.endpoint.exchange import Answer, Fault
+from plaudit.judges.endpoint.ledger import UNITS
+from plaudit.judges.endpoint.pacing import Sent, back_off
+from plaudit.judges.endpoint.questions import Question, Reply, Request, Unanswered, request_of
 
 if TYPE_CHECKING:
-    from plaudit.judges.endpoint import Endpoint
+    from plaudit.judges.endpoint.client import Endpoint
 
 READ_AHEAD = 1000
 """Questions that are asked, or answers that wait, before somebody takes the next answer."""
