@@ -21,7 +21,7 @@ from plaudit.judges.endpoint import Endpoint, Question, Reply
 from plaudit.judges.speakers import LocalSpeaker, Speaker
 from plaudit.judges.wording import Exemplar
 from plaudit.models.loading import load_causal, load_reward, one_head
-from plaudit.progress import progress
+from plaudit.progress import progress, say
 from plaudit.records import Annotator, Comparison, Message, Prompt, Response
 from plaudit.store.importing import read_judged
 from plaudit.workspace import Run, Workspace
@@ -230,6 +230,8 @@ def judge_samples(
         result["by_place"] = sum(places) / len(places)
     if isinstance(judge, AIJudge) and isinstance(judge.speaker, EndpointSpeaker):
         result["spent"] = asdict(judge.speaker.endpoint.spent)
+        for reason, number in result["spent"]["failures"].items():
+            say(f"{settings.name}: {number} questions had no answer: {reason}. Their pairs are not judged.")
     return result
 
 
