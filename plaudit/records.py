@@ -172,6 +172,10 @@ class Comparison:
             return self.soft_preference
         return {"first": 1.0, "second": 0.0, "tie": 0.5}[self.choice]
 
+    def in_order_of_ids(self) -> Comparison:
+        """The same judgment with the two responses in the order of their ids, whatever was shown."""
+        return self if self.first <= self.second else self.swap()
+
     def swap(self) -> Comparison:
         """The same judgment with the two sides exchanged."""
         choice: Choice = {"first": "second", "second": "first", "tie": "tie"}[self.choice]  # type: ignore[assignment]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Literal
 
 
-def now() -> str:
-    """ISO 8601 in UTC, to the millisecond."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+def now(precision: Literal["milliseconds", "seconds"] = "milliseconds") -> str:
+    """ISO 8601 in UTC."""
+    return datetime.now(UTC).isoformat(timespec=precision)

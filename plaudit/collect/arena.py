@@ -12,11 +12,19 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Protocol
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, select
 
 from plaudit.collect import audit
 from plaudit.collect.assignment import Assignment, lease, screening_of
-from plaudit.collect.campaigns import CampaignSettings, NewTask, find_campaign, task_row
+from plaudit.collect.campaigns import (
+    Campaign,
+    CampaignSettings,
+    NewTask,
+    find_campaign,
+    insert_campaign,
+    is_campaign,
+    task_row,
+)
 from plaudit.errors import DataError
 from plaudit.guidelines import PLAIN_GUIDELINES
 from plaudit.records import Message, Prompt, Response, content_id
@@ -52,17 +60,14 @@ class Policies(Protocol):
 def ensure_arena(store: Store, name: str, policies: Sequence[str], *, actor: str) -> None:
     """Make the campaign that the judgments stand in, unless it is there. Raises DataError if it is of another kind."""
     with store.database.writing() as connection:
-        if connection.scalar(select(func.count()).where(tables.campaigns.c.name == name)):
+        if is_campaign(connection, name):
             if find_campaign(connection, name).kind != "compare":
                 raise DataError(f"campaign `{name}` does not compare answers; choose another name for the arena.")
             return
         settings = CampaignSettings(screening_tasks=0, gold_every=0, random_share=1.0)
-        connection.execute(
-            tables.campaigns.insert().values(
-                name=name, kind="compare", criterion="", guideline=PLAIN_GUIDELINES["compare"],
-                settings=settings.model_dump(mode="json"), round=None, is_open=True, created=now(),
-            )
-        )  # fmt: skip
+        insert_campaign(
+            connection, Campaign(name, "compare", "", PLAIN_GUIDELINES["compare"], settings, None, True, now())
+        )
         audit.record(connection, actor, "arena created", campaign=name, policies=list(policies))
 
 

@@ -13,7 +13,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, exists, func, not_, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, case, exists, func, not_, or_, select, update
 
 from plaudit.collect import audit
 from plaudit.collect.campaigns import Campaign, find_campaign
@@ -258,20 +258,43 @@ def take_back(connection: Connection, assignment: Assignment, campaign: Campaign
     return True
 
 
+def _of_test(campaign: Campaign) -> tuple[ColumnElement[bool], ...]:
+    return (_tasks.campaign == campaign.name, _tasks.gold.is_not(None), _tasks.is_screening.is_(True))
+
+
+def length_of_test(connection: Connection, campaign: Campaign) -> int:
+    """How many tasks the test before the work has."""
+    there = connection.scalar(select(func.count()).where(*_of_test(campaign))) or 0
+    return min(there, campaign.settings.screening_tasks)
+
+
+def counts_of_test(
+    connection: Connection, campaign: Campaign, annotator: str | None = None
+) -> dict[str, tuple[int, int]]:
+    """Annotator -> (right, answered) of the test, by the first answer to each task; of one person, or of all."""
+    mine = () if annotator is None else (_judgments.annotator == annotator,)
+    right = func.sum(case((_judgments.is_right.is_(True), 1), else_=0))
+    query = (
+        select(_judgments.annotator, right, func.count())
+        .join(tables.tasks, _tasks.id == _judgments.task)
+        .where(*_of_test(campaign), _judgments.supersedes.is_(None), *mine)
+        .group_by(_judgments.annotator)
+    )
+    return {who: (int(good), answered) for who, good, answered in connection.execute(query).tuples()}
+
+
+def has_passed(campaign: Campaign, right: int, answered: int) -> bool:
+    """Whether enough of what was answered of the test is right."""
+    return right >= campaign.settings.pass_mark * answered
+
+
 def screening_of(connection: Connection, campaign: Campaign, annotator: str) -> Screening:
     """How an annotator stands with a campaign's test, by the first answer to each of its tasks.
 
     A researcher's decision goes before the test, and before the pause that bad gold brings.
     """
-    test = (_tasks.campaign == campaign.name, _tasks.gold.is_not(None), _tasks.is_screening.is_(True))
-    there = connection.scalar(select(func.count()).where(*test)) or 0
-    tasks = min(there, campaign.settings.screening_tasks)
-    answered = right = 0
-    if tasks:
-        mine = select(_judgments.is_right).join(tables.tasks, _tasks.id == _judgments.task)
-        first = mine.where(_judgments.annotator == annotator, _judgments.supersedes.is_(None), *test)
-        results = list(connection.scalars(first))
-        answered, right = len(results), sum(bool(result) for result in results)
+    tasks = length_of_test(connection, campaign)
+    right, answered = counts_of_test(connection, campaign, annotator).get(annotator, (0, 0)) if tasks else (0, 0)
     if _is_researcher(connection, annotator):
         return Screening(0, right, answered, True, "")
     decisions = decided(connection, "admission")
@@ -280,7 +303,7 @@ def screening_of(connection: Connection, campaign: Campaign, annotator: str) -> 
         # Told to work without the test: none is left to answer.
         tasks = min(tasks, answered) if decision else tasks
         return Screening(tasks, right, answered, decision, "decision")
-    passed = answered >= tasks and (not tasks or right >= campaign.settings.pass_mark * answered)
+    passed = answered >= tasks and (not tasks or has_passed(campaign, right, answered))
     return Screening(tasks, right, answered, passed, "test" if tasks else "")
 
 

@@ -92,6 +92,17 @@ def find_campaign(connection: Connection, name: str) -> Campaign:
     return _campaign(dict(found))
 
 
+def is_campaign(connection: Connection, name: str) -> bool:
+    """Whether there is one of that name."""
+    return bool(connection.scalar(select(func.count()).where(tables.campaigns.c.name == name)))
+
+
+def insert_campaign(connection: Connection, campaign: Campaign) -> None:
+    """Keep a campaign whose name nobody has."""
+    settings = campaign.settings.model_dump(mode="json")
+    connection.execute(tables.campaigns.insert().values(**{**vars(campaign), "settings": settings}))
+
+
 @dataclass(frozen=True)
 class NewTask:
     """A prompt with the responses that are to be judged together; none to write a demonstration."""
@@ -125,18 +136,13 @@ def create_campaign(
     settings = settings or CampaignSettings()
     text = guideline.strip() or guideline_for(kind, criterion)
     with store.database.writing() as connection:
-        taken = connection.scalar(select(func.count()).where(tables.campaigns.c.name == name))
-        if taken:
+        if is_campaign(connection, name):
             raise DataError(f"there is a campaign `{name}` already; choose another name.")
         if round_number is not None:
             row = {"number": round_number, "policy": policy, "created": now()}
             insert_rows(connection, tables.rounds, [row])
-        connection.execute(
-            tables.campaigns.insert().values(
-                name=name, kind=kind, criterion=criterion, guideline=text, settings=settings.model_dump(mode="json"),
-                round=round_number, is_open=True, created=now(),
-            )
-        )  # fmt: skip
+        made = Campaign(name, kind, criterion, text, settings, round_number, True, now())
+        insert_campaign(connection, made)
         rows = [task_row(name, settings, task) for task in tasks_]
         added = insert_rows(connection, tables.tasks, rows)
         if not added:

@@ -102,7 +102,7 @@ def submit(
         answer = KINDS[campaign.kind].read(form, held.shown, campaign.settings.model_dump())
         task = connection.execute(select(tables.tasks).where(tables.tasks.c.id == held.task)).one()
         is_right = KINDS[campaign.kind].is_right
-        row = {
+        row: dict[str, Any] = {
             "id": content_id(annotator, submission), "assignment": held.id, "task": held.task,
             "campaign": campaign.name, "annotator": annotator, "criterion": campaign.criterion, "kind": campaign.kind,
             "answer": answer, "shown": held.shown, "seconds": _seconds(seconds, at - held.created),
@@ -111,16 +111,15 @@ def submit(
             "guideline": campaign.guideline_id, "version": version("plaudit"), "submission": submission,
             "supersedes": earlier, "created": now(),
         }  # fmt: skip
-        connection.execute(tables.judgments.insert().values(**row))
+        key = connection.execute(tables.judgments.insert().values(**row)).inserted_primary_key
         if task.gold is None:
             _learn(connection, campaign, row, task.prompt_id)
         digest = hashlib.sha256(json.dumps(row, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
         audit.record(connection, annotator, "judgment", judgment=row["id"], sha256=digest)
         if row["is_gold"]:
             assignments.pause_if_gold_goes_wrong(connection, campaign, annotator)
-        kept = _by_submission(connection, annotator, submission)
-        assert kept is not None
-        return kept
+        assert key is not None
+        return Judgment(number=key[0], **row)
 
 
 def _hand_over(connection: Connection, held: Assignment, campaign: Campaign, at: float) -> str | None:

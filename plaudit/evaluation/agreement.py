@@ -105,14 +105,14 @@ def _latest(comparisons: Iterable[Comparison]) -> list[Comparison]:
     """Without those that a later judgment of the same pair, annotator and criterion supersedes."""
     found: dict[tuple[str, ...], Comparison] = {}
     for comparison in comparisons:
-        low, high = sorted((comparison.first, comparison.second))
-        found[comparison.prompt_id, comparison.criterion, low, high, comparison.annotator] = comparison
+        pair = sorted((comparison.first, comparison.second))
+        found[comparison.prompt_id, comparison.criterion, *pair, comparison.annotator] = comparison
     return list(found.values())
 
 
 def _choice(comparison: Comparison) -> tuple[Comparison, str]:
     """With its choice as it is between the responses in the order of their ids."""
-    ordered = comparison if comparison.first <= comparison.second else comparison.swap()
+    ordered = comparison.in_order_of_ids()
     return ordered, ordered.choice
 
 

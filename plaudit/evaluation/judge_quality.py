@@ -43,9 +43,8 @@ def _by_item(comparisons: Sequence[Comparison]) -> dict[Item, dict[str, _Said]]:
     """The newest judgment of each annotator, where somebody judged a pair twice."""
     found: dict[Item, dict[str, _Said]] = defaultdict(dict)
     for c in sorted(comparisons, key=lambda c: c.created):
-        low, high = sorted((c.first, c.second))
-        ordered = c if c.first == low else c.swap()
-        found[c.criterion, low, high][c.annotator] = _Said(ordered.choice, ordered.preference_first, c.prompt_id)
+        o = c.in_order_of_ids()
+        found[o.criterion, o.first, o.second][o.annotator] = _Said(o.choice, o.preference_first, o.prompt_id)
     return found
 
 
@@ -159,9 +158,8 @@ def _repeats(comparisons: Sequence[Comparison], judge: str, seed: int) -> Interv
     by_pair: dict[Item, list[tuple[str, str, str]]] = defaultdict(list)
     for c in comparisons:
         if c.annotator == judge:
-            low, high = sorted((c.first, c.second))
-            choice = c.choice if c.first == low else c.swap().choice
-            by_pair[c.criterion, low, high].append((c.run, choice, c.prompt_id))
+            o = c.in_order_of_ids()
+            by_pair[o.criterion, o.first, o.second].append((o.run, o.choice, o.prompt_id))
     twice = {pair: said for pair, said in by_pair.items() if len({run for run, _, _ in said}) > 1}
     if not twice:
         return None

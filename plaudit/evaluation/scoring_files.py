@@ -57,7 +57,6 @@ def evaluate_reward(source: str, comparisons: Path, config: Config, *, head: str
         for response, text in row.texts.items():
             wanted[row.prompt.id, response] = (row.prompt, text)
     by_heads = dict(zip(wanted, score_answers(model, list(wanted.values()), config), strict=True))
-    sign = -1.0 if facts.is_cost else 1.0
     judged, left_out, disagreements = [], 0, []
     for row in rows:
         c = row.comparison
@@ -70,7 +69,7 @@ def evaluate_reward(source: str, comparisons: Path, config: Config, *, head: str
         judged.append(
             Judged.of(
                 c,
-                difference=sign * (one - other),
+                difference=facts.sign * (one - other),
                 longer_first=len(row.texts[c.first].split()) - len(row.texts[c.second].split()),
                 probability_first=c.soft_preference,
                 subset=row.subset,
@@ -84,7 +83,7 @@ def evaluate_reward(source: str, comparisons: Path, config: Config, *, head: str
         **reward_quality(judged, seed=config.seed),
         **_at_stored_temperature(judged, facts),
         **({"disagreement": statistics.fmean(disagreements)} if facts.is_ensemble else {}),
-        "length_correlation": _length_correlation(by_heads, wanted, facts, sign),
+        "length_correlation": _length_correlation(by_heads, wanted, facts),
         "prompts": len({j.cluster for j in judged}),
         "left_out": left_out,
     }
@@ -106,14 +105,13 @@ def _length_correlation(
     scores: dict[tuple[str, str], list[float] | None],
     texts: dict[tuple[str, str], tuple[Prompt, str]],
     facts: ScoreFacts,
-    sign: float,
 ) -> float | dict[str, float | None] | None:
     """Of the score; of several criteria's heads {head: its own}."""
     words = [len(texts[key][1].split()) for key, found in scores.items() if found is not None]
     known = [found for found in scores.values() if found is not None]
     if facts.criteria is not None:
         return {head: _spearman([found[i] for found in known], words) for i, head in enumerate(facts.criteria)}
-    return _spearman([sign * statistics.fmean(found) for found in known], words)
+    return _spearman([facts.sign * statistics.fmean(found) for found in known], words)
 
 
 def _spearman(one: Sequence[float], other: Sequence[float]) -> float | None:

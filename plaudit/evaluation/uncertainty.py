@@ -93,5 +93,4 @@ def _of_pair(one: Scores, other: Scores, facts: ScoreFacts) -> float:
     gaps = [a - b for a, b in zip(one, other, strict=True)]
     if facts.is_ensemble:
         return statistics.pstdev(gaps)
-    temperature = (facts.temperatures[0] if facts.temperatures else None) or 1.0
-    return 1 - abs(math.tanh(gaps[0] / temperature / 2))  # |2 sigmoid(x) - 1| = |tanh(x / 2)|
+    return 1 - abs(math.tanh(gaps[0] / facts.temperature / 2))  # |2 sigmoid(x) - 1| = |tanh(x / 2)|

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from plaudit.config import RuleSettings, TasteSettings
 from plaudit.errors import ConfigError, DataError
 from plaudit.functions import is_function, load_function
-from plaudit.judges.taste import taste_facts
+from plaudit.judges.taste import NOTHING, taste_facts, taste_weights
 from plaudit.records import Prompt, Response
 
 if TYPE_CHECKING:
@@ -51,22 +51,14 @@ class Liking:
 
 
 def liking_of_taste(taste: TasteSettings) -> Liking:
-    """The checkable taste; its utility is `taste.utility`. An empty answer has nothing, and the worst tone."""
-    empty = {"finished": 0.0, "answers": 0.0, "tone": -1.0, "length": 0.0, "repetition": 1.0}
+    """The checkable taste; its utility is `taste.utility`."""
 
     def facts(prompt: Prompt, response: Response) -> Facts:
         if not response.text.strip():
-            return empty
+            return NOTHING
         return taste_facts(prompt.text, response.text, finished=response.finished, taste=taste)
 
-    weights = {
-        "finished": taste.finished,
-        "answers": taste.answers,
-        "tone": taste.tone,
-        "length": -taste.length,
-        "repetition": -taste.repetition,
-    }
-    return Liking(weights, facts, taste.model_dump())
+    return Liking(taste_weights(taste), facts, taste.model_dump())
 
 
 def liking_of_rules(rules: Sequence[RuleSettings], taste: TasteSettings) -> Liking:
@@ -151,9 +143,8 @@ def _by_model(
     model = load_reward(workspace.model_source(name, kind="reward"), config.model)
     if model.scores.criteria is not None:
         raise ConfigError(f"`judge.utility={name}`: it scores {', '.join(model.scores.heads)}; name a model of one.")
-    sign = -1.0 if model.scores.is_cost else 1.0
     found = score_answers(model, [(prompt, response.text) for prompt, response in answers], config)
     missing = sum(scores is None for scores in found)
     if missing:
         raise DataError(f"{missing} answers are beyond the context of {name}, so it cannot judge them.")
-    return [sign * sum(scores) / len(scores) for scores in found if scores is not None]
+    return [model.scores.sign * sum(scores) / len(scores) for scores in found if scores is not None]

@@ -95,14 +95,12 @@ class RewardModelJudge:
         answers = [(prompt, response.text) for prompt, *both in pairs for response in both]
         scores = score_answers(self._model, answers, self.config)
         facts = self._model.scores
-        temperature = (facts.temperatures[0] if facts.temperatures else None) or 1.0
-        sign = -1.0 if facts.is_cost else 1.0
         found: list[Judged | None] = []
         for one, other in zip(scores[::2], scores[1::2], strict=True):
             if one is None or other is None:
                 found.append(None)
                 continue
-            gap = sign * (sum(one) / len(one) - sum(other) / len(other)) / temperature
+            gap = facts.sign * (sum(one) / len(one) - sum(other) / len(other)) / facts.temperature
             chance = 0.5 * (1 + math.tanh(gap / 2))
             found.append(Judged(chance, chance, chance))
         return found
@@ -181,8 +179,7 @@ def load_judge(
         path = None if settings.constitution == "default" else settings.constitution
         guideline = tuple(principle.comparison for principle in load_principles(path))
     else:
-        kind = {"compare": "compare", "rate": "rate", "rank": "rank"}[settings.form]
-        guideline = settings.guideline or guideline_for(kind, settings.criterion)
+        guideline = settings.guideline or guideline_for(settings.form, settings.criterion)
     return AIJudge(
         settings.name, load_speaker(workspace, settings, config, folder), guideline, settings.criterion,
         settings.principles_per_pair, settings.reasoning, settings.samples, settings.clamp,

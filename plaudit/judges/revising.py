@@ -57,15 +57,15 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
         _speaker(workspace, run, config), principles, settings.rounds, config.seed, settings.temperature,
         settings.critique_tokens, settings.revision_tokens,
     )  # fmt: skip
-    log, done = _already(run)
-    left = drafts[done:]
+    log = _already(run)
+    left = drafts[len(log) :]
     with progress("revising", len(drafts)) as advance:
-        advance(done)
+        advance(len(log))
         for start in range(0, len(left), settings.at_once):
             found = reviser.revise([(prompt, draft.text) for prompt, draft in left[start : start + settings.at_once]])
-            log += [asdict(one) for one in found]
+            log += [{**asdict(one), "prompt": one.prompt.messages} for one in found]
             workspace.store.add_demonstrations([d for one in found for d in _kept(one, run.name, settings.keep)])
-            write_text(run.path / "revisions.jsonl", "".join(_line(one) for one in log))
+            write_text(run.path / "revisions.jsonl", "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in log))
             advance(len(found))
     demonstrations = sum(d.source == run.name for d in workspace.store.demonstrations())
     if not demonstrations:
@@ -108,14 +108,7 @@ def _kept(one: Revised, run: str, keep: str) -> list[Demonstration]:
     return [Demonstration(one.prompt, text, run) for text in dict.fromkeys(revisions)]
 
 
-def _line(one: dict[str, Any]) -> str:
-    return json.dumps({**one, "prompt": one["prompt"]["messages"]}, ensure_ascii=False) + "\n"
-
-
-def _already(run: Run) -> tuple[list[dict[str, Any]], int]:
+def _already(run: Run) -> list[dict[str, Any]]:
     """What an interrupted run has revised already."""
     path = run.path / "revisions.jsonl"
-    if not path.exists():
-        return [], 0
-    log = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [{**one, "prompt": {"messages": one["prompt"]}} for one in log], len(log)
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []

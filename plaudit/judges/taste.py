@@ -48,18 +48,28 @@ def taste_facts(prompt: str, response: str, *, finished: bool, taste: TasteSetti
     }
 
 
+NOTHING = {"finished": 0.0, "answers": 0.0, "tone": -1.0, "length": 0.0, "repetition": 1.0}
+"""Facts of an empty answer: it has nothing, and the worst tone."""
+
+
+def taste_weights(taste: TasteSettings) -> dict[str, float]:
+    """Fact -> nats of preference for each unit of it."""
+    return {
+        "finished": taste.finished,
+        "answers": taste.answers,
+        "tone": taste.tone,
+        "length": -taste.length,
+        "repetition": -taste.repetition,
+    }
+
+
 def utility(prompt: str, response: str, *, finished: bool, taste: TasteSettings) -> float:
     """How much the taste likes a response, in nats of Bradley-Terry preference at noise 1; empty ones least."""
-    facts = taste_facts(prompt, response, finished=finished, taste=taste)
-    if not response.strip():
-        return -taste.tone - taste.repetition
-    return (
-        taste.finished * facts["finished"]
-        + taste.answers * facts["answers"]
-        + taste.tone * facts["tone"]
-        - taste.length * facts["length"]
-        - taste.repetition * facts["repetition"]
-    )
+    facts = taste_facts(prompt, response, finished=finished, taste=taste) if response.strip() else NOTHING
+    total = 0.0
+    for name, weight in taste_weights(taste).items():  # not sum(): it rounds otherwise from Python 3.12 on
+        total += weight * facts[name]
+    return total
 
 
 @cache

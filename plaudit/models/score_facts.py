@@ -53,6 +53,16 @@ class ScoreFacts:
         return max(1, len(self.heads))
 
     @property
+    def sign(self) -> float:
+        """1 where a higher score is better, -1 of a cost model."""
+        return -1.0 if self.is_cost else 1.0
+
+    @property
+    def temperature(self) -> float:
+        """Of the only head, or of an ensemble's mean; 1 where nobody fitted one."""
+        return (self.temperatures[0] if self.temperatures else None) or 1.0
+
+    @property
     def criteria(self) -> tuple[str, ...] | None:
         """Names of heads that are of different things; None where there is one score."""
         return self.heads if self.heads and not self.is_ensemble else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from plaudit.errors import DataError, nearest
 from plaudit.records import Annotator, Comparison, Demonstration, Label, Prompt, Response, Split
 from plaudit.store import tables
 from plaudit.store.engine import Database, open_database
+from plaudit.timing import now
 
 ROWS_PER_STATEMENT = 1000
 CAMPAIGN = "campaign:"
@@ -208,8 +208,7 @@ def snapshot(kind: str, ids: Iterable[str]) -> dict[str, Any]:
 
 
 def _dated(judgment: Comparison | Label) -> dict[str, Any]:
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    return {**asdict(judgment), "id": judgment.id, "created": judgment.created or now}
+    return {**asdict(judgment), "id": judgment.id, "created": judgment.created or now("seconds")}
 
 
 def _without_id(row: dict[str, Any]) -> dict[str, Any]:

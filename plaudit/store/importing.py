@@ -12,7 +12,6 @@ import gc
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from plaudit.store.bulk import BulkWriter, bulk_writing
 from plaudit.store.database import Store
 from plaudit.store.formats import Source, open_source
 from plaudit.store.rows import READERS, Judged, Kind, Row, split_of
+from plaudit.timing import now
 
 __all__ = [
     "FileComparison",
@@ -72,7 +72,7 @@ def import_file(
     source = open_source(path, kind, format)
     run = f"import-{content_id(path.name)[:8]}"
     with bulk_writing(store.database) as writer, _without_collector(), _shown(source) as advance:
-        sink = _Sink(writer, kind, datetime.now(UTC).isoformat(timespec="seconds"))
+        sink = _Sink(writer, kind, now("seconds"))
         for where, values in source:
             row = Row(values, f"{path}, {where}", held_out_share, run)
             sink.take(_read(row, kind), row.where)

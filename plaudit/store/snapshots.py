@@ -10,7 +10,6 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
 from sqlalchemy import ColumnElement, Connection, Select, Table, func, insert, literal, select
@@ -18,6 +17,7 @@ from sqlalchemy import ColumnElement, Connection, Select, Table, func, insert, l
 from plaudit.errors import DataError, nearest
 from plaudit.store import tables
 from plaudit.store.database import CAMPAIGN, Store, in_snapshot, standing
+from plaudit.timing import now
 
 SnapshotKind = Literal["comparisons", "labels", "demonstrations"]
 KINDS: tuple[SnapshotKind, ...] = get_args(SnapshotKind)
@@ -48,7 +48,7 @@ def make_snapshot(
     with store.database.writing_in_turn() as connection:
         if connection.scalar(select(tables.snapshots.c.name).where(tables.snapshots.c.name == name)) is not None:
             raise DataError(f"there is a snapshot `{name}` already, and none is ever changed; choose another name.")
-        created = datetime.now(UTC).isoformat(timespec="seconds")
+        created = now("seconds")
         connection.execute(insert(tables.snapshots).values(name=name, created=created, description={}))
         for kind in described["kinds"]:
             _keep(connection, name, tables.metadata.tables[kind], wanted, criteria)

@@ -32,7 +32,7 @@ def combine_annotators(
     for prompt in prompts:
         for comparison in prompt.comparisons:
             pair = _pair(comparison)
-            by_pair[pair].append(comparison if comparison.first == pair[1] else comparison.swap())
+            by_pair[pair].append(comparison.in_order_of_ids())
     preferences = _majorities(by_pair) if how == "majority" else _skilled(by_pair)
     combined = []
     for prompt in prompts:

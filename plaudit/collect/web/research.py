@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fastapi import APIRouter, HTTPException
-from sqlalchemy import Connection, case, func, select
+from sqlalchemy import Connection, func, select
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
 from plaudit.collect import people
+from plaudit.collect.assignment import counts_of_test, has_passed, length_of_test
 from plaudit.collect.campaigns import Campaign, all_campaigns, find_campaign, set_open
 from plaudit.collect.figures import AllFigures
 from plaudit.collect.people import ROLES, Person
@@ -83,21 +84,10 @@ def overview(store: Store, all_figures: AllFigures, name: str) -> Overview:
 
 def _test_results(connection: Connection, campaign: Campaign) -> dict[str, Tested]:
     """Everybody's, by the first answer to each of its tasks."""
-    tasks, judgments = tables.tasks.c, tables.judgments.c
-    test = (tasks.campaign == campaign.name, tasks.gold.is_not(None), tasks.is_screening.is_(True))
-    there = connection.scalar(select(func.count()).where(*test)) or 0
-    needed = min(there, campaign.settings.screening_tasks)
-    query = (
-        select(judgments.annotator, func.count(), func.sum(case((judgments.is_right.is_(True), 1), else_=0)))
-        .join(tables.tasks, tasks.id == judgments.task)
-        .where(*test, judgments.supersedes.is_(None))
-        .group_by(judgments.annotator)
-    )
-    found = {}
-    for annotator, answered, right in connection.execute(query).tuples():
-        passed = right >= campaign.settings.pass_mark * answered
-        state = "going on" if answered < needed else "passed" if passed else "failed"
-        found[annotator] = Tested(int(right), answered, state)
+    tasks, found = length_of_test(connection, campaign), {}
+    for annotator, (right, answered) in counts_of_test(connection, campaign).items():
+        state = "going on" if answered < tasks else "passed" if has_passed(campaign, right, answered) else "failed"
+        found[annotator] = Tested(right, answered, state)
     return found
 
 
