@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from plaudit.judges.stage import judge
     from plaudit.reporting.page import report
     from plaudit.rounds.quickstart import quickstart
+    from plaudit.rounds.recipes import run_recipe
     from plaudit.sampling.stage import sample_responses as sample
     from plaudit.store.exporting import export_data
     from plaudit.store.importing import import_file
@@ -61,6 +62,7 @@ _WHERE = {
     "reward": "plaudit.training.reward",
     "reward_scaling": "plaudit.studies.reward_scaling",
     "rl": "plaudit.training.online",
+    "run_recipe": "plaudit.rounds.recipes",
     "sample": "plaudit.sampling.stage:sample_responses",
     "sft": "plaudit.training.sft",
 }
@@ -89,6 +91,7 @@ __all__ = [
     "reward",
     "reward_scaling",
     "rl",
+    "run_recipe",
     "sample",
     "sft",
 ]

@@ -599,16 +599,18 @@ def quickstart(
     workspace: WorkspaceOption = Path("quickstart"),
     seed: Annotated[int | None, typer.Option(help="Of every random choice; the recipe's is 0.")] = None,
     annotate: Annotated[bool, typer.Option("--annotate", help="Judge the first pairs yourself.")] = False,
+    recipe: Annotated[
+        str, typer.Option(help="Another that ships: rlaif, direct-rlaif, constitutional-ai.")
+    ] = "quickstart",
     dry_run: DryRun = False,
     as_json: Json = False,
     overrides: Overrides = None,
 ) -> None:
     """The whole loop once, on SmolLM2-135M-Instruct, in about six minutes on two CPU cores."""
-    from plaudit.config import resolve
-    from plaudit.rounds.recipes import recipe_file
+    from plaudit.config import recipe_file, resolve
 
     changes = [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])]
-    settings = resolve(recipe_file(), overrides=changes)
+    settings = resolve(recipe_file(recipe), overrides=changes)
     if dry_run:
         typer.echo(settings.to_yaml(), nl=False)
         return
@@ -616,9 +618,44 @@ def quickstart(
     from plaudit.rounds.quickstart import closing_words
     from plaudit.rounds.quickstart import quickstart as run_quickstart
 
-    opened, _ = run_quickstart(workspace, overrides=changes, ask=ask_person if annotate else None)
+    ask = ask_person if annotate else None
+    opened, evaluation = run_quickstart(workspace, overrides=changes, recipe=recipe, ask=ask)
     summary = json.loads((opened.path / "summary.json").read_text(encoding="utf-8"))
-    _show(summary, as_json, closing_words(opened, summary))
+    _show(summary, as_json, closing_words(opened, evaluation, summary))
+
+
+@app.command("run")
+def run_(
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    config: ConfigOption = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Make every run anew, as after new data.")] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    overrides: Overrides = None,
+) -> None:
+    """Run the stages of a recipe (recipe.stages) one after the other; what is complete with its settings is kept.
+
+    Without more: sft, sample, judge, reward, rl, evaluate. recipes/ has others to copy. After an `evaluate` it writes
+    the report.
+    """
+    opened = _workspace(workspace)
+    settings = opened.config(config, overrides)
+    if dry_run:
+        typer.echo(settings.to_yaml(), nl=False)
+        return
+    from plaudit.collect.terminal import ask_person
+    from plaudit.reporting.page import report as write_report
+    from plaudit.reporting.text import outcome_lines
+    from plaudit.rounds.recipes import run_recipe
+
+    runs = run_recipe(opened, settings, ask=ask_person, fresh=fresh)
+    found: dict[str, Any] = {"runs": [run.name for run in runs]}
+    lines = ["", f"Runs: {', '.join(found['runs'])}"]
+    if runs[-1].kind == "evaluate":
+        page = write_report(opened, runs[-1])
+        found["summary"] = json.loads((opened.path / "summary.json").read_text(encoding="utf-8"))
+        lines += [*outcome_lines(runs[-1], found["summary"]), f"Wrote {page}."]
+    _show(found, as_json, "\n".join(lines))
 
 
 def _stage(

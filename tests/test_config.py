@@ -1,9 +1,8 @@
 import pytest
 import yaml
 
-from plaudit.config import Config, describe, resolve
+from plaudit.config import Config, describe, recipe_file, resolve
 from plaudit.errors import ConfigError
-from plaudit.rounds.recipes import recipe_file
 
 
 def test_later_sources_win(tmp_path):

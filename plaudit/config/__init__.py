@@ -12,9 +12,17 @@ from plaudit.config.endpoint import (
 from plaudit.config.model_judges import (
     ModelJudgeSettings,
 )
+from plaudit.config.recipe import (
+    RecipeSettings,
+    StageKind,
+    StageSettings,
+    recipe_file,
+    shipped_recipes,
+)
 from plaudit.config.resolve import (
     Config,
     describe,
+    merge,
     resolve,
 )
 from plaudit.config.rl import (
@@ -77,6 +85,7 @@ __all__ = [
     "PreferSettings",
     "PretrainSettings",
     "PretrainingSettings",
+    "RecipeSettings",
     "Reduction",
     "ReinforceSettings",
     "RejectionSettings",
@@ -91,7 +100,12 @@ __all__ = [
     "Section",
     "SftSettings",
     "SimulatedAnnotatorSettings",
+    "StageKind",
+    "StageSettings",
     "TasteSettings",
     "describe",
+    "merge",
+    "recipe_file",
     "resolve",
+    "shipped_recipes",
 ]

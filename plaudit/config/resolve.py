@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from plaudit.config.recipe import RecipeSettings
 from plaudit.config.rl import RlSettings
 from plaudit.config.section import Section
 from plaudit.config.stages import (
@@ -43,6 +44,7 @@ class Config(Section):
     rl: RlSettings = RlSettings()
     prefer: PreferSettings = PreferSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    recipe: RecipeSettings = RecipeSettings()
 
     def to_yaml(self) -> str:
         """The resolved configuration, every default written out."""
@@ -57,10 +59,10 @@ def resolve(*files: Path | None, overrides: list[str] | None = None, values: dic
     merged: dict[str, Any] = {}
     for path in files:
         if path is not None:
-            merged = _merge(merged, _read_yaml(path))
-    merged = _merge(merged, values or {})
+            merged = merge(merged, _read_yaml(path))
+    merged = merge(merged, values or {})
     for override in overrides or []:
-        merged = _merge(merged, _parse_override(override))
+        merged = merge(merged, _parse_override(override))
     try:
         return Config.model_validate(merged)
     except ValidationError as error:
@@ -97,11 +99,12 @@ def _parse_override(text: str) -> dict[str, Any]:
     return nested
 
 
-def _merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
+def merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
+    """Nested mappings key by key; whatever else `update` has goes before `base`."""
     merged = dict(base)
     for key, value in update.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
+        merged[key] = merge(merged[key], value) if both else value
     return merged
 
 

@@ -15,7 +15,7 @@ class RewardSource(Section):
     """One of several rewards that are combined."""
 
     source: str
-    """As `rl.reward`: a reward run, `function:...` or `judge:MODEL`."""
+    """As `rl.reward`: a reward run, `function:...` `judge:NAME` or `judge:MODEL`."""
     head: str | None = None
     """Of a run that learnt several criteria: which; of an ensemble's heads null is their mean."""
     weight: float = 1.0
@@ -154,7 +154,8 @@ class RlSettings(Section):
     """What the policy starts from; also the reference of the KL penalty."""
     reward: str | list[RewardSource] = "latest:reward"
     """What is maximised: a reward run, `function:FILE_OR_MODULE:NAME` called as f(prompts, responses) -> scores,
-    `judge:MODEL` for a model that rates answers, or a list of several. Value models start from the first run."""
+    `judge:NAME` for one of `judge.models`, asked to rate each answer, or `judge:MODEL` for any model, asked the plain
+    question; or a list of several. Value models start from the first run."""
     combine: Combine = "sum"
     """Several rewards: their weighted sum; of models of one reward, or the heads of one, the least of their scores,
     or the mean less `disagreement_coefficient` standard deviations; or Llama 2's rule over two, the first

@@ -25,7 +25,7 @@ from plaudit.progress import progress
 from plaudit.records import Message, Prompt
 from plaudit.sampling.best_of_n import sample_best_of
 from plaudit.sampling.in_process import Completion, sample
-from plaudit.scoring.scorers import Answered, RewardModelScorer, RewardModelScores
+from plaudit.scoring import Answered, RewardModelScorer, RewardModelScores
 from plaudit.store.database import snapshot
 from plaudit.text.batches import micro_batches
 from plaudit.text.chat import TokenSequence

@@ -135,9 +135,9 @@ class AIJudge:
         """All that is asked, where nothing is drawn."""
         return self.guideline if isinstance(self.guideline, str) else " ".join(self.guideline)
 
-    def rate(self, answered: Sequence[tuple[Prompt, Response]]) -> list[float | None]:
-        """Each answer's expected rating from 1 to 10."""
-        asked = [wording.rate(self._whole, prompt.messages, response.text) for prompt, response in answered]
+    def rate(self, answered: Sequence[tuple[list[Message], str]]) -> list[float | None]:
+        """The expected rating of each answer to its conversation, from 1 to 10; None where it could not be read."""
+        asked = [wording.rate(self._whole, conversation, answer) for conversation, answer in answered]
         chances = self.speaker.choose(asked, DIGITS, seed=self.seed)
         self.unread["no readable rating"] += sum(one is None for one in chances)
         return [None if one is None else reading.expected_score(one) for one in chances]

@@ -263,7 +263,7 @@ def _by_prompt(
         chunk = names[start : start + settings.at_once]
         found: list[Comparison] = []
         if settings.form == "rate":
-            flat = [(prompts[name], response) for name in chunk for response in responses[name].values()]
+            flat = [(prompts[name].messages, one.text) for name in chunk for one in responses[name].values()]
             ratings = iter(judge.rate(flat))
             for name in chunk:
                 rated = [(response, next(ratings)) for response in responses[name].values()]

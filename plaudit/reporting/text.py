@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from plaudit.workspace import Run
+
 
 def result_lines(result: dict[str, Any], *, indent: int = 2) -> Iterator[str]:
     """One line a figure; intervals as `value (95 % low to high)`; lists are left to the report."""
@@ -66,3 +68,37 @@ def _bounds(found: Mapping[str, Any], name: str) -> str:
     if interval is None:
         return f"no value ({found['reasons'][name]})" if "reasons" in found else "no value"
     return f"{interval['value']:.3f} (95 % {interval['low']:.3f} to {interval['high']:.3f})"
+
+
+def outcome_lines(evaluation: Run, summary: Mapping[str, Any]) -> list[str]:
+    """The figures of a chain of stages in a few lines; those of a stage that it did not have are left out."""
+
+    def interval(key: str) -> str:
+        found = summary[key]
+        return f"{found['value']:.2f} (95 % {found['low']:.2f} to {found['high']:.2f})" if found else "not measured"
+
+    def change(key: str) -> str:
+        return f"{summary[key]['before']['value']:.2f} -> {summary[key]['after']['value']:.2f}"
+
+    lines = []
+    if agreement := summary["agreement"]:
+        alpha = agreement["alpha"]
+        beyond = f" (alpha {alpha['value']:.2f}, 95 % {alpha['low']:.2f} to {alpha['high']:.2f})" if alpha else ""
+        lines.append(f"Annotators agree on {agreement['raw']['value']:.2f} of pairs{beyond}.")
+    if summary["reward_accuracy"]:
+        ceiling = summary["reward_accuracy_ceiling"]
+        limit = f"; a perfect one would reach {ceiling:.2f}, given the annotators' noise" if ceiling is not None else ""
+        lines += [
+            f"Reward model: held-out accuracy {interval('reward_accuracy')}{limit};",
+            f"  calibration error {summary['reward_calibration_error']:.3f}, "
+            f"trained on {summary['judgments_by_people']} judgments by people among the others.",
+        ]
+    policy, baseline = evaluation.parents["policy"], evaluation.parents["baseline"]
+    by_reward = f", {interval('win_rate_by_reward')} by the reward model" if summary["win_rate_by_reward"] else ""
+    return [
+        *lines,
+        f"{policy} against {baseline}, held-out prompts: win rate {interval('win_rate')} by the taste{by_reward};",
+        f"  KL {interval('kl')} nats, length {change('mean_length')} tokens, finished {change('finished_rate')}, "
+        f"perplexity on plain text x {interval('perplexity_ratio')}.",
+        f"Took {sum(summary['seconds'].values()) / 60:.1f} minutes, {summary['peak_memory_gb']:.1f} GB at most.",
+    ]

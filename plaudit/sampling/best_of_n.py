@@ -11,7 +11,7 @@ from typing import Any
 from plaudit.models.loading import LoadedModel
 from plaudit.records import Message
 from plaudit.sampling.in_process import Completion, sample
-from plaudit.scoring.scorers import Answered, Scorer
+from plaudit.scoring import Answered, Scorer
 from plaudit.text.chat import TokenSequence
 
 

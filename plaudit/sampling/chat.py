@@ -12,7 +12,7 @@ from plaudit.models.loading import LoadedModel, load_causal, load_reward, one_he
 from plaudit.records import Message
 from plaudit.sampling.best_of_n import sample_best_of
 from plaudit.sampling.in_process import Completion, sample
-from plaudit.scoring.scorers import RewardModelScorer, RewardModelScores, Scorer
+from plaudit.scoring import RewardModelScorer, RewardModelScores, Scorer
 
 
 def converse(

@@ -13,7 +13,7 @@ from plaudit.models.loading import LoadedModel
 from plaudit.models.network import Network
 from plaudit.records import Message, Prompt
 from plaudit.sampling.in_process import Completion, sample
-from plaudit.scoring.scorers import Answered
+from plaudit.scoring import Answered
 from plaudit.text.chat import ChatFormat, TokenSequence
 
 User = Callable[[list[list[Message]]], list[str | None]]

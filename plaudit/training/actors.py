@@ -8,14 +8,15 @@ import torch
 
 from plaudit.algorithms.rollouts import Needs
 from plaudit.config import Config, RewardSource
+from plaudit.judges.rating import RatingScorer
 from plaudit.models.loading import LoadedModel, load_causal, reward_from_causal
 from plaudit.models.network import Network, make_trainable
 from plaudit.sampling.episodes import User
 from plaudit.sampling.users import load_user
-from plaudit.scoring.loading import LoadedScorer, load_scorer, reward_sources, source_lineage
-from plaudit.scoring.scorers import Scorer
+from plaudit.scoring import Scorer
 from plaudit.text.batches import TokenBatch
-from plaudit.workspace import Workspace
+from plaudit.training.scorers import LoadedScorer, load_scorer, reward_sources, source_lineage
+from plaudit.workspace import Run, Workspace
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Actors:
     critics    by what they predict, "reward" or "cost"
     score      the task reward
     cost       for the constrained algorithms
+    raters     judges that rate answers directly
     user       the other side of episodes of several turns
     """
 
@@ -48,25 +50,38 @@ class Actors:
     critics: dict[str, Critic]
     score: Scorer
     cost: Scorer | None
+    raters: list[RatingScorer]
     user: User | None
+
+    def unread_ratings(self) -> dict[str, float]:
+        """How many ratings could not be read since this was last asked; nothing where nobody rates."""
+        found = {"unread_ratings": float(sum(rater.unread for rater in self.raters))} if self.raters else {}
+        for rater in self.raters:
+            rater.unread = 0
+        return found
 
 
 def lineage(workspace: Workspace, config: Config) -> dict[str, str]:
     """Role -> run or model, checked to be there. Raises WorkspaceError when one is missing."""
     parents = {"policy": workspace.lineage_name(config.rl.policy)}
     workspace.model_source(parents["policy"])
-    names = [source_lineage(workspace, source.source) for source in reward_sources(config)]
-    parents |= {"reward": names[0]} if len(names) == 1 else {f"reward_{i}": name for i, name in enumerate(names)}
+    rewards = reward_sources(config)
+    alone = len(rewards) == 1
+    sources = {"reward" if alone else f"reward_{i}": s.source for i, s in enumerate(rewards)}
     if config.rl.algorithm == "ppo-lagrangian" and config.rl.lagrangian.cost is not None:
-        parents["cost"] = source_lineage(workspace, config.rl.lagrangian.cost)
+        sources["cost"] = config.rl.lagrangian.cost
+    for role, source in sources.items():
+        found = source_lineage(workspace, source, config)
+        parents |= {role: found.pop(source), **found}
     return parents
 
 
-def load_actors(workspace: Workspace, parents: dict[str, str], config: Config, needs: Needs) -> Actors:
+def load_actors(workspace: Workspace, run: Run, config: Config, needs: Needs) -> Actors:
     """Load and check every network and function before any work starts.
 
     Raises ConfigError, DataError, ModelError or WorkspaceError for whatever is missing or does not fit.
     """
+    parents = run.parents
     model = load_causal(workspace.model_source(parents["policy"]), config.model)
     user = load_user(workspace, config)
     sources = [
@@ -77,6 +92,7 @@ def load_actors(workspace: Workspace, parents: dict[str, str], config: Config, n
     scorers = {
         "reward": load_scorer(
             workspace,
+            run,
             sources,
             config,
             policy=model,
@@ -88,7 +104,7 @@ def load_actors(workspace: Workspace, parents: dict[str, str], config: Config, n
     if "cost" in parents:
         cost = [RewardSource(source=parents["cost"], head=config.rl.lagrangian.cost_head)]
         scorers["cost"] = load_scorer(
-            workspace, cost, config, policy=model, setting="rl.lagrangian.cost", normalise=False
+            workspace, run, cost, config, policy=model, setting="rl.lagrangian.cost", normalise=False
         )
     policy = make_trainable(model.network, config.model.lora, role="policy", seed=config.seed)
     critics = {
@@ -102,6 +118,7 @@ def load_actors(workspace: Workspace, parents: dict[str, str], config: Config, n
         critics=critics,
         score=scorers["reward"].score,
         cost=scorers["cost"].score if "cost" in scorers else None,
+        raters=[rater for scorer in scorers.values() for rater in scorer.raters],
         user=user,
     )
 

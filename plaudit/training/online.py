@@ -67,7 +67,7 @@ def _dispatch(workspace: Workspace, run: Run, config: Config) -> Run:
 def _run(workspace: Workspace, run: Run, config: Config, prompts: list[Prompt]) -> Run:
     settings = config.rl
     algorithm = ALGORITHMS[settings.algorithm](settings)
-    actors = load_actors(workspace, run.parents, config, algorithm.needs)
+    actors = load_actors(workspace, run, config, algorithm.needs)
     limit = actors.model.prompt_limit(config.data.max_prompt_tokens, settings.max_new_tokens)
     for prompt in prompts:  # one that is too long is said now, not at the step that draws it
         actors.model.format.encode_prompt(prompt.messages, limit=limit)
@@ -107,7 +107,7 @@ def _run(workspace: Workspace, run: Run, config: Config, prompts: list[Prompt]) 
                 turns=settings.episodes.turns,
             )
             rollouts, facts = measure(actors, algorithm, episodes, batching, step=step, kl_coefficient=kl_coefficient)
-            facts |= algorithm.observe(rollouts)
+            facts |= algorithm.observe(rollouts) | actors.unread_ratings()
             advantages = algorithm.advantages(rollouts)
             facts |= learn(
                 actors, algorithm, rollouts, advantages, batching, optimisers,
@@ -131,7 +131,12 @@ def _run(workspace: Workspace, run: Run, config: Config, prompts: list[Prompt]) 
             advance(1)
 
     save_causal(actors.policy, actors.model, run.model_folder)
-    run.update(result=_summary(run.metrics()))
+    result = _summary(run.metrics())
+    if result.get("unread_ratings"):
+        say(
+            f"{result['unread_ratings']:.0f} ratings could not be read; their answers had the least score of the batch."
+        )
+    run.update(result=result)
     drop_checkpoint(run)
     return run
 
@@ -163,8 +168,11 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Means over the first and the last tenth of the steps (at least one)."""
     part = max(1, len(rows) // 10)
     names = [n for n in ("reward", "score", "kl", "length", "finished_rate", "entropy", "cost") if n in rows[0]]
-    return {
+    found: dict[str, Any] = {
         "steps": len(rows),
         "first": {name: sum(r[name] for r in rows[:part]) / part for name in names},
         "last": {name: sum(r[name] for r in rows[-part:]) / part for name in names},
     }
+    if "unread_ratings" in rows[0]:
+        found["unread_ratings"] = sum(r["unread_ratings"] for r in rows)
+    return found

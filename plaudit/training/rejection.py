@@ -35,7 +35,7 @@ def rejection_sampling(workspace: Workspace, run: Run, config: Config, prompts: 
     best and of the median of each prompt's samples (the gain that more samples can give), and the loss.
     """
     settings = config.rl.rejection
-    actors = load_actors(workspace, run.parents, config, Needs())
+    actors = load_actors(workspace, run, config, Needs())
     limit = actors.model.prompt_limit(config.data.max_prompt_tokens, config.rl.max_new_tokens)
     start = trainable_state(actors.policy)
     unused = Optimiser(actors.policy, settings.optimiser, 1)  # the checkpoint between rounds holds the policy alone
@@ -71,7 +71,7 @@ def rejection_sampling(workspace: Workspace, run: Run, config: Config, prompts: 
             )
         load_trainable_state(actors.policy, start)
         losses = _imitate(actors, list(kept.values()), config, number)
-        facts = _facts(episodes, scores, settings.samples_per_prompt)
+        facts = _facts(episodes, scores, settings.samples_per_prompt) | actors.unread_ratings()
         run.log(number + 1, loss=losses[-1], kept=len(kept), unfinished_prompts=unfinished, **facts)
         say(
             f"round {number + 1}: score {facts['score']:.3f}, best of {settings.samples_per_prompt} "
@@ -89,6 +89,7 @@ def rejection_sampling(workspace: Workspace, run: Run, config: Config, prompts: 
             "first": {name: rows[0][name] for name in names},
             "last": {name: rows[-1][name] for name in names},
             "kept": len(kept),
+            **({"unread_ratings": sum(r["unread_ratings"] for r in rows)} if actors.raters else {}),
         }
     )
     drop_checkpoint(run)

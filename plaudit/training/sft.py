@@ -42,9 +42,10 @@ def sft(workspace: Workspace, config: Config | None = None, *, resume: str | Non
             "Add some with `plaudit import FILE --kind demonstrations`."
         )
     data = snapshot("demonstrations", (d.id for d in demonstrations))
-    with workspace.new_run(
-        "sft", config, parents={"model": workspace.lineage_name(config.model.name)}, data=data
-    ) as run:
+    parents = {"model": workspace.lineage_name(config.model.name)}
+    made = [workspace.lineage_name(source) for source in config.sft.sources or [] if workspace.is_run(source)]
+    parents |= {f"demonstrations {name}": name for name in made}
+    with workspace.new_run("sft", config, parents=parents, data=data) as run:
         return _run(workspace, run, config)
 
 

@@ -155,7 +155,7 @@ def test_ratings_become_comparisons_and_equal_ones_ties():
     judge = judge_of(
         lambda content, labels: tuple(1.0 if d == ("7" if "Eight" in content else "2") else 0.0 for d in DIGITS)
     )
-    assert judge.rate([(PROMPT, A), (PROMPT, B)]) == [8.0, 3.0]
+    assert judge.rate([(PROMPT.messages, A.text), (PROMPT.messages, B.text)]) == [8.0, 3.0]
     found = judge.comparisons_of_ratings(PROMPT, [(A, 8.0), (B, 3.0), (A, 3.0)], run="judge-001")
     assert [c.choice for c in found] == ["first", "first", "tie"]
     assert all(c.soft_preference is None for c in found)

@@ -6,9 +6,8 @@ import pytest
 from conftest import TINY
 
 import plaudit
-from plaudit.config import resolve
+from plaudit.config import recipe_file, resolve
 from plaudit.rounds.quickstart import closing_words
-from plaudit.rounds.recipes import recipe_file
 from plaudit.store.importing import split_of
 
 SUMMARY_KEYS = {
@@ -61,7 +60,7 @@ def test_quickstart_leaves_a_summary_and_a_report(done):
     assert summary["win_rate"] == evaluation.result["win_rate"]
     assert summary["seed"] == 3
     assert "<svg" in (workspace.path / "report.html").read_text()
-    words = closing_words(workspace, summary)
+    words = closing_words(workspace, evaluation, summary)
     assert "plaudit chat rl-001" in words
     assert "report.html" in words
 

@@ -16,7 +16,7 @@ from plaudit.evaluation.scoring_files import evaluate_reward, score_file
 from plaudit.models.loading import load_reward, one_head
 from plaudit.objectives import bradley_terry, centring_penalty, cost_comparison, plackett_luce, safety_classification
 from plaudit.records import Comparison
-from plaudit.scoring.scorers import Answered, RewardModelScorer, RewardModelScores
+from plaudit.scoring import Answered, RewardModelScorer, RewardModelScores
 from plaudit.text.batches import collate
 from plaudit.text.chat import TokenSequence
 from plaudit.training.annotators import combine_annotators

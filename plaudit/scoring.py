@@ -1,4 +1,4 @@
-"""Scores of answers, one number each.
+"""Numbers for answers: from a reward model, a function of yours, or several scorers at once.
 
 B answers.
 """
