@@ -127,8 +127,8 @@ def test_what_ships_is_consistent(name):
 
 TINY_RECIPES = [
     "sample.samples_per_prompt=2", "sample.max_new_tokens=8", "rl.max_new_tokens=8", "rl.steps=1",
-    "rl.prompts_per_step=4", "rl.minibatches=1", "evaluate.samples_per_prompt=1", "evaluate.max_new_tokens=8", "sft.epochs=1",
-    "sft.batch_size=32", "revise.rounds=2", "revise.critique_tokens=4", "revise.revision_tokens=6",
+    "rl.prompts_per_step=4", "rl.minibatches=1", "evaluate.samples_per_prompt=1", "evaluate.max_new_tokens=8",
+    "sft.epochs=1", "sft.batch_size=32", "revise.rounds=2", "revise.critique_tokens=4", "revise.revision_tokens=6",
 ]  # fmt: skip
 
 
