@@ -1,7 +1,8 @@
-"""Reward models on what people said: HH-RLHF beside TRL's RewardTrainer, and arguments of debates never seen.
+"""Reward models on what people said: HH-RLHF beside TRL's RewardTrainer, debates never seen, and ranked replies.
 
     python benchmarks/reward_models.py hh DATA WORK [--peer PYTHON] [--only NAME ...]
     python benchmarks/reward_models.py arguments DATA WORK
+    python benchmarks/reward_models.py replies DATA WORK
 
 hh         DATA holds {helpful,harmless}-base.{train,validation}.jsonl.gz of Anthropic's HH-RLHF (Bai et al. 2022).
            Pairs whose transcripts have at most 120 words; one epoch, eight pairs a step; PYTHON is of an environment
@@ -9,6 +10,8 @@ hh         DATA holds {helpful,harmless}-base.{train,validation}.jsonl.gz of Ant
 arguments  DATA holds arguments.jsonl.gz and pairs.jsonl.gz of UKPConvArg1 (Habernal and Gurevych 2016): which of two
            arguments for one side of a debate convinces more. Two folds of whole debates, so that both sides of a
            debate are tested by a model that has seen neither.
+replies    DATA holds trees.jsonl.gz of Open-Assistant (Köpf et al. 2023): rankings of two to nine sibling replies, as
+           pairs and as whole rankings. Two folds of whole conversation trees.
 
 What is done already in WORK is kept. Each adds its part to reward_models.json beside this file.
 """
@@ -20,6 +23,7 @@ import gzip
 import json
 import subprocess
 from collections import defaultdict
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +31,9 @@ import plaudit
 from plaudit.config import Config, resolve
 from plaudit.evaluation.scoring_files import evaluate_reward
 from plaudit.evaluation.statistics import cluster_bootstrap
+from plaudit.store.formats import open_source
+from plaudit.store.formats.format import LeftOut
+from plaudit.store.importing import Kind
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "reward_models.json"
@@ -107,14 +114,16 @@ def without_criterion(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key != "criterion"}
 
 
-def train(work: Path, rows: list[dict[str, Any]], settings: list[str]) -> tuple[str, Config]:
-    """(model folder, its settings) of a reward model trained on comparisons in a workspace of its own."""
+def train(
+    work: Path, rows: list[dict[str, Any]], settings: list[str], kind: Kind = "comparisons"
+) -> tuple[str, Config]:
+    """(model folder, its settings) of a reward model trained on judgments in a workspace of its own."""
     config = resolve(overrides=[*BASE, *settings])
     if (work / "plaudit.yaml").exists():
         workspace = plaudit.Workspace(work)
     else:
         workspace = plaudit.init(work, config=config)
-        plaudit.import_file(workspace.store, write(work / "train.jsonl", rows), kind="comparisons", held_out_share=0.0)
+        plaudit.import_file(workspace.store, write(work / "train.jsonl", rows), kind=kind, held_out_share=0.0)
     done = [run for run in workspace.runs("reward") if run.status == "complete"]
     return str((done[0] if done else plaudit.reward(workspace, config)).model_folder), config
 
@@ -176,38 +185,61 @@ def arguments(data: Path, work: Path) -> None:
         best, worst = (one, other) if pair["gold"] == "a1" else (other, one)
         question = f"{pair['title']}\nGive an argument for this side: {best['stance']}"
         debates[pair["title"]].append({"prompt": question, "chosen": best["text"], "rejected": worst["text"]})
-    order = sorted(debates, key=lambda title: (-len(debates[title]), title))
-    right, longer, clusters, of_fold = [], [], [], {}
     settings = [*LORA, "reward.optimiser.learning_rate=0.0005", "reward.head_scale=0.05", "reward.batch_size=1",
                 "reward.epochs=3", "data.max_prompt_tokens=512"]  # fmt: skip
+    across("arguments", debates, work, settings, "comparisons")
+
+
+REPLIES = {"pairs": "bradley-terry", "whole rankings": "plackett-luce"}
+
+
+def replies(data: Path, work: Path) -> None:
+    """Accuracy on the pairs of ranked sibling replies in conversation trees never seen."""
+    trees: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for where, row in open_source(data / "trees.jsonl.gz", "rankings"):
+        if not isinstance(row, LeftOut):
+            trees[where].append(row)
+    for name, loss in REPLIES.items():
+        settings = [*LORA, "reward.optimiser.learning_rate=0.0005", "reward.head_scale=0.05", "reward.batch_size=4",
+                    "reward.epochs=2", "data.max_prompt_tokens=1024", f"reward.loss={loss}"]  # fmt: skip
+        across(f"replies, {name}", trees, work / name.replace(" ", "-"), settings, "rankings")
+
+
+def pairs_of(row: dict[str, Any]) -> int:
+    """Decided pairs of a comparison, or of a ranking."""
+    return sum(one != other for one, other in combinations(row["ranks"], 2)) if "ranks" in row else 1
+
+
+def across(part: str, groups: dict[str, list[dict[str, Any]]], work: Path, settings: list[str], kind: Kind) -> None:
+    """Train on all but a fold of whole groups and judge that fold, for each fold."""
+    order = sorted(groups, key=lambda name: (-len(groups[name]), name))
+    right: list[tuple[float, int]] = []
+    longer: list[tuple[float, int]] = []
     for fold in range(FOLDS):
-        out = [title for place, title in enumerate(order) if place % FOLDS == fold]
-        learn = [row for title in order if title not in out for row in debates[title]]
-        judge = [{**row, "subset": title} for title in out for row in debates[title]]
-        folder, config = train(work / f"fold-{fold}", learn, settings)
+        out = [name for place, name in enumerate(order) if place % FOLDS == fold]
+        learn = [row for name in order if name not in out for row in groups[name]]
+        judge = [{**row, "subset": name} for name in out for row in groups[name]]
+        folder, config = train(work / f"fold-{fold}", learn, settings, kind)
         found = evaluate_reward(folder, write(work / f"judge-{fold}.jsonl", judge), config)
-        of_fold[fold] = {"debates": out, "pairs": len(judge), **found}
-        print(shown(f"fold {fold}, {len(out)} of {len(order)} debates", found), flush=True)
-        for title in out:
-            count = len(debates[title])
-            share = found["accuracy_by_subset"][title]["value"]
-            right.append((share, count))
-            clusters.append(title)
-        longer.append((found["longer_wins"]["value"], len(judge)))
-        remember("arguments", f"fold {fold}", of_fold[fold])
-    total = sum(count for _, count in right)
-    accuracy = sum(share * count for share, count in right) / total
-    by_debate = cluster_bootstrap([share for share, _ in right], clusters)
-    length = sum(share * count for share, count in longer) / total
-    summary = {"accuracy": accuracy, "pairs": total, "mean_over_debates": by_debate, "longer_wins": length}
-    remember("arguments", "all", summary)
-    print(json.dumps(summary))
+        print(shown(f"{part}, fold {fold}, {len(out)} of {len(order)} groups", found), flush=True)
+        counts = {name: sum(pairs_of(row) for row in groups[name]) for name in out}
+        right += [(found["accuracy_by_subset"][name]["value"], counts[name]) for name in out]
+        longer.append((found["longer_wins"]["value"], sum(counts.values())))
+        remember(part, f"fold {fold}", {"groups": out, "pairs": sum(counts.values()), **found})
+    values = [
+        hit for share, count in right for hit in [1.0] * round(share * count) + [0.0] * round((1 - share) * count)
+    ]
+    clusters = [str(place) for place, (_, count) in enumerate(right) for _ in range(count)]
+    length = sum(share * count for share, count in longer) / len(values)
+    summary = {"accuracy": cluster_bootstrap(values, clusters), "longer_wins": length}
+    remember(part, "all", summary)
+    print(part, json.dumps(summary))
 
 
 def main() -> None:
     """From the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["hh", "arguments"])
+    parser.add_argument("what", choices=["hh", "arguments", "replies"])
     parser.add_argument("data", type=Path)
     parser.add_argument("work", type=Path)
     parser.add_argument("--peer", help="the peer's Python")
@@ -215,8 +247,10 @@ def main() -> None:
     given = parser.parse_args()
     if given.what == "hh":
         hh(given.data, given.work, given.peer, given.only)
-    else:
+    elif given.what == "arguments":
         arguments(given.data, given.work)
+    else:
+        replies(given.data, given.work)
 
 
 if __name__ == "__main__":
