@@ -22,6 +22,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from plaudit.text.rows import AttentionRows
 
 NAME = "plaudit"
+KEYS_AT_ONCE = 1 << 20
+"""Numbers of a cache's keys that are held in float32 at a time, where a query of one token looks at them."""
 SHORT = 256
 """Keys up to which attention on a CPU holds its probabilities; PyTorch's own computes them again in the backward."""
 
@@ -151,16 +153,32 @@ class CacheRows:
             bias = None if bias is None else bias[..., -window:]
         batch, heads, _, width = query.shape
         grouped = (query * scale).view(batch, key.shape[1], -1, width)  # [B, G, H/G, d]
+        rows = batch
+        if (
+            key.device.type == "cpu"
+        ):  # a few at a time: float32 keys of all would be twice a layer's cache, in one piece
+            rows = max(1, KEYS_AT_ONCE // key[0].numel())
+        parts = [
+            self._mix(grouped[at : at + rows], key[at : at + rows], value[at : at + rows], bias, at, softcap)
+            for at in range(0, batch, rows)
+        ]
+        mixed = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return mixed.reshape(batch, 1, heads, width)
+
+    @staticmethod
+    def _mix(
+        grouped: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, first: int, softcap: float | None
+    ) -> Tensor:
+        """[b, G, H/G, d] of b rows from the one at `first` on."""
         if key.device.type == "cpu":  # exact scores, and faster than having bfloat16 keys copied for the product
-            scores = grouped.float() @ key.float().transpose(2, 3)  # [B, G, H/G, S]
+            scores = grouped.float() @ key.float().transpose(2, 3)  # [b, G, H/G, S]
         else:
             scores = (grouped.to(key.dtype) @ key.transpose(2, 3)).float()
         if softcap is not None:
             scores = softcap * torch.tanh(scores / softcap)
         if bias is not None:
-            scores += bias
-        mixed = scores.softmax(dim=-1).to(value.dtype) @ value  # [B, G, H/G, d]
-        return mixed.reshape(batch, 1, heads, width)
+            scores += bias[first : first + len(key)]
+        return scores.softmax(dim=-1).to(value.dtype) @ value
 
 
 class _ShortRows(torch.autograd.Function):

@@ -6,6 +6,9 @@ B rows being sampled, P the longest prompt, C columns of the cache, G key heads 
 from __future__ import annotations
 
 import inspect
+import math
+import mmap
+import weakref
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -131,7 +134,7 @@ class _Slots(DynamicLayer):  # type: ignore[misc]
 
     def __init__(self, owner: SlotDecoder, rows: int):
         super().__init__()
-        self.owner = owner
+        self.owner: SlotDecoder = weakref.proxy(owner)  # a circle would keep all its memory until it is collected
         self.rows = rows
         self.keys: Tensor | None = None
         self.values: Tensor | None = None
@@ -140,10 +143,9 @@ class _Slots(DynamicLayer):  # type: ignore[misc]
         """Take in new keys and values; returns those that the tokens at hand may attend to."""
         owner = self.owner
         if self.keys is None or self.values is None:
-            # Zeros, for what is masked is still multiplied, and 0 times what memory held before may be no number.
             shape = (self.rows, key_states.shape[1], owner.columns)
-            self.keys = key_states.new_zeros(*shape, key_states.shape[3])
-            self.values = value_states.new_zeros(*shape, value_states.shape[3])
+            self.keys = _zeros((*shape, key_states.shape[3]), key_states)
+            self.values = _zeros((*shape, value_states.shape[3]), value_states)
             self.is_initialized = True
         if owner.targets is not None:
             rows, columns, places = owner.targets
@@ -166,6 +168,18 @@ class _Slots(DynamicLayer):  # type: ignore[misc]
     def get_seq_length(self) -> int:
         """Positions are always given, so nothing may be counted from this."""
         return 0
+
+
+def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Zeros, for what is masked is still multiplied, and 0 times what memory held before may be no number.
+
+    On a CPU they are pages of their own, which take no memory until they are written to, as those of a row that ends
+    early never are, and which go back when the cache does: what `malloc` has had, it keeps.
+    """
+    if like.device.type != "cpu":
+        return like.new_zeros(shape)
+    pages = mmap.mmap(-1, math.prod(shape) * like.element_size())
+    return torch.frombuffer(pages, dtype=like.dtype).view(shape)
 
 
 class PaddedDecoder:

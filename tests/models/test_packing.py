@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from plaudit.config import LoraSettings, ModelSettings
 from plaudit.models import attention
-from plaudit.models.loading import load_causal, reward_from_causal
+from plaudit.models.loading import _say_padded, load_causal, reward_from_causal
 from plaudit.models.network import make_trainable
 from plaudit.text import rows
 from plaudit.text.batches import collate
@@ -114,6 +114,7 @@ def test_no_token_leaks_into_another_sequence(tmp_path):
 
 def test_a_family_that_keeps_the_layout_from_its_attention_runs_on_padded_batches(tmp_path, capsys):
     """MPT has positions in its attention, and an attention of its own."""
+    _say_padded.cache_clear()  # it is said once a process
     FAMILIES["mpt"] = {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64}
     try:
         network = load("mpt", tmp_path / "mpt").network
