@@ -596,7 +596,9 @@ def config(overrides: Overrides = None, config: ConfigOption = None) -> None:
 
 @app.command()
 def quickstart(
-    workspace: WorkspaceOption = Path("quickstart"),
+    workspace: Annotated[
+        Path | None, typer.Option("--workspace", "-w", help="Workspace folder; the recipe's name by default.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of every random choice; the recipe's is 0.")] = None,
     annotate: Annotated[bool, typer.Option("--annotate", help="Judge the first pairs yourself.")] = False,
     recipe: Annotated[
@@ -608,9 +610,11 @@ def quickstart(
 ) -> None:
     """The whole loop once, on SmolLM2-135M-Instruct, in about six minutes on two CPU cores."""
     from plaudit.config import recipe_file, resolve
+    from plaudit.config.staging import check_recipe
 
     changes = [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])]
     settings = resolve(recipe_file(recipe), overrides=changes)
+    check_recipe(settings)
     if dry_run:
         typer.echo(settings.to_yaml(), nl=False)
         return
@@ -619,7 +623,7 @@ def quickstart(
     from plaudit.rounds.quickstart import quickstart as run_quickstart
 
     ask = ask_person if annotate else None
-    opened, evaluation = run_quickstart(workspace, overrides=changes, recipe=recipe, ask=ask)
+    opened, evaluation = run_quickstart(workspace or Path(recipe), overrides=changes, recipe=recipe, ask=ask)
     summary = json.loads((opened.path / "summary.json").read_text(encoding="utf-8"))
     _show(summary, as_json, closing_words(opened, evaluation, summary))
 
@@ -635,12 +639,15 @@ def run_(
 ) -> None:
     """Run the stages of a recipe (recipe.stages) one after the other; what is complete with its settings is kept.
 
-    Without more: sft, sample, judge, reward, rl, evaluate. recipes/ has others to copy. After an `evaluate` it writes
-    the report.
+    Without more: sft, sample, judge, reward, rl, evaluate. recipes/ has others to copy. It writes the
+    report where `evaluate` is the last.
     """
     opened = _workspace(workspace)
     settings = opened.config(config, overrides)
     if dry_run:
+        from plaudit.config.staging import check_recipe
+
+        check_recipe(settings, {run.kind for run in opened.runs() if run.status == "complete"})
         typer.echo(settings.to_yaml(), nl=False)
         return
     from plaudit.collect.terminal import ask_person

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,8 @@ Split = Literal["train", "held_out", "aside"]
 """What a prompt is for: to learn from, to measure on, or neither, such as a task whose answer is known beforehand."""
 Choice = Literal["first", "second", "tie"]
 
+RUN = re.compile(r"(pretrain|sft|sample|judge|revise|reward|rl|prefer|evaluate|study)-\d{3,}")
+"""Names of runs."""
 GRADES = {1: "negligibly better", 2: "slightly better", 3: "better", 4: "significantly better"}
 """Llama 2's four grades of a preference (Touvron et al. 2023, section 3.2.1)."""
 
@@ -101,7 +104,8 @@ class Demonstration:
     @property
     def id(self) -> str:
         """Equal for an equal prompt and answer that came the same way."""
-        return content_id(self.prompt.id, self.text, *_handed_in(self.judgment))
+        made = (self.source,) if RUN.fullmatch(self.source) else ()
+        return content_id(self.prompt.id, self.text, *_handed_in(self.judgment), *made)
 
 
 @dataclass(frozen=True)

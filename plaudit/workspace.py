@@ -29,6 +29,7 @@ from typing import Any
 from plaudit.config import Config, resolve
 from plaudit.errors import WorkspaceError, nearest
 from plaudit.files import write_json, write_text
+from plaudit.records import RUN
 from plaudit.store import Store
 from plaudit.timing import now
 
@@ -36,7 +37,6 @@ CONFIG_NAME = "plaudit.yaml"
 DATABASE_NAME = "feedback.sqlite"
 DATABASE_VARIABLE = "PLAUDIT_DATABASE"
 """Of the environment: goes before `data.database`, so that a password need not stand in a file."""
-RUN_NAME = r"(pretrain|sft|sample|judge|revise|reward|rl|prefer|evaluate|study)-\d{3,}"
 COMMANDS = {"study": "study reward-scaling"}
 """Of the kinds that are not called by their own name."""
 RECORDED_PACKAGES = ("plaudit", "torch", "transformers", "peft", "tokenizers", "numpy", "sqlalchemy")
@@ -200,7 +200,7 @@ class Workspace:
 
     def is_run(self, reference: str) -> bool:
         """Whether the text names a run, there or not: `latest:KIND`, or a stage's name with a number."""
-        return reference.startswith("latest:") or re.fullmatch(RUN_NAME, reference) is not None
+        return reference.startswith("latest:") or RUN.fullmatch(reference) is not None
 
     def model_source(self, reference: str, *, kind: str | None = None) -> str:
         """The model folder or hub name behind a reference.

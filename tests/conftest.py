@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: more threads only wait for each other
@@ -188,3 +189,22 @@ def four_answers(tmp_path_factory):
     plaudit.import_file(workspace.store, write_lines(base / "d.jsonl", rows), kind="demonstrations", held_out_share=0.0)
     plaudit.sft(workspace, workspace.config(overrides=["model.lora=null"]))
     return workspace
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """run("sft", "-w", ...) -> (exit code, standard output, standard error)."""
+
+    from plaudit import cli
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["plaudit", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call

@@ -13,23 +13,6 @@ from conftest import make_model, write_lines
 from plaudit import cli
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """run("sft", "-w", ...) -> (exit code, standard output, standard error)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["plaudit", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
-
-
 def test_the_loop_by_commands_alone(run, tmp_path, tiny_model, prompts_file, demonstrations_file):
     from conftest import TINY
 

@@ -57,6 +57,10 @@ class ModelJudgeSettings(Section):
             raise ValueError("samples over 1 need reasoning: without it every sample is the same")
         if self.constitution is not None and (self.guideline is not None or self.form != "compare"):
             raise ValueError("a constitution compares by its own principles: leave guideline and form out")
+        if self.form != "compare" and (self.reasoning or self.clamp or self.exemplars or self.principles_per_pair > 1):
+            raise ValueError(
+                f"reasoning, clamp, exemplars and principles_per_pair are of comparisons; form is {self.form}"
+            )
         if not speaks and self.source != ENDPOINT and (self.form == "rank" or self.reasoning or self.constitution):
             raise ValueError(
                 f"{self.source} does not read or write words: leave form: rank, reasoning, constitution out"

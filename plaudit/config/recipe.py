@@ -23,7 +23,7 @@ class StageSettings(Section):
 
     stage: StageKind
     """Which."""
-    name: str | None = None
+    name: Annotated[str, Field(pattern=r"^[\w-]+$")] | None = None
     """What later stages call its run, as `stage:NAME`, in place of a run's name; `latest:KIND` means the recipe's own
     newest of that kind."""
     settings: dict[str, Any] = Field(default={})
@@ -36,6 +36,8 @@ Stage = Annotated[StageSettings, BeforeValidator(_by_name)]
 class RecipeSettings(Section):
     """Stages one after the other, each working on the runs of those before it: `plaudit run`."""
 
+    name: str = ""
+    """Of the recipe, so that `plaudit quickstart` does not go on with another in the same folder."""
     stages: Annotated[list[Stage], Field(min_length=1)] = Field(
         default=[StageSettings(stage=s) for s in ("sft", "sample", "judge", "reward", "rl", "evaluate")]
     )

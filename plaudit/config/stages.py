@@ -105,9 +105,9 @@ class PretrainSettings(Section):
 class SftSettings(Section):
     """Supervised fine-tuning on demonstrations: loss on the answer's tokens and its stop token alone."""
 
-    sources: list[str] | None = None
-    """Where the demonstrations come from: imports (`import`, or their `source` column), `revise` runs, campaigns as
-    campaign:NAME; null for all in the workspace."""
+    sources: list[str] = Field(default=["given"])
+    """Where the demonstrations come from: `given` for all that were imported or that people wrote; or some of those, as
+    `import` (or their `source` column) and campaign:NAME; and `revise` runs, which are in no other."""
     epochs: Positive = 2
     """Passes over the demonstrations."""
     batch_size: Positive = 16

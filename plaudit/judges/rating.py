@@ -8,13 +8,17 @@ B answers.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from plaudit.errors import JudgeError
 from plaudit.judges.ai import AIJudge
+from plaudit.judges.models import EndpointSpeaker
 from plaudit.judges.reading import normalised_score
 from plaudit.scoring import Answered
 
@@ -29,10 +33,18 @@ class RatingScorer:
     def __init__(self, judge: AIJudge):
         self.judge = judge
         self.unread = 0
+        self._failures: Counter[str] = Counter()
 
     def __call__(self, answers: Sequence[Answered]) -> Tensor:
-        """[B]. Raises JudgeError when not one rating can be read, ModelError when a digit is no single token."""
+        """[B]. Raises JudgeError when an endpoint gave no answer or not one rating can be read, ModelError when a digit
+        is no single token.
+        """
         ratings = self.judge.rate([(answer.conversation, answer.text) for answer in answers])
+        if lost := self._lost():
+            raise JudgeError(
+                f"the judge {self.judge.name} left {sum(lost.values())} of {len(answers)} answers without a rating: "
+                f"{', '.join(lost)}. A policy must not learn from that; mend it, and go on with --resume."
+            )
         scores = [None if rating is None else normalised_score(rating) for rating in ratings]
         readable = [score for score in scores if score is not None]
         if not readable:
@@ -41,5 +53,17 @@ class RatingScorer:
                 "reward. Try it with `plaudit judge`, or name another judge in `rl.reward`."
             )
         self.unread += len(scores) - len(readable)
-        least = min(readable)
+        least = min(readable)  # what an endpoint refuses to rate is the answer's fault, as far as one can tell
         return torch.tensor([least if score is None else score for score in scores])
+
+    def spent(self) -> dict[str, Any] | None:
+        """What an endpoint took; None for a model in this process."""
+        speaker = self.judge.speaker
+        return asdict(speaker.endpoint.spent) if isinstance(speaker, EndpointSpeaker) else None
+
+    def _lost(self) -> dict[str, int]:
+        """Reasons why questions had no answer since this was last asked; refusals of a single question are none."""
+        speaker = self.judge.speaker
+        failures = Counter(speaker.endpoint.failures) if isinstance(speaker, EndpointSpeaker) else Counter()
+        new, self._failures = failures - self._failures, failures
+        return {reason: count for reason, count in new.items() if not reason.startswith("refused")}

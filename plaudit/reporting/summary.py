@@ -33,7 +33,7 @@ def summarise(workspace: Workspace, evaluation: Run) -> dict[str, Any]:
     by_kind = {run.kind: run for run in runs}
     result = evaluation.result
     quality = by_kind["reward"].result if "reward" in by_kind else {}
-    judged = by_kind["judge"].result if "judge" in by_kind else {}
+    agreements = [run.result["agreement"] for run in runs if run.kind == "judge" and run.result.get("agreement")]
     perplexity = result["perplexity"]
     seconds: dict[str, float] = {}
     for run in runs:
@@ -55,7 +55,7 @@ def summarise(workspace: Workspace, evaluation: Run) -> dict[str, Any]:
         else None,
         "perplexity": {"before": perplexity["baseline"], "after": perplexity["policy"]},
         "perplexity_ratio": perplexity.get("ratio"),
-        "agreement": judged.get("agreement"),
+        "agreement": agreements[-1] if agreements else None,
         "judgments_by_people": quality.get("train_judgments_by_people", 0),
         "seconds": seconds,
         "peak_memory_gb": max(run.info.get("peak_memory_gb", 0.0) for run in runs),

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from plaudit.config import Config, recipe_file, resolve
+from plaudit.config.staging import check_recipe
 from plaudit.errors import ConfigError
 from plaudit.judges.stage import AskPerson
 from plaudit.progress import say
 from plaudit.reporting.page import report
 from plaudit.reporting.text import outcome_lines
-from plaudit.rounds.recipes import check_recipe, run_recipe
+from plaudit.rounds.recipes import run_recipe
 from plaudit.store.importing import Kind, import_file
 from plaudit.workspace import CONFIG_NAME, Run, Workspace
 
@@ -40,11 +41,13 @@ def quickstart(
     if (folder / CONFIG_NAME).exists():
         workspace = Workspace(folder)
         config = workspace.config(overrides=changes)
-        if config.recipe != wanted.recipe:
+        if config.recipe.name != recipe:
             raise ConfigError(f"{folder} has another recipe than `{recipe}`; name another folder with --workspace.")
         say(f"Going on in {folder}: complete stages are kept.")
     else:
         check_recipe(wanted)
+        if wanted.recipe.stages[-1].stage != "evaluate":
+            raise ConfigError("`recipe.stages`: a quickstart ends with `evaluate`; use `plaudit run` for other stages.")
         config = wanted
         workspace = Workspace.create(folder, config=config)
     _import_shipped(workspace, config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -52,6 +53,11 @@ class Actors:
     cost: Scorer | None
     raters: list[RatingScorer]
     user: User | None
+
+    def spent(self) -> dict[str, Any]:
+        """What endpoints that rate have taken, by judge."""
+        found = {rater.judge.name: rater.spent() for rater in self.raters}
+        return {"spent": {name: spent for name, spent in found.items() if spent}} if any(found.values()) else {}
 
     def unread_ratings(self) -> dict[str, float]:
         """How many ratings could not be read since this was last asked; nothing where nobody rates."""

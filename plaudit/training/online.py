@@ -51,9 +51,16 @@ def rl(workspace: Workspace, config: Config | None = None, *, resume: str | None
         parents, data = lineage(workspace, config), snapshot("prompts", (p.id for p in prompts))
         with workspace.new_run("rl", config, parents=parents, data=data) as run:
             _dispatch(workspace, run, config)
-    if config.rl.algorithm == "rejection-then-ppo":
-        return rl(workspace, _changed(config, algorithm="ppo", policy=run.name))
-    return run
+    rest = second_part(run, config)
+    return run if rest is None else rl(workspace, rest)
+
+
+def second_part(run: Run, config: Config) -> Config | None:
+    """Settings of the PPO that follows a run of rejection sampling; None where nothing follows."""
+    if run.config().rl.algorithm != "rejection-then-ppo":
+        return None
+    content = config.model_dump()
+    return Config.model_validate({**content, "rl": {**content["rl"], "algorithm": "ppo", "policy": run.name}})
 
 
 def _dispatch(workspace: Workspace, run: Run, config: Config) -> Run:
@@ -131,7 +138,7 @@ def _run(workspace: Workspace, run: Run, config: Config, prompts: list[Prompt]) 
             advance(1)
 
     save_causal(actors.policy, actors.model, run.model_folder)
-    result = _summary(run.metrics())
+    result = _summary(run.metrics()) | actors.spent()
     if result.get("unread_ratings"):
         say(
             f"{result['unread_ratings']:.0f} ratings could not be read; their answers had the least score of the batch."
@@ -139,12 +146,6 @@ def _run(workspace: Workspace, run: Run, config: Config, prompts: list[Prompt]) 
     run.update(result=result)
     drop_checkpoint(run)
     return run
-
-
-def _changed(config: Config, **changes: Any) -> Config:
-    """The same settings with other `rl` ones, checked again."""
-    content = config.model_dump()
-    return Config.model_validate({**content, "rl": {**content["rl"], **changes}})
 
 
 COLUMNS = {

@@ -72,6 +72,8 @@ def rejection_sampling(workspace: Workspace, run: Run, config: Config, prompts: 
         load_trainable_state(actors.policy, start)
         losses = _imitate(actors, list(kept.values()), config, number)
         facts = _facts(episodes, scores, settings.samples_per_prompt) | actors.unread_ratings()
+        if facts.get("unread_ratings"):
+            say(f"{facts['unread_ratings']:.0f} ratings could not be read; their answers had the least score.")
         run.log(number + 1, loss=losses[-1], kept=len(kept), unfinished_prompts=unfinished, **facts)
         say(
             f"round {number + 1}: score {facts['score']:.3f}, best of {settings.samples_per_prompt} "
@@ -90,6 +92,7 @@ def rejection_sampling(workspace: Workspace, run: Run, config: Config, prompts: 
             "last": {name: rows[-1][name] for name in names},
             "kept": len(kept),
             **({"unread_ratings": sum(r["unread_ratings"] for r in rows)} if actors.raters else {}),
+            **actors.spent(),
         }
     )
     drop_checkpoint(run)

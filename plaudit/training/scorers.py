@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from plaudit.config import Combine, Config, ModelJudgeSettings, RewardSource
-from plaudit.errors import ConfigError, ModelError
+from plaudit.config.model_judges import ENDPOINT, REWARD
+from plaudit.errors import ConfigError, ModelError, nearest
 from plaudit.functions import is_function, load_function
 from plaudit.judges.ai import AIJudge
 from plaudit.judges.models import judge_lineage, load_judge
@@ -61,7 +62,14 @@ def source_lineage(workspace: Workspace, source: str, config: Config) -> dict[st
     if source.startswith(JUDGE):
         name = source.removeprefix(JUDGE)
         if (judge := _judge_named(name, config)) is not None:
+            if judge.form != "rate":
+                raise ConfigError(
+                    f"`{source}`: it does not rate; give the judge `form: rate` and a guideline for that."
+                )
             return {source: source, f"model {name}": judge_lineage(workspace, judge)}
+        known = [judge.name for judge in config.judge.models]
+        if (near := nearest(name, known)) or name == ENDPOINT or name.startswith(REWARD) or is_function(name):
+            raise ConfigError(f"`{source}` is none of `judge.models` ({', '.join(known) or 'there are none'}).{near}")
         return {source: JUDGE + workspace.lineage_name(name)}
     name = workspace.lineage_name(source)
     workspace.model_source(name, kind="reward")
@@ -166,10 +174,6 @@ def _rater(workspace: Workspace, run: Run, source: str, config: Config, setting:
         settings = ModelJudgeSettings(name=name, source=name, form="rate")
     elif settings.endpoint is None:  # a run that goes on asks whom it asked before
         settings = settings.model_copy(update={"source": run.parents[f"model {name}"]})
-    if settings.reasoning or settings.exemplars:
-        raise ConfigError(
-            f"`{setting}`: {source} is asked for ratings, without reasoning or exemplars; leave those out of it."
-        )
     judge = load_judge(workspace, settings, config, run.path)
     if not isinstance(judge, AIJudge):
         raise ConfigError(

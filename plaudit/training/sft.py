@@ -21,6 +21,9 @@ from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, s
 from plaudit.training.supervised import encode_demonstrations, likelihood_step, mean_loss
 from plaudit.workspace import Run, Workspace
 
+GIVEN = "given"
+"""A source: whatever no run has made."""
+
 
 def sft(workspace: Workspace, config: Config | None = None, *, resume: str | None = None) -> Run:
     """Fine-tune `model.name` on the workspace's training demonstrations.
@@ -36,14 +39,14 @@ def sft(workspace: Workspace, config: Config | None = None, *, resume: str | Non
     config = config or workspace.config()
     demonstrations = _demonstrations(workspace, config)
     if not any(d.prompt.split == "train" for d in demonstrations):
-        of = "" if config.sft.sources is None else f" of {', '.join(config.sft.sources)}"
+        of = "" if config.sft.sources == [GIVEN] else f" of {', '.join(config.sft.sources)}"
         raise DataError(
             f"{workspace.path} has no demonstrations{of} on training prompts to learn from.\n"
             "Add some with `plaudit import FILE --kind demonstrations`."
         )
     data = snapshot("demonstrations", (d.id for d in demonstrations))
     parents = {"model": workspace.lineage_name(config.model.name)}
-    made = [workspace.lineage_name(source) for source in config.sft.sources or [] if workspace.is_run(source)]
+    made = [workspace.lineage_name(source) for source in config.sft.sources if workspace.is_run(source)]
     parents |= {f"demonstrations {name}": name for name in made}
     with workspace.new_run("sft", config, parents=parents, data=data) as run:
         return _run(workspace, run, config)
@@ -51,9 +54,11 @@ def sft(workspace: Workspace, config: Config | None = None, *, resume: str | Non
 
 def _demonstrations(workspace: Workspace, config: Config, split: Split | None = None) -> list[Demonstration]:
     """Of the sources that are wanted."""
-    wanted = config.sft.sources
-    sources = None if wanted is None else {workspace.lineage_name(source) for source in wanted}
-    return [d for d in workspace.store.demonstrations(split) if sources is None or d.source in sources]
+    sources = {workspace.lineage_name(source) for source in config.sft.sources}
+    return [
+        d for d in workspace.store.demonstrations(split)
+        if d.source in sources or (GIVEN in sources and not workspace.is_run(d.source))
+    ]  # fmt: skip
 
 
 def _run(workspace: Workspace, run: Run, config: Config) -> Run:

@@ -106,17 +106,42 @@ def test_ratings_beside_another_reward_are_summed_and_rejection_counts_those_unr
 @pytest.mark.parametrize(
     ("judge", "message"),
     [
-        ("{name: odd, source: 'reward:reward-001'}", "no run|compares and does not rate"),
-        ("{name: odd, source: 'function:rewards.py:worth'}", "compares and does not rate"),
-        ("{name: odd, source: latest:sft, reasoning: true}", "without reasoning"),
+        ("{name: odd, source: 'function:rewards.py:worth', form: rate}", "compares and does not rate"),
+        ("{name: odd, source: latest:sft}", "does not rate; give the judge `form: rate`"),
+        ("{name: odds, source: latest:sft, form: rate}", "Did you mean `odds`"),
     ],
 )
 def test_a_judge_that_cannot_rate_is_refused_before_any_step(four_answers, judge, message, monkeypatch):
     monkeypatch.chdir(four_answers.path.parent)
     config = four_answers.config(overrides=[f"judge.models=[{judge}]", "rl.reward=judge:odd"])
-    with pytest.raises((ConfigError, plaudit.PlauditError), match=message):
+    with pytest.raises(ConfigError, match=message):
         plaudit.rl(four_answers, config)
     assert not any(run.metrics() for run in four_answers.runs("rl") if run.config() == config)
+
+
+@pytest.mark.parametrize("extra", ["reasoning: true", "clamp: [0.4, 0.6]", "principles_per_pair: 2", "exemplars: x"])
+def test_what_only_comparisons_have_is_refused_of_ratings(four_answers, extra):
+    with pytest.raises(ConfigError, match="of comparisons; form is rate"):
+        four_answers.config(overrides=[f"judge.models=[{{name: near, source: latest:sft, form: rate, {extra}}}]"])
+
+
+def test_no_policy_learns_from_ratings_that_were_never_given(four_answers):
+    """A spent budget stops the run, and says so; what was spent is in the result of one that ends."""
+    with FaultServer() as server:
+        server.plan = rate_by_word
+
+        def changes(budget):
+            far = f"endpoint: {{base_url: '{server.url}', model: m, most_tokens: {budget}}}"
+            judge = f"judge.models=[{{name: far, source: endpoint, form: rate, {far}}}]"
+            return [judge, "rl.reward=judge:far", "rl.steps=2", WITHOUT_LIMITS]
+
+        with pytest.raises(JudgeError, match="without a rating: the budget is spent"):
+            plaudit.rl(four_answers, four_answers.config(overrides=changes(500)))
+        assert four_answers.runs("rl")[-1].status == "failed"
+        before = len(server.bodies)
+        whole = plaudit.rl(four_answers, four_answers.config(overrides=changes(10**6)))
+    spent = whole.result["spent"]["far"]
+    assert spent["requests"] == spent["completion_tokens"] == len(server.bodies) - before > 0
 
 
 def test_the_rating_of_a_local_model_is_its_expected_digit(four_answers):

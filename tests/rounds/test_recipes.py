@@ -7,8 +7,8 @@ from conftest import TINY, write_lines
 
 import plaudit
 from plaudit.config import recipe_file, resolve, shipped_recipes
+from plaudit.config.staging import check_recipe, read_by, stage_config
 from plaudit.errors import ConfigError
-from plaudit.rounds.recipes import check_recipe, stage_config
 from plaudit.store.rows import split_of
 
 SMALL = ["sft.epochs=1", "sft.batch_size=16", "sample.samples_per_prompt=2", "sample.max_new_tokens=8"]
@@ -28,7 +28,7 @@ def workspace(tmp_path, tiny_model):
     return workspace
 
 
-def run(workspace, *stages, overrides=(), **more):
+def run_stages(workspace, *stages, overrides=(), **more):
     content = workspace.config().model_dump(mode="json") | {"recipe": {"stages": list(stages)}}
     return [
         one.name for one in plaudit.run_recipe(workspace, resolve(values=content, overrides=list(overrides)), **more)
@@ -37,20 +37,20 @@ def run(workspace, *stages, overrides=(), **more):
 
 def test_a_stage_works_on_the_runs_of_its_own_recipe_and_not_on_newer_ones(workspace):
     stages = ["sft", "sample"]
-    assert run(workspace, *stages) == ["sft-001", "sample-001"]
+    assert run_stages(workspace, *stages) == ["sft-001", "sample-001"]
     plaudit.sft(workspace, workspace.config(overrides=["sft.optimiser.learning_rate=0.5"]))
-    assert run(workspace, *stages, "judge") == ["sft-001", "sample-001", "judge-001"]
-    assert run(workspace, *stages, overrides=["sample.temperature=0.7"]) == ["sft-001", "sample-002"]
+    assert run_stages(workspace, *stages, "judge") == ["sft-001", "sample-001", "judge-001"]
+    assert run_stages(workspace, *stages, overrides=["sample.temperature=0.7"]) == ["sft-001", "sample-002"]
     assert workspace.run("sample-002").parents["policy"] == "sft-001"
     assert workspace.run("judge-001").config().judge.samples == "sample-001"
-    assert run(workspace, *stages, overrides=["seed=1"]) == ["sft-003", "sample-003"]
+    assert run_stages(workspace, *stages, overrides=["seed=1"]) == ["sft-003", "sample-003"]
 
 
 def test_a_stage_may_have_a_name_and_settings_of_its_own(workspace):
     first = {"stage": "sft", "name": "plain"}
     second = {"stage": "sft", "name": "fast", "settings": {"sft": {"optimiser": {"learning_rate": 0.01}}}}
     of_first = {"stage": "sample", "settings": {"sample": {"policy": "stage:plain"}}}
-    names = run(workspace, first, second, of_first, "sample")
+    names = run_stages(workspace, first, second, of_first, "sample")
     assert names == ["sft-001", "sft-002", "sample-001", "sample-002"]
     assert workspace.run("sft-002").config().sft.optimiser.learning_rate == 0.01
     assert workspace.run("sft-001").config().sft.optimiser.learning_rate != 0.01
@@ -59,11 +59,11 @@ def test_a_stage_may_have_a_name_and_settings_of_its_own(workspace):
 
 def test_what_a_change_touches_is_done_again_and_nothing_else(workspace):
     stages = ["sft", {"stage": "sample", "name": "drafts"}, {"stage": "judge", "name": "people"}]
-    assert run(workspace, *stages) == run(workspace, *stages) == ["sft-001", "sample-001", "judge-001"]
+    assert run_stages(workspace, *stages) == run_stages(workspace, *stages) == ["sft-001", "sample-001", "judge-001"]
     changed = {"stage": "sample", "name": "drafts", "settings": {"sample": {"temperature": 0.5}}}
-    assert run(workspace, "sft", changed, stages[2]) == ["sft-001", "sample-002", "judge-002"]
-    assert run(workspace, *stages) == ["sft-001", "sample-001", "judge-001"]
-    assert run(workspace, *stages, fresh=True) == ["sft-002", "sample-003", "judge-003"]
+    assert run_stages(workspace, "sft", changed, stages[2]) == ["sft-001", "sample-002", "judge-002"]
+    assert run_stages(workspace, *stages) == ["sft-001", "sample-001", "judge-001"]
+    assert run_stages(workspace, *stages, fresh=True) == ["sft-002", "sample-003", "judge-003"]
     assert workspace.run("judge-003").parents["samples"] == "sample-003"
 
 
@@ -79,10 +79,10 @@ def test_an_unfinished_stage_is_gone_on_with(workspace, monkeypatch):
 
     monkeypatch.setattr(Store, "add_responses", stop)
     with pytest.raises(KeyboardInterrupt):
-        run(workspace, "sft", "sample")
+        run_stages(workspace, "sft", "sample")
     monkeypatch.undo()
     assert workspace.runs("sample")[0].status == "interrupted"
-    assert run(workspace, "sft", "sample") == ["sft-001", "sample-001"]
+    assert run_stages(workspace, "sft", "sample") == ["sft-001", "sample-001"]
     assert workspace.run("sample-001").info["resumed"]
 
 
@@ -93,6 +93,10 @@ def test_an_unfinished_stage_is_gone_on_with(workspace, monkeypatch):
         ([{"stage": "sft", "settings": {"sft": {"epoch": 1}}}], "stage 1 of the recipe, sft: unknown setting"),
         ([{"stage": "sample", "settings": {"sample": {"policy": "stage:first"}}}, {"stage": "sft", "name": "first"}],
          "stage 1 of the recipe, sample: `stage:first` in `sample` is no stage before it"),
+        ([{"stage": "sft", "settings": {"model": {"name": "stage:first"}}}], "`stage:first` in `model` is no stage"),
+        (["sft", "evaluate"], "`latest:rl` in `evaluate`, but no stage before it makes a `rl` run"),
+        ([{"stage": "sft", "settings": {"rl": {"steps": 3}}}], "does not read `rl`"),
+        ([{"stage": "sft", "name": "a b"}], "pattern"),
         ([{"stage": "sft", "name": "a"}, {"stage": "sample", "name": "a"}], "two stages have the same name"),
         ([{"stage": "sft", "settings": {"recipe": {}}}], "recipe of their own"),
         ([], "at least 1"),
@@ -100,7 +104,7 @@ def test_an_unfinished_stage_is_gone_on_with(workspace, monkeypatch):
 )  # fmt: skip
 def test_a_mistake_is_said_before_anything_is_run(workspace, stages, message):
     with pytest.raises(ConfigError, match=message):
-        run(workspace, *stages)
+        run_stages(workspace, *stages)
     assert not workspace.runs()
 
 
@@ -115,6 +119,77 @@ def test_references_are_made_exact_wherever_they_stand():
     assert found.reward.comparisons == ["judge-004", "x"]
     assert (found.sample.policy, found.judge.samples) == ("sft-007", "latest:sample")
     assert found.recipe == resolve().recipe
+
+
+def test_judgments_and_demonstrations_that_were_added_are_learnt_from(workspace, tmp_path):
+    """Where the settings name none, all in the workspace count, and so what was added makes another run."""
+    few = ["sample.samples_per_prompt=2", "reward.epochs=1"]
+    stages = ["sft", "sample", "judge", "reward"]
+    assert run_stages(workspace, *stages, overrides=few)[-1] == "reward-001"
+    assert run_stages(workspace, *stages, overrides=few)[-1] == "reward-001"
+    other = "judge.annotators=[{name: other, noise: 0.1}]"
+    assert run_stages(workspace, *stages, overrides=[*few, other]) == [
+        "sft-001",
+        "sample-001",
+        "judge-002",
+        "reward-002",
+    ]
+    more = write_lines(tmp_path / "more.jsonl", [{"prompt": "And one more?", "completion": "Coffee."}])
+    plaudit.import_file(workspace.store, more, kind="demonstrations", held_out_share=0.0)
+    names = run_stages(workspace, *stages, overrides=few)
+    assert names == ["sft-002", "sample-002", "judge-003", "reward-003"]
+    assert workspace.run("reward-003").parents["model"] == "sft-002"
+
+
+def test_a_new_run_from_outside_counts_where_a_recipe_makes_none_itself(workspace):
+    plaudit.sft(workspace)
+    assert run_stages(workspace, "sample") == ["sample-001"]
+    plaudit.sft(workspace)
+    assert run_stages(workspace, "sample") == ["sample-002"]
+    assert workspace.run("sample-002").parents["policy"] == "sft-002"
+
+
+def test_revisions_are_learnt_from_only_where_they_are_named(workspace):
+    last = {"stage": "sft", "settings": {"sft": {"sources": ["given", "latest:revise"]}}}
+    tiny = ["revise.rounds=1", "revise.critique_tokens=4", "revise.revision_tokens=6"]
+    stages = ["sft", "sample", "revise"]
+    names = ["sft-001", "sample-001", "revise-001"]
+    assert run_stages(workspace, *stages, last, overrides=tiny) == [*names, "sft-002"]
+    assert run_stages(workspace, *stages, "sft", overrides=tiny) == [*names, "sft-001"]
+    again = run_stages(workspace, *stages, last, overrides=tiny, fresh=True)
+    assert again == ["sft-003", "sample-002", "revise-002", "sft-004"]
+    counts = {name: workspace.run(name).info["data"]["demonstrations"]["count"] for name in again if "sft" in name}
+    assert counts == {"sft-003": 36, "sft-004": workspace.run("sft-002").info["data"]["demonstrations"]["count"]}
+    assert workspace.run("revise-001").result["demonstrations"] == workspace.run("revise-002").result["demonstrations"]
+
+
+def test_rejection_then_ppo_is_kept_and_gone_on_with_as_two_runs(four_answers):
+    changes = ["rl.algorithm=rejection-then-ppo", "rl.steps=1", "rl.rejection.rounds=1", "seed=77"]
+    (first,) = run_stages(four_answers, "rl", overrides=changes)
+    policy = four_answers.run(first)
+    assert policy.config().rl.algorithm == "ppo"
+    assert four_answers.run(policy.parents["policy"]).config().rl.algorithm == "rejection-then-ppo"
+    assert run_stages(four_answers, "rl", overrides=changes) == [first]
+    policy.update(status="interrupted")
+    assert run_stages(four_answers, "rl", overrides=changes) == [first]
+    assert four_answers.run(first).info["resumed"]
+
+
+def test_the_command_runs_a_recipe_and_says_what_came_of_it(tiny_quickstart, run):
+    workspace, _ = tiny_quickstart("direct-rlaif")
+    code, _, error = run("run", "-w", workspace.path, "--dry-run", "recipe.stages=[evaluate, smaple]")
+    assert code == 2
+    assert "Did you mean `sample`" in error
+    code, _, error = run("run", "-w", workspace.path, "--dry-run", "recipe.stages=[judge]")
+    assert code == 2
+    assert "`latest:sample` in `judge`, but no stage before it makes a `sample` run" in error
+    code, out, _ = run("run", "-w", workspace.path, "--json", *TINY, *TINY_RECIPES)
+    found = json.loads(out)
+    assert found["runs"] == ["sft-001", "rl-001", "evaluate-001"]
+    assert found["summary"]["win_rate"]["low"] <= found["summary"]["win_rate"]["high"]
+    said = run("run", "-w", workspace.path, *TINY, *TINY_RECIPES)[1]
+    assert "rl-001 against sft-001, held-out prompts: win rate" in said
+    assert "Reward model" not in said
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
@@ -147,13 +222,13 @@ def tiny_quickstart(tmp_path, tiny_model, monkeypatch):
 
     import plaudit.rounds.quickstart as module
 
-    def run_tiny(name, *changes):
+    def run_tiny(name, *changes, ask=None):
         content = with_model(yaml.safe_load(recipe_file(name).read_text()), tiny_model)
         file = tmp_path / f"{name}.yaml"
         file.write_text(yaml.safe_dump(content))
         monkeypatch.setattr(module, "recipe_file", lambda _: file)
         monkeypatch.setattr(module, "_import_shipped", import_few)
-        return plaudit.quickstart(tmp_path / name, recipe=name, overrides=[*TINY, *TINY_RECIPES, *changes])
+        return plaudit.quickstart(tmp_path / name, recipe=name, overrides=[*TINY, *TINY_RECIPES, *changes], ask=ask)
 
     def import_few(workspace, config):
         rows = [{"prompt": f"What about the {a} {b}?", "completion": "Tea."} for a in FEW for b in FEW]
@@ -190,7 +265,7 @@ def test_constitutional_ai_from_its_yaml(tiny_quickstart):
     workspace, evaluation = tiny_quickstart("constitutional-ai")
     second, reward, rl = (workspace.run(name) for name in ("sft-002", "reward-001", "rl-001"))
     assert second.parents["demonstrations revise-001"] == "revise-001"
-    assert second.config().sft.sources == ["import", "revise-001"]
+    assert second.config().sft.sources == ["given", "revise-001"]
     assert workspace.run("sample-002").parents["policy"] == "sft-002"
     assert reward.config().reward.comparisons == ["judge-001", "judge-002"]
     assert reward.parents["model"] == rl.parents["policy"] == "sft-002"
@@ -228,16 +303,37 @@ def test_stages_read_no_settings_but_those_that_they_are_known_by(tiny_quickstar
     for kind, (function, purpose) in module.STAGES.items():
         monkeypatch.setitem(module.STAGES, kind, (watch(kind, function), purpose))
     monkeypatch.setattr(Config, "__getattribute__", watched)
-    for name in ("constitutional-ai", "direct-rlaif"):
-        tiny_quickstart(name)
-    assert set(read) == {"sft", "sample", "judge", "revise", "reward", "rl", "evaluate"}
+    tiny_quickstart("constitutional-ai", "reward.zero=demonstrations")
+    workspace, _ = tiny_quickstart("direct-rlaif")
+    text = write_lines(workspace.path / "text.jsonl", [{"text": f"One day a {a} saw a {b}."} for a in FEW for b in FEW])
+    pretrain = [
+        f"pretrain.text=[{text}]", "pretrain.steps=2", "pretrain.hidden_size=16", "pretrain.layers=1",
+        "pretrain.heads=2", "pretrain.vocabulary_size=300", "pretrain.context_length=32", "pretrain.held_out_share=0.2",
+    ]  # fmt: skip
+    others = [*pretrain, "judge.models=[]", "recipe.stages=[pretrain, sft, sample, judge, prefer]"]
+    plaudit.run_recipe(workspace, workspace.config(overrides=[*TINY, *TINY_RECIPES, *others]))
+    assert set(read) == set(module.STAGES)
     for kind, names in read.items():
-        assert names <= module.read_by(kind, resolve()).keys()
+        assert names <= set(read_by(kind))
         assert {"seed", "model", kind} <= names
 
 
 def test_a_folder_of_another_recipe_is_refused(tiny_quickstart, tmp_path):
-    tiny_quickstart("direct-rlaif")
-    (tmp_path / "direct-rlaif").rename(tmp_path / "rlaif")
+    """Also where its stages are the same."""
+    tiny_quickstart("quickstart")
+    (tmp_path / "quickstart").rename(tmp_path / "rlaif")
     with pytest.raises(ConfigError, match="has another recipe than `rlaif`"):
         tiny_quickstart("rlaif")
+
+
+def test_a_person_can_judge_only_where_a_stage_asks_for_it(tiny_quickstart, tmp_path):
+    asked = []
+    with pytest.raises(ConfigError, match="no `judge` stage"):
+        tiny_quickstart("direct-rlaif", ask=lambda *_: asked.append(1))
+    tiny_quickstart("constitutional-ai", ask=lambda pairs, run, keep: asked.append(run))
+    assert asked == ["judge-001"]
+
+
+def test_a_quickstart_without_an_evaluation_is_refused(tiny_quickstart):
+    with pytest.raises(ConfigError, match="ends with `evaluate`"):
+        tiny_quickstart("quickstart", "recipe.stages=[sft]")
