@@ -2,8 +2,8 @@
 
     python benchmarks/feedback.py WORK [--only NAME ...] [--seeds N]
 
-accuracy   one annotator who chooses as the taste does, but for a share of choices turned round: 60, 70, 80 and 90 %
-           right. All learn from the same samples of the same fine-tuned policy.
+accuracy   one annotator who chooses as the taste does, but for a share of choices turned round: 50 (a coin), 60,
+           70, 80 and 90 % right. All learn from the same samples of the same fine-tuned policy.
 recipes    rlaif, direct-rlaif and constitutional-ai as they ship, in workspaces of their own; of the model that judges
            there, how good it is, beside simulated people on the same pairs.
 
@@ -31,7 +31,7 @@ from plaudit.judges.taste import utility
 from plaudit.store.database import Store
 
 HERE = Path(__file__).parent
-ACCURACIES = (0.6, 0.7, 0.8, 0.9)
+ACCURACIES = (0.5, 0.6, 0.7, 0.8, 0.9)
 RECIPES = ("rlaif", "direct-rlaif", "constitutional-ai")
 QUICKSTART = "simulated people"
 PEOPLE = ("careful", "average", "hasty")
