@@ -7,18 +7,15 @@ import json
 import queue
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import httpx2
 
 from plaudit.errors import JudgeError
+from plaudit.judges.endpoint.connection import Connection
 from plaudit.judges.endpoint.exchange import Answer, Fault
 from plaudit.judges.endpoint.ledger import UNITS
 from plaudit.judges.endpoint.pacing import Sent, back_off
 from plaudit.judges.endpoint.questions import Question, Reply, Request, Unanswered, request_of
-
-if TYPE_CHECKING:
-    from plaudit.judges.endpoint.client import Endpoint
 
 READ_AHEAD = 1000
 """Questions that are asked, or answers that wait, before somebody takes the next answer."""
@@ -45,7 +42,7 @@ class Asking:
     All but `taken`, `cancel` and `outcomes` belongs to that thread.
     """
 
-    def __init__(self, endpoint: Endpoint, questions: Sequence[Question]):
+    def __init__(self, endpoint: Connection, questions: Sequence[Question]):
         self.endpoint, self.questions = endpoint, questions
         self.outcomes: queue.SimpleQueue[Outcome | BaseException | None] = queue.SimpleQueue()
         self._loop = asyncio.new_event_loop()
