@@ -632,7 +632,7 @@ def quickstart(
 def run_(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     config: ConfigOption = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Make every run anew, as after new data.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Make every run anew.")] = False,
     dry_run: DryRun = False,
     as_json: Json = False,
     overrides: Overrides = None,
