@@ -21,6 +21,8 @@ SMOOTHED_FROM = 40
 
 WIDTH, HEIGHT = 4.9, 2.8
 """Inches of a curve's plot."""
+LEGEND_LINE = 0.19
+"""Inches that a line of a legend above the axes takes."""
 
 # Stand-ins that matplotlib draws with, each replaced by a variable of the page: one drawing serves light and dark.
 TEXT, GRID, FIRST, SECOND, MARK = (f"#0a0b0{digit}" for digit in range(1, 6))
@@ -256,14 +258,15 @@ def scaling(run: str, result: Mapping[str, Any]) -> Plot:
             axes.axhline(result["ceiling"], color=MARK, linestyle=":", label="annotators' ceiling")
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol="\u202f%", decimals=0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol="\u202f%"))
         axes.set_xlabel("comparisons learnt from")
         axes.set_ylabel("held-out judgments ranked right")
-        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, borderpad=0.2)
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), borderpad=0.2)
 
     label = "; ".join(f"{model}: {_points(rows)}" for model, rows in by_model.items())
     look_for = "Points that leave their line to the right bend towards the ceiling: the law no longer holds there."
-    return Plot(title, look_for, draw(paint, f"{run}-scaling", f"Accuracy by comparisons, {label}"))
+    height = HEIGHT + LEGEND_LINE * len(by_model)
+    return Plot(title, look_for, draw(paint, f"{run}-scaling", f"Accuracy by comparisons, {label}", height=height))
 
 
 def _points(rows: Sequence[Mapping[str, Any]]) -> str:
