@@ -1,6 +1,11 @@
 """Rows that are filled, left and filled again give what each prompt gives alone."""
 
+import gc
+import resource
+import sys
+import weakref
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +13,7 @@ from conftest import make_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from plaudit.config import LoraSettings, ModelSettings
+from plaudit.models import attention
 from plaudit.models.laid_out import laid_out
 from plaudit.models.loading import load_causal
 from plaudit.models.network import make_trainable
@@ -153,3 +159,48 @@ def test_a_draw_inverts_the_cumulative_distribution(size):
     assert (token == expected).float().mean() > 0.98
     assert log_prob.isfinite().all()
     torch.testing.assert_close(log_prob, chances.gather(1, token[:, None]).squeeze(1).log().float())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_cache_goes_with_the_sampler_and_takes_memory_only_where_it_was_written(tmp_path, monkeypatch):
+    """At once, not when circles of objects are collected; and pages that no row has come to are none yet."""
+    network = load("llama", tmp_path)
+    kept = []
+    make = decoders.make_decoder
+
+    def watched(*arguments):
+        decoder = make(*arguments)
+        kept.append(weakref.ref(decoder))
+        return decoder
+
+    monkeypatch.setattr(in_process, "make_decoder", watched)
+    gc.disable()
+    try:
+        sample(network, PROMPTS, **OPTIONS)
+        assert [reference() for reference in kept] == [None]
+    finally:
+        gc.enable()
+    before = resident()
+    cache = decoders._zeros((64, 4, 1 << 12, 64), torch.zeros(1, dtype=torch.bfloat16))  # 128 MiB
+    assert resident() - before < 16e6
+    assert cache.dtype == torch.bfloat16
+    assert not cache[63, 3, -40:].any()
+    cache[0, 0, :8] = 1.0
+    assert float(cache[0].float().sum()) == 8 * 64
+
+
+def resident():
+    """Bytes of memory that this process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.parametrize("rows", [1, 3, 7])
+def test_how_many_rows_look_at_their_keys_at_a_time_changes_nothing(tmp_path, rows, monkeypatch):
+    network = load("gemma2", tmp_path)  # with a window and a soft cap
+    together = sample(network, PROMPTS, **OPTIONS)
+    monkeypatch.setattr(attention, "KEYS_AT_ONCE", rows * 2 * 8 * 24)  # of two key heads of width 8 and 24 columns
+    apart = sample(network, PROMPTS, **OPTIONS)
+    for one, other in zip(together, apart, strict=True):
+        for a, b in zip(one, other, strict=True):
+            assert a.token_ids == b.token_ids
+            assert a.log_probs == pytest.approx(b.log_probs, abs=1e-5)
