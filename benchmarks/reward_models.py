@@ -201,7 +201,7 @@ def replies(data: Path, work: Path) -> None:
             trees[where].append(row)
     for name, loss in REPLIES.items():
         settings = [*LORA, "reward.optimiser.learning_rate=0.0005", "reward.head_scale=0.05", "reward.batch_size=4",
-                    "reward.epochs=2", "data.max_prompt_tokens=1024", f"reward.loss={loss}"]  # fmt: skip
+                    "reward.epochs=2", "data.max_prompt_tokens=2048", f"reward.loss={loss}"]  # fmt: skip
         across(f"replies, {name}", trees, work / name.replace(" ", "-"), settings, "rankings")
 
 

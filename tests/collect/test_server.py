@@ -20,7 +20,6 @@ import pytest
 from campaign import campaign, quick_passwords, with_prompts
 from conftest import write_lines
 from sqlalchemy import select, update
-from test_cli import run as run
 
 import plaudit
 from plaudit.collect import audit, people
