@@ -23,7 +23,7 @@ from plaudit.errors import PlauditError
 
 if TYPE_CHECKING:
     from plaudit.config import Config
-    from plaudit.workspace import Run
+    from plaudit.workspace import Run, Workspace
 
 app = typer.Typer(
     help="The whole RLHF loop: collect preferences, learn a reward model, optimise a policy, prove the result.\n\n"
@@ -380,8 +380,7 @@ def report(
 
     opened = _workspace(workspace)
     page = write_report(opened, opened.run(run, kind="evaluate"))
-    summary = json.loads((opened.path / "summary.json").read_text(encoding="utf-8"))
-    _show(summary, as_json, f"Wrote {page} and {opened.path / 'summary.json'}.")
+    _show(_summary(opened), as_json, f"Wrote {page} and {opened.path / 'summary.json'}.")
 
 
 @app.command()
@@ -614,8 +613,8 @@ def quickstart(
 
     changes = [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])]
     settings = resolve(recipe_file(recipe), overrides=changes)
-    check_recipe(settings)
     if dry_run:
+        check_recipe(settings)
         typer.echo(settings.to_yaml(), nl=False)
         return
     from plaudit.collect.terminal import ask_person
@@ -624,7 +623,7 @@ def quickstart(
 
     ask = ask_person if annotate else None
     opened, evaluation = run_quickstart(workspace or Path(recipe), overrides=changes, recipe=recipe, ask=ask)
-    summary = json.loads((opened.path / "summary.json").read_text(encoding="utf-8"))
+    summary = _summary(opened)
     _show(summary, as_json, closing_words(opened, evaluation, summary))
 
 
@@ -647,7 +646,7 @@ def run_(
     if dry_run:
         from plaudit.config.staging import check_recipe
 
-        check_recipe(settings, {run.kind for run in opened.runs() if run.status == "complete"})
+        check_recipe(settings, opened.complete_kinds())
         typer.echo(settings.to_yaml(), nl=False)
         return
     from plaudit.collect.terminal import ask_person
@@ -660,9 +659,14 @@ def run_(
     lines = ["", f"Runs: {', '.join(found['runs'])}"]
     if runs[-1].kind == "evaluate":
         page = write_report(opened, runs[-1])
-        found["summary"] = json.loads((opened.path / "summary.json").read_text(encoding="utf-8"))
+        found["summary"] = _summary(opened)
         lines += [*outcome_lines(runs[-1], found["summary"]), f"Wrote {page}."]
     _show(found, as_json, "\n".join(lines))
+
+
+def _summary(workspace: Workspace) -> dict[str, Any]:
+    """The figures that the report was written with."""
+    return dict(json.loads((workspace.path / "summary.json").read_text(encoding="utf-8")))
 
 
 def _stage(

@@ -170,6 +170,10 @@ class Workspace:
         runs = sorted((Run(folder) for folder in folders), key=lambda run: (run.info["created"], run.name))
         return [run for run in runs if kind is None or run.kind == kind]
 
+    def complete_kinds(self) -> set[str]:
+        """Kinds of which there is a complete run."""
+        return {run.kind for run in self.runs() if run.status == "complete"}
+
     def run(self, reference: str, *, kind: str | None = None) -> Run:
         """The complete run named `reference`, or the newest complete one for `latest:KIND`.
 

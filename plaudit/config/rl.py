@@ -15,7 +15,7 @@ class RewardSource(Section):
     """One of several rewards that are combined."""
 
     source: str
-    """As `rl.reward`: a reward run, `function:...` `judge:NAME` or `judge:MODEL`."""
+    """As `rl.reward`: a reward run, `function:...`, `judge:NAME` or `judge:MODEL`."""
     head: str | None = None
     """Of a run that learnt several criteria: which; of an ensemble's heads null is their mean."""
     weight: float = 1.0

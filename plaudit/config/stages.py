@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from plaudit.config.endpoint import EndpointSettings
-from plaudit.config.model_judges import ModelJudgeSettings
+from plaudit.config.model_judges import ENDPOINT, ModelJudgeSettings
 from plaudit.config.section import NotNegative, OptimiserSettings, Positive, Rate, Section, Share
 from plaudit.config.simulated import RuleSettings, SimulatedAnnotatorSettings, expand_presets
 
@@ -237,7 +237,7 @@ class ReviseSettings(Section):
 
     @model_validator(mode="after")
     def _endpoint_and_model(self) -> ReviseSettings:
-        if (self.model == "endpoint") != (self.endpoint is not None):
+        if (self.model == ENDPOINT) != (self.endpoint is not None):
             raise ValueError("model: endpoint goes together with the settings of an `endpoint`")
         return self
 

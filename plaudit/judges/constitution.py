@@ -24,6 +24,9 @@ from plaudit.records import Message, Prompt, unit_interval
 REVISIONS = 4
 """Rounds of critique and revision (Bai et al. 2022b, section 3)."""
 
+DEFAULT = "default"
+"""The constitution that ships with Plaudit."""
+
 
 class Principle(Section):
     """One principle, in the words of what is to be done with it."""
@@ -38,12 +41,14 @@ class Principle(Section):
     """By what two answers are compared."""
 
 
-def load_principles(path: Path | str | None = None) -> list[Principle]:
-    """Of a YAML file; the ones that ship with Plaudit where none is named.
+def load_principles(constitution: Path | str = DEFAULT) -> list[Principle]:
+    """Of a YAML file; of `default` the ones that ship with Plaudit.
 
     Raises ConfigError for a file that is missing or no list of principles, naming the entry.
     """
-    place = Path(str(files("plaudit") / "data" / "constitution.yaml")) if path is None else Path(path)
+    place = (
+        Path(str(files("plaudit") / "data" / "constitution.yaml")) if constitution == DEFAULT else Path(constitution)
+    )
     try:
         listed = yaml.safe_load(place.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

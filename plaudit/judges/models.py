@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from plaudit.config import Config, ModelJudgeSettings
+from plaudit.config import Config, EndpointSettings, ModelJudgeSettings
 from plaudit.config.model_judges import REWARD
 from plaudit.errors import DataError
 from plaudit.evaluation.scoring_files import score_answers
@@ -158,12 +158,19 @@ def load_exemplars(path: str) -> list[Exemplar]:
     return found
 
 
-def load_speaker(workspace: Workspace, settings: ModelJudgeSettings, config: Config, folder: Path) -> Speaker:
-    """What the judge asks: an endpoint, whose answers are kept in the folder, or a model in this process."""
-    if settings.endpoint is not None:
-        return EndpointSpeaker(Endpoint(settings.endpoint, folder))
-    model = load_causal(workspace.model_source(settings.source), config.model)
+def load_speaker(
+    workspace: Workspace, source: str, endpoint: EndpointSettings | None, config: Config, folder: Path
+) -> Speaker:
+    """What is asked: an endpoint, whose answers are kept in the folder, or else the source, in this process."""
+    if endpoint is not None:
+        return EndpointSpeaker(Endpoint(endpoint, folder))
+    model = load_causal(workspace.model_source(source), config.model)
     return LocalSpeaker(model, config.model.tokens_per_micro_batch)
+
+
+def spent_by(speaker: Speaker) -> dict[str, Any] | None:
+    """What an endpoint took so far; None for a model in this process."""
+    return asdict(speaker.endpoint.spent) if isinstance(speaker, EndpointSpeaker) else None
 
 
 def load_judge(
@@ -176,13 +183,12 @@ def load_judge(
         return FunctionJudge(load_function(settings.source, setting=f"judge.models: {settings.name}"), settings.name)
     guideline: str | tuple[str, ...]
     if settings.constitution is not None:
-        path = None if settings.constitution == "default" else settings.constitution
-        guideline = tuple(principle.comparison for principle in load_principles(path))
+        guideline = tuple(principle.comparison for principle in load_principles(settings.constitution))
     else:
         guideline = settings.guideline or guideline_for(settings.form, settings.criterion)
     return AIJudge(
-        settings.name, load_speaker(workspace, settings, config, folder), guideline, settings.criterion,
-        settings.principles_per_pair, settings.reasoning, settings.samples, settings.clamp,
+        settings.name, load_speaker(workspace, settings.source, settings.endpoint, config, folder), guideline,
+        settings.criterion, settings.principles_per_pair, settings.reasoning, settings.samples, settings.clamp,
         load_exemplars(settings.exemplars) if settings.exemplars else (), config.seed, settings.thought_tokens,
     )  # fmt: skip
 
@@ -225,9 +231,9 @@ def judge_samples(
     result: dict[str, Any] = {"judgments": len(pairs) - unread, "unread": unread}
     if places:
         result["by_place"] = sum(places) / len(places)
-    if isinstance(judge, AIJudge) and isinstance(judge.speaker, EndpointSpeaker):
-        result["spent"] = asdict(judge.speaker.endpoint.spent)
-        for reason, number in result["spent"]["failures"].items():
+    if isinstance(judge, AIJudge) and (spent := spent_by(judge.speaker)) is not None:
+        result["spent"] = spent
+        for reason, number in spent["failures"].items():
             say(f"{settings.name}: {number} questions had no answer: {reason}. Their pairs are not judged.")
     return result
 

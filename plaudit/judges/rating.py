@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,11 +53,6 @@ class RatingScorer:
         self.unread += len(scores) - len(readable)
         least = min(readable)  # what an endpoint refuses to rate is the answer's fault, as far as one can tell
         return torch.tensor([least if score is None else score for score in scores])
-
-    def spent(self) -> dict[str, Any] | None:
-        """What an endpoint took; None for a model in this process."""
-        speaker = self.judge.speaker
-        return asdict(speaker.endpoint.spent) if isinstance(speaker, EndpointSpeaker) else None
 
     def _lost(self) -> dict[str, int]:
         """Reasons why questions had no answer since this was last asked; refusals of a single question are none."""

@@ -11,10 +11,7 @@ from plaudit.config import Config
 from plaudit.errors import DataError
 from plaudit.files import write_text
 from plaudit.judges.constitution import Revised, Reviser, load_principles
-from plaudit.judges.endpoint import Endpoint
-from plaudit.judges.models import EndpointSpeaker
-from plaudit.judges.speakers import LocalSpeaker, Speaker
-from plaudit.models.loading import load_causal
+from plaudit.judges.models import load_speaker, spent_by
 from plaudit.progress import progress
 from plaudit.records import Demonstration, Prompt, Response, unit_interval
 from plaudit.store.database import snapshot
@@ -35,7 +32,7 @@ def revise(workspace: Workspace, config: Config | None = None, *, resume: str | 
             return _run(workspace, run, run.config())
     config = config or workspace.config()
     settings = config.revise
-    load_principles(_path(settings.constitution))
+    load_principles(settings.constitution)
     samples = workspace.run(settings.samples, kind="sample")
     endpoint = settings.endpoint
     model = f"{endpoint.model} at {endpoint.base_url}" if endpoint else workspace.lineage_name(settings.model)
@@ -45,16 +42,13 @@ def revise(workspace: Workspace, config: Config | None = None, *, resume: str | 
         return _run(workspace, run, config)
 
 
-def _path(constitution: str) -> str | None:
-    return None if constitution == "default" else constitution
-
-
 def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     settings = config.revise
     drafts = _drafts(workspace, run.parents["samples"], config)
-    principles = load_principles(_path(settings.constitution))
+    principles = load_principles(settings.constitution)
+    speaker = load_speaker(workspace, run.parents["model"], settings.endpoint, config, run.path)
     reviser = Reviser(
-        _speaker(workspace, run, config), principles, settings.rounds, config.seed, settings.temperature,
+        speaker, principles, settings.rounds, config.seed, settings.temperature,
         settings.critique_tokens, settings.revision_tokens,
     )  # fmt: skip
     log = _already(run)
@@ -77,8 +71,8 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
         "principles": dict(used.most_common()),
         "lost": {reason: number for reason, number in reviser.lost.items() if number},
     }
-    if isinstance(reviser.speaker, EndpointSpeaker):
-        result["spent"] = asdict(reviser.speaker.endpoint.spent)
+    if (spent := spent_by(reviser.speaker)) is not None:
+        result["spent"] = spent
     run.update(result=result)
     return run
 
@@ -94,13 +88,6 @@ def _drafts(workspace: Workspace, samples: str, config: Config) -> list[tuple[Pr
     if not chosen:
         raise DataError(f"{samples} has no responses to revise.")
     return sorted(chosen, key=lambda one: unit_interval("draft", config.seed, one[1].id))
-
-
-def _speaker(workspace: Workspace, run: Run, config: Config) -> Speaker:
-    if config.revise.endpoint is not None:
-        return EndpointSpeaker(Endpoint(config.revise.endpoint, run.path))
-    model = load_causal(workspace.model_source(run.parents["model"]), config.model)
-    return LocalSpeaker(model, config.model.tokens_per_micro_batch)
 
 
 def _kept(one: Revised, run: str, keep: str) -> list[Demonstration]:

@@ -51,7 +51,7 @@ def run_recipe(
     not be there; and whatever a stage raises.
     """
     config = config or workspace.config()
-    check_recipe(config, {run.kind for run in workspace.runs() if run.status == "complete"})
+    check_recipe(config, workspace.complete_kinds())
     if config.judge.people and ask is not None and not any(s.stage == "judge" for s in config.recipe.stages):
         raise ConfigError("`judge.people`: the recipe has no `judge` stage in which a person could judge.")
     made: dict[str, str] = {}
@@ -67,19 +67,19 @@ def _finish(workspace: Workspace, stage: StageSettings, config: Config, ask: Ask
     """The stage's run, kept, gone on with, or made."""
     function, purpose = STAGES[stage.stage]
     more: dict[str, Any] = {"ask": ask} if stage.stage == "judge" else {}
+    say(f"\n{stage.name or stage.stage}: {purpose}")
     try:
-        say(f"\n{stage.name or stage.stage}: {purpose}")
         run = function(workspace if fresh else _Remembering(workspace), config, **more)
-        say(f"{run.name} took {run.info['seconds']:.0f} s")
-        return run
     except _Known as known:
-        run = known.run
-    if run.status == "complete":
-        say(f"{run.name} is complete and kept.")
-        rest = second_part(run, config) if stage.stage == "rl" else None
-        return run if rest is None else _finish(workspace, stage, rest, ask, fresh=False)
-    say(f"{run.name} is gone on with.")
-    return function(workspace, None, resume=run.name, **more)
+        begun = known.run
+        if begun.status == "complete":
+            say(f"{begun.name} is complete and kept.")
+            rest = second_part(begun, config) if stage.stage == "rl" else None
+            return begun if rest is None else _finish(workspace, stage, rest, ask, fresh=False)
+        say(f"{begun.name} is gone on with.")
+        run = function(workspace, None, resume=begun.name, **more)
+    say(f"{run.name} took {run.info['seconds']:.0f} s")
+    return run
 
 
 class _Known(Exception):

@@ -9,6 +9,7 @@ import torch
 
 from plaudit.algorithms.rollouts import Needs
 from plaudit.config import Config, RewardSource
+from plaudit.judges.models import spent_by
 from plaudit.judges.rating import RatingScorer
 from plaudit.models.loading import LoadedModel, load_causal, reward_from_causal
 from plaudit.models.network import Network, make_trainable
@@ -56,7 +57,7 @@ class Actors:
 
     def spent(self) -> dict[str, Any]:
         """What endpoints that rate have taken, by judge."""
-        found = {rater.judge.name: rater.spent() for rater in self.raters}
+        found = {rater.judge.name: spent_by(rater.judge.speaker) for rater in self.raters}
         return {"spent": {name: spent for name, spent in found.items() if spent}} if any(found.values()) else {}
 
     def unread_ratings(self) -> dict[str, float]:

@@ -31,7 +31,7 @@ def settings(workspace, *more):
 
 
 def test_revisions_become_demonstrations_of_the_run_and_sft_can_learn_from_them_alone(sampled, monkeypatch):
-    monkeypatch.setattr("plaudit.judges.revising.LocalSpeaker", Speaker)
+    monkeypatch.setattr("plaudit.judges.models.LocalSpeaker", Speaker)
     run = plaudit.revise(sampled, settings(sampled))
     drafts = {r.prompt_id: r.text for r in sampled.store.responses() if r.text.strip()}
     found = [d for d in sampled.store.demonstrations() if d.source == run.name]
@@ -50,7 +50,7 @@ def test_revisions_become_demonstrations_of_the_run_and_sft_can_learn_from_them_
 
 
 def test_only_the_last_revision_is_kept_when_asked(sampled, monkeypatch):
-    monkeypatch.setattr("plaudit.judges.revising.LocalSpeaker", Speaker)
+    monkeypatch.setattr("plaudit.judges.models.LocalSpeaker", Speaker)
     run = plaudit.revise(sampled, settings(sampled, "revise.keep=last"))
     found = [d for d in sampled.store.demonstrations() if d.source == run.name]
     assert len(found) == run.result["drafts"]
@@ -66,7 +66,7 @@ def test_revising_goes_on_where_it_stopped(sampled, monkeypatch):
                 raise KeyboardInterrupt
             return super().say(asked, **more)
 
-    monkeypatch.setattr("plaudit.judges.revising.LocalSpeaker", lambda *a: speakers.append(Stops()) or speakers[-1])
+    monkeypatch.setattr("plaudit.judges.models.LocalSpeaker", lambda *a: speakers.append(Stops()) or speakers[-1])
     with pytest.raises(KeyboardInterrupt):
         plaudit.revise(sampled, settings(sampled))
     (run,) = sampled.runs("revise")
@@ -89,7 +89,7 @@ def test_a_model_that_revises_nothing_and_a_bad_constitution_are_refused(sampled
         def say(self, asked, **more):
             return [None for _ in asked]
 
-    monkeypatch.setattr("plaudit.judges.revising.LocalSpeaker", Silent)
+    monkeypatch.setattr("plaudit.judges.models.LocalSpeaker", Silent)
     with pytest.raises(DataError, match="made no revision"):
         plaudit.revise(sampled, settings(sampled))
     with pytest.raises(ConfigError, match="cannot be read"):
