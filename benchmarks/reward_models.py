@@ -1,12 +1,12 @@
 """Reward models on what people said: HH-RLHF beside TRL's RewardTrainer, debates never seen, and ranked replies.
 
-    python benchmarks/reward_models.py hh DATA WORK [--peer PYTHON] [--only NAME ...]
+    python benchmarks/reward_models.py hh DATA WORK [--criteria NAME ...] [--words N] [--peer PYTHON] [--only NAME ...]
     python benchmarks/reward_models.py arguments DATA WORK
     python benchmarks/reward_models.py replies DATA WORK
 
 hh         DATA holds {helpful,harmless}-base.{train,validation}.jsonl.gz of Anthropic's HH-RLHF (Bai et al. 2022).
-           Pairs whose transcripts have at most 120 words; one epoch, eight pairs a step; PYTHON is of an environment
-           made from peers/trl.txt, and trains on the same texts with the same steps and learning rate.
+           Pairs of these criteria whose transcripts have at most N words; one epoch, eight pairs a step; PYTHON is of
+           an environment made from peers/trl.txt, and trains on the same texts with the same steps and rate.
 arguments  DATA holds arguments.jsonl.gz and pairs.jsonl.gz of UKPConvArg1 (Habernal and Gurevych 2016): which of two
            arguments for one side of a debate convinces more. Two folds of whole debates, so that both sides of a
            debate are tested by a model that has seen neither.
@@ -37,11 +37,13 @@ from plaudit.store.importing import Kind
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "reward_models.json"
-WORDS, FOLDS = 120, 2
+FOLDS = 2
+FILES = {"helpfulness": "helpful-base", "harmlessness": "harmless-base"}
+"""Criterion -> which of HH's files was judged by it."""
 BASE = ["model.system_prompt=''", "model.name=smollm2-135m-instruct", "reward.model=smollm2-135m-instruct",
         "data.held_out_share=0", "reward.save_every=1000000"]  # fmt: skip
 LORA = ["model.lora={rank: 16, alpha: 32, targets: attention}"]
-HH: dict[str, list[str]] = {
+ENTRANTS: dict[str, list[str]] = {
     "LoRA": [*LORA, "reward.optimiser.learning_rate=0.0002"],
     "all weights": ["model.lora=null", "reward.optimiser.learning_rate=0.00002"],
     "LoRA, small head": [*LORA, "reward.optimiser.learning_rate=0.0002", "reward.head_scale=0.05"],
@@ -91,13 +93,13 @@ def turns(transcript: str) -> list[dict[str, str]]:
     return messages
 
 
-def pairs(data: Path, split: str) -> list[dict[str, Any]]:
-    """Comparisons by both criteria; those whose earlier turns differ are left out."""
+def pairs(data: Path, split: str, criteria: list[str], words: int) -> list[dict[str, Any]]:
+    """Comparisons of transcripts of at most so many words; those whose earlier turns differ are left out."""
     found, left_out = [], 0
-    for file, criterion in (("helpful-base", "helpfulness"), ("harmless-base", "harmlessness")):
-        for row in lines(data / f"{file}.{split}.jsonl.gz"):
+    for criterion in criteria:
+        for row in lines(data / f"{FILES[criterion]}.{split}.jsonl.gz"):
             one, other = turns(row["chosen"]), turns(row["rejected"])
-            if max(len(row[side].split()) for side in ("chosen", "rejected")) > WORDS:
+            if max(len(row[side].split()) for side in ("chosen", "rejected")) > words:
                 continue
             if one[:-1] != other[:-1] or one == other or {one[-1]["role"], other[-1]["role"]} != {"assistant"}:
                 left_out += 1
@@ -128,37 +130,40 @@ def train(
     return str((done[0] if done else plaudit.reward(workspace, config)).model_folder), config
 
 
-def hh(data: Path, work: Path, peer: str | None, only: list[str]) -> None:
+def hh(data: Path, work: Path, criteria: list[str], words: int, peer: str | None, only: list[str]) -> None:
     """Each entrant of HH, and the peer."""
-    learn, judge = pairs(data, "train"), pairs(data, "validation")
+    learn, judge = (pairs(data, split, criteria, words) for split in ("train", "validation"))
+    part = f"hh, {' and '.join(criteria)}, {words} words"
     validation = write(work / "validation.jsonl", judge)
     plain = write(
         work / "validation-plain.jsonl", [{k: v for k, v in row.items() if k != "criterion"} for row in judge]
     )
-    for name, settings in HH.items():
+    for name, settings in ENTRANTS.items():
         if only and name not in only:
             continue
         heads = "reward.criteria" in " ".join(settings)
+        if heads and len(criteria) == 1:
+            continue
         rows = learn if heads else [without_criterion(row) for row in learn]
         own = [*settings, "reward.batch_size=8"]
         folder, config = train(work / name.replace(" ", "-"), rows, own)
         found = evaluate_reward(folder, validation if heads else plain, config)
         parts = evaluate_reward(folder, validation, config)["accuracy_by_criterion"] if heads else None
-        remember("hh", name, {**found, "train_pairs": len(rows), "accuracy_by_criterion": parts})
+        remember(part, name, {**found, "train_pairs": len(rows), "accuracy_by_criterion": parts})
         print(shown(name, found), flush=True)
-    for name in list(HH)[:2] if peer is not None else []:
+    for name in list(ENTRANTS)[:2] if peer is not None else []:
         if only and f"TRL {name}" not in only:
             continue
         scored = work / f"trl-{name.replace(' ', '-')}.json"
         if not scored.exists():
-            rate = next(s.split("=")[1] for s in HH[name] if "learning_rate" in s)
+            rate = next(s.split("=")[1] for s in ENTRANTS[name] if "learning_rate" in s)
             train_file = write(work / "train.jsonl", learn)
             arguments = [train_file, validation, scored, rate, "lora" if name == "LoRA" else "full"]
             from plaudit.models.loading import _resolve
 
             command = [peer, HERE / "peers" / "reward.py", _resolve("smollm2-135m-instruct"), *arguments]
             subprocess.run([str(c) for c in command], check=True)
-        remember("hh", f"TRL {name}", measured(json.loads(scored.read_text()), judge))
+        remember(part, f"TRL {name}", measured(json.loads(scored.read_text()), judge))
         print(shown(f"TRL {name}", measured(json.loads(scored.read_text()), judge)), flush=True)
 
 
@@ -242,11 +247,13 @@ def main() -> None:
     parser.add_argument("what", choices=["hh", "arguments", "replies"])
     parser.add_argument("data", type=Path)
     parser.add_argument("work", type=Path)
+    parser.add_argument("--criteria", nargs="+", choices=list(FILES), default=list(FILES), help="hh: of which pairs")
+    parser.add_argument("--words", type=int, default=200, help="hh: of a transcript, at most")
     parser.add_argument("--peer", help="the peer's Python")
     parser.add_argument("--only", nargs="*", default=[], help="entrants")
     given = parser.parse_args()
     if given.what == "hh":
-        hh(given.data, given.work, given.peer, given.only)
+        hh(given.data, given.work, given.criteria, given.words, given.peer, given.only)
     elif given.what == "arguments":
         arguments(given.data, given.work)
     else:
