@@ -18,7 +18,9 @@ from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
 from plaudit.models.attention import CacheRows, PackedRows
+from plaudit.models.laid_out import Products
 from plaudit.models.network import Network
+from plaudit.sampling.fused import fused_step
 from plaudit.text.batches import collate
 from plaudit.text.chat import TokenSequence
 
@@ -49,10 +51,10 @@ class Decoder(Protocol):
         ...
 
 
-def make_decoder(network: Network, rows: int, longest_prompt: int, max_new_tokens: int) -> Decoder:
+def make_decoder(network: Network, products: Products, rows: int, longest_prompt: int, max_new_tokens: int) -> Decoder:
     """The fast one where the body takes packed batches."""
     if network.packs:
-        return SlotDecoder(network, rows, longest_prompt, max_new_tokens)
+        return SlotDecoder(network, products, rows, longest_prompt, max_new_tokens)
     return PaddedDecoder(network)
 
 
@@ -65,8 +67,9 @@ class SlotDecoder:
 
     joins = True
 
-    def __init__(self, network: Network, rows: int, longest_prompt: int, max_new_tokens: int):
+    def __init__(self, network: Network, products: Products, rows: int, longest_prompt: int, max_new_tokens: int):
         self.network = network
+        self.fused = fused_step(network, products)
         self.longest_prompt = longest_prompt
         self.columns = longest_prompt + max_new_tokens + SPARE_COLUMNS
         self.column = longest_prompt  # the next to be written
@@ -99,6 +102,10 @@ class SlotDecoder:
         self.first = int(self.starts.min())
         if self.column == self.columns:
             self._move_to_front()
+        if self.fused is not None:
+            states = self.fused(tokens, self.column - self.starts, self.starts, self.column, self.layers)
+            self.column += 1
+            return states
         seen = torch.arange(self.first, self.column + 1, device=tokens.device) >= self.starts[:, None]  # [B, S]
         bias = None
         if not bool(seen.all()):

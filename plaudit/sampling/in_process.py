@@ -14,10 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from plaudit.models.laid_out import laid_out
+from plaudit.models import kernels
+from plaudit.models.laid_out import Products, laid_out
 from plaudit.models.log_probs import rows_in_cache, scale
 from plaudit.models.network import Network
 from plaudit.sampling.decoders import Decoder, make_decoder
@@ -75,9 +77,11 @@ def sample(
     """
     if not prompts:
         return []
-    with torch.no_grad(), network.active(), laid_out(network):
+    most_rows = min(sequences_per_batch, len(prompts) * samples_per_prompt)
+    with torch.no_grad(), network.active(), laid_out(network, most_rows) as products:
         return _Sampler(
             network,
+            products,
             prompts,
             samples_per_prompt,
             stops=stops,
@@ -85,7 +89,7 @@ def sample(
             temperature=temperature,
             top_p=top_p,
             uniforms=_uniforms(prompts, samples_per_prompt, max_new_tokens, seed),
-            most_rows=min(sequences_per_batch, len(prompts) * samples_per_prompt),
+            most_rows=most_rows,
         ).run(progress, on_batch)
 
 
@@ -100,6 +104,7 @@ class _Sampler:
     def __init__(
         self,
         network: Network,
+        products: Products,
         prompts: Sequence[list[int]],
         copies: int,
         *,
@@ -122,7 +127,8 @@ class _Sampler:
         self.finished = torch.zeros(self.count + 1, dtype=torch.bool, device=device)
         self.samples = torch.zeros(0, dtype=torch.long, device=device)
         self.most_rows = most_rows
-        self.decoder: Decoder = make_decoder(network, most_rows, max(map(len, prompts)), limit)
+        self.by_kernel = kernels.serve(network) and top_p == 1 and network.softcap is None
+        self.decoder: Decoder = make_decoder(network, products, most_rows, max(map(len, prompts)), limit)
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
         self.waiting = deque(  # (prompt, its first sample, how many), no more than there are rows
             (index, index * copies + start, min(most_rows, copies - start))
@@ -201,9 +207,7 @@ class _Sampler:
         uniforms = self.uniforms[samples, ages.clamp(max=self.limit - 1)]
         head: Any = self.network.head
         logits = head(states.to(head.weight.dtype))  # [n, V]
-        size = rows_in_cache(logits)
-        drawn = [self._draw(*part) for part in zip(logits.split(size), uniforms.split(size), strict=True)]
-        tokens, log_probs = torch.cat([d[0] for d in drawn]), torch.cat([d[1] for d in drawn])
+        tokens, log_probs = self._draw(logits, uniforms)
         running = samples < self.count
         at = torch.where(running, ages, 0)
         self.tokens[samples, at] = tokens
@@ -229,8 +233,19 @@ class _Sampler:
         return len(over)
 
     def _draw(self, logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        scaled = scale(logits, self.temperature, self.network.softcap)
-        return draw(_nucleus(scaled, self.top_p) if self.top_p < 1 else scaled, uniforms)
+        """([n] tokens, [n] log-probs) of [n, V] logits as the head gives them."""
+        if self.by_kernel:
+            tokens, log_probs = torch.empty_like(self.lengths[: len(logits)]), torch.empty_like(uniforms)
+            arrays = [kernels.plain_array(x.contiguous()) for x in (logits, uniforms, tokens, log_probs)]
+            with kernels.in_use():
+                kernels.draw(arrays[0], np.float32(self.temperature), *arrays[1:])
+            return tokens, log_probs
+        drawn = []
+        size = rows_in_cache(logits)
+        for some, numbers in zip(logits.split(size), uniforms.split(size), strict=True):
+            scaled = scale(some, self.temperature, self.network.softcap)
+            drawn.append(draw(_nucleus(scaled, self.top_p) if self.top_p < 1 else scaled, numbers))
+        return torch.cat([d[0] for d in drawn]), torch.cat([d[1] for d in drawn])
 
     def _completions(self, index: int) -> list[Completion]:
         found = []

@@ -127,7 +127,7 @@ def test_weights_laid_out_for_sampling_compute_what_the_plain_ones_do(family, ta
     batch = collate([TokenSequence(p, [5, 6, 7]) for p in PROMPTS])
     with torch.no_grad():
         before = network.log_probs(batch)[0]
-        with network.active(), laid_out(network):
+        with network.active(), laid_out(network, 8):
             packed = network.logits(batch)
         plain = network.logits(batch)
         assert network.log_probs(batch)[0].equal(before)

@@ -1,0 +1,358 @@
+"""What a decoding step on a CPU does between its matrix products, compiled once for the processor at hand.
+
+At one token a row, PyTorch's operations are too small to pay for being called, and its attention either expands heads
+or widens a whole cache to float32 first. Here a norm, a rotation, an attention or a draw is one call, which reads
+bfloat16 and computes in float32.
+
+Numbers of a network are float32, or bfloat16 as the uint16 of their bits, since numpy has no bfloat16 (`plain_array`).
+Arrays are contiguous: the compiler uses vectors only where it knows that.
+
+B rows, D hidden width; H query heads in groups of H/G share G key heads of width d; C columns of a cache; V vocabulary.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import njit, prange, types
+from numba.extending import intrinsic
+from torch import Tensor
+
+from plaudit.models.network import Network
+
+OUTPUTS = 32
+"""Of a product of few rows, that a thread computes at a time."""
+BLOCK = 256
+"""Vocabulary entries that are summed before one of them is looked for."""
+LEAST, MOST = np.float32(-87.0), np.float32(88.0)
+"""exp of less is taken as 0, where it would be 1.6e-38; of more as 1.7e38."""
+_lock = threading.Lock()
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compiled(function: F) -> F:
+    """Machine code, made at the first call and kept on disk where a folder can be written to.
+
+    Sums may be taken in any order, as in every matrix product; infinities and what is no number stay what they are.
+    """
+    free = {"contract", "reassoc", "nsz", "arcp"}
+    options: dict[str, Any] = {"fastmath": free, "error_model": "numpy", "nogil": True, "parallel": True}
+    try:
+        made: F = njit(**options, cache=True)(function)
+    except RuntimeError:  # neither beside the code nor in the user's own
+        made = njit(**options)(function)
+    return made
+
+
+def inlined(function: F) -> F:
+    """Part of the functions that call it."""
+    made: F = njit(inline="always")(function)
+    return made
+
+
+def generated(function: Callable[..., Any]) -> Callable[..., Any]:
+    """One or two machine instructions, written down as such."""
+    made: Callable[..., Any] = intrinsic(function)
+    return made
+
+
+def serve(network: Network) -> bool:
+    """Whether the kernels compute what this network computes."""
+    return network.device.type == "cpu" and network.dtype in (torch.bfloat16, torch.float32)
+
+
+@contextmanager
+def in_use() -> Iterator[None]:
+    """Kernels run within, on PyTorch's number of threads; for one caller at a time, as some threading layers demand."""
+    with _lock:
+        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+        yield
+
+
+def plain_array(x: Tensor) -> Any:
+    """The same memory for numpy; bfloat16 as uint16."""
+    return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()
+
+
+@generated
+def wide(context: Any, number: Any) -> Any:
+    """float32 of a network's number."""
+
+    def generate(_: Any, builder: Any, __: Any, given: Any) -> Any:
+        if number == types.float32:
+            return given[0]
+        bits = builder.shl(builder.zext(given[0], ir.IntType(32)), ir.Constant(ir.IntType(32), 16))
+        return builder.bitcast(bits, ir.FloatType())
+
+    return types.float32(number), generate
+
+
+@generated
+def narrow(context: Any, number: Any, array: Any) -> Any:
+    """A float32 as the numbers of this array are: rounded to the nearest, ties to even."""
+
+    def generate(_: Any, builder: Any, __: Any, given: Any) -> Any:
+        if array.dtype == types.float32:
+            return given[0]
+        word = ir.IntType(32)
+        bits = builder.bitcast(given[0], word)
+        last = builder.and_(builder.lshr(bits, ir.Constant(word, 16)), ir.Constant(word, 1))
+        rounded = builder.add(bits, builder.add(last, ir.Constant(word, 0x7FFF)))
+        return builder.trunc(builder.lshr(rounded, ir.Constant(word, 16)), ir.IntType(16))
+
+    return array.dtype(types.float32, array), generate
+
+
+@generated
+def _power_of_two(context: Any, exponent: Any) -> Any:
+    """2^n, for whole numbers from -126 to 127."""
+
+    def generate(_: Any, builder: Any, __: Any, given: Any) -> Any:
+        word = ir.IntType(32)
+        biased = builder.add(builder.fptosi(given[0], word), ir.Constant(word, 127))
+        return builder.bitcast(builder.shl(biased, ir.Constant(word, 23)), ir.FloatType())
+
+    return types.float32(types.float32), generate
+
+
+@inlined
+def exp(x: Any) -> Any:
+    """e^x within 2e-7 of it, up to e^88. The C library's would not become vectors.
+
+    x = n log 2 + r with |r| <= log(2) / 2, e^r by Cephes' polynomial (Moshier 1992, `expf`).
+    """
+    bounded = LEAST if x < LEAST else (MOST if x > MOST else x)
+    n = np.floor(bounded * np.float32(1.44269504) + np.float32(0.5))
+    r = bounded - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)
+    p = np.float32(1.9875691500e-4)
+    p = p * r + np.float32(1.3981999507e-3)
+    p = p * r + np.float32(8.3334519073e-3)
+    p = p * r + np.float32(4.1665795894e-2)
+    p = p * r + np.float32(1.6666665459e-1)
+    p = p * r + np.float32(5.0000001201e-1)
+    p = p * r * r + r + np.float32(1.0)
+    return np.float32(0.0) if x < LEAST else p * _power_of_two(n)
+
+
+@compiled
+def rms_norm(x: Any, weight: Any, epsilon: Any, result: Any) -> None:
+    """result = weight x / sqrt(mean(x^2) + epsilon), row by row: [B, D], [D] -> [B, D]."""
+    rows, width = x.shape
+    for b in prange(rows):
+        total = np.float32(0.0)
+        for i in range(width):
+            total += wide(x[b, i]) * wide(x[b, i])
+        factor = np.float32(1.0) / np.sqrt(total / np.float32(width) + epsilon)
+        for i in range(width):
+            result[b, i] = narrow(wide(weight[i]) * (wide(x[b, i]) * factor), result)
+
+
+@compiled
+def gated(both: Any, result: Any) -> None:
+    """result = silu(gate) up, of gates and ups side by side: [B, 2 I] -> [B, I]."""
+    rows, width = result.shape
+    for b in prange(rows):
+        row, out = both[b], result[b]
+        for i in range(width):
+            gate = wide(row[i])
+            out[i] = narrow(wide(row[width + i]) * gate / (np.float32(1.0) + exp(-gate)), result)
+
+
+@compiled
+def rotate_and_store(
+    states: Any, cos: Any, sin: Any, norms: Any, epsilon: Any, query: Any, keys: Any, values: Any, column: int
+) -> None:
+    """Queries, keys and values of one token a row, side by side, to where attention looks for them.
+
+    Queries and keys are turned by their positions: the halves of a head are x1 cos - x2 sin and x2 cos + x1 sin.
+
+    states        [B, (H + 2 G) d]
+    cos, sin      [B, d]
+    norms         [2, d] weights of norms of each head of queries and of keys before that; [0, d] where there are none
+    query         [B, H, d] float32, written
+    keys, values  [B, G, C, d], whose `column` is written
+    """
+    rows, heads, width = query.shape
+    groups, half = keys.shape[1], width // 2
+    for b in prange(rows):
+        turned = np.empty(width, np.float32)
+        for head in range(heads + groups):
+            at = head * width
+            for i in range(width):
+                turned[i] = wide(states[b, at + i])
+            if norms.shape[0] > 0:
+                norm = norms[0 if head < heads else 1]
+                total = np.float32(0.0)
+                for i in range(width):
+                    total += turned[i] * turned[i]
+                factor = np.float32(1.0) / np.sqrt(total / np.float32(width) + epsilon)
+                for i in range(width):
+                    turned[i] = wide(norm[i]) * turned[i] * factor
+            for i in range(half):
+                x, y = turned[i], turned[half + i]
+                turned[i] = x * wide(cos[b, i]) - y * wide(sin[b, i])
+                turned[half + i] = y * wide(cos[b, half + i]) + x * wide(sin[b, half + i])
+            if head < heads:
+                for i in range(width):
+                    query[b, head, i] = turned[i]
+            else:
+                for i in range(width):
+                    keys[b, head - heads, column, i] = narrow(turned[i], keys)
+        for group in range(groups):
+            at = (heads + groups + group) * width
+            for i in range(width):
+                values[b, group, column, i] = states[b, at + i]
+
+
+@cache
+def attention(heads_per_group: int, width: int) -> Callable[..., None]:
+    """softmax(scale q k') v over the columns of a cache that each row may look at.
+
+    Its arguments:
+
+    query         [B, H, d] float32; used up
+    keys, values  [B, G, C, d]
+    first         [B] the first column of each row
+    last          one more than the last column of all rows
+    scale         of the scores
+    scores        [B G, H/G, C] float32, to work in
+    result        [B, H d], written
+    """
+    # H/G and d are known to the compiler, so that a head stays in registers: a fifth faster
+
+    @compiled
+    def attend(query: Any, keys: Any, values: Any, first: Any, last: int, scale: Any, scores: Any, result: Any) -> None:
+        groups = keys.shape[1]
+        for item in prange(len(query) * groups):
+            b, group = item // groups, item % groups
+            begin = first[b]
+            count = last - begin
+            key, value = keys[b, group], values[b, group]
+            for s in range(count):
+                row = key[begin + s]
+                for member in range(heads_per_group):
+                    head = query[b, group * heads_per_group + member]
+                    total = np.float32(0.0)
+                    for i in range(width):
+                        total += wide(row[i]) * head[i]
+                    scores[item, member, s] = total * scale
+            for member in range(heads_per_group):
+                chances = scores[item, member]
+                top = chances[0]
+                for s in range(count):
+                    top = max(top, chances[s])
+                total = np.float32(0.0)
+                for s in range(count):
+                    chances[s] = exp(chances[s] - top)
+                    total += chances[s]
+                for s in range(count):
+                    chances[s] /= total
+                head = query[b, group * heads_per_group + member]  # its scores are known: now it takes the mixture
+                for i in range(width):
+                    head[i] = 0.0
+                fours = count // 4 * 4
+                for s in range(0, fours, 4):  # the mixture goes through memory once in four columns
+                    row0, row1, row2, row3 = (
+                        value[begin + s],
+                        value[begin + s + 1],
+                        value[begin + s + 2],
+                        value[begin + s + 3],
+                    )
+                    chance0, chance1, chance2, chance3 = chances[s], chances[s + 1], chances[s + 2], chances[s + 3]
+                    for i in range(width):
+                        head[i] += (
+                            chance0 * wide(row0[i])
+                            + chance1 * wide(row1[i])
+                            + chance2 * wide(row2[i])
+                            + chance3 * wide(row3[i])
+                        )
+                for s in range(fours, count):
+                    row, chance = value[begin + s], chances[s]
+                    for i in range(width):
+                        head[i] += chance * wide(row[i])
+                at = (group * heads_per_group + member) * width
+                for i in range(width):
+                    result[b, at + i] = narrow(head[i], result)
+
+    return attend
+
+
+@compiled
+def few_rows(x: Any, weight: Any, bias: Any, residual: Any, result: Any, at: int) -> None:
+    """result = x weight' + bias + residual in the N columns from `at` on, as fast as the weight can be read.
+
+    x         [B, K]
+    weight    [N, K]
+    bias      [N], or [0] for none
+    residual  as wide as the result, or without rows for none; may be the result itself
+    """
+    rows, inputs = x.shape
+    outputs = len(weight)
+    widened = np.empty((rows, inputs), np.float32)
+    for b in range(rows):
+        for i in range(inputs):
+            widened[b, i] = wide(x[b, i])
+    for part in prange((outputs + OUTPUTS - 1) // OUTPUTS):
+        for n in range(part * OUTPUTS, min(outputs, part * OUTPUTS + OUTPUTS)):
+            row = weight[n]
+            for b in range(rows):
+                given = widened[b]
+                total = np.float32(0.0)
+                for i in range(inputs):
+                    total += wide(row[i]) * given[i]
+                if len(bias) > 0:
+                    total += wide(bias[n])
+                if len(residual) > 0:
+                    total += wide(residual[b, at + n])
+                result[b, at + n] = narrow(total, result)
+
+
+@compiled
+def draw(logits: Any, temperature: Any, uniforms: Any, tokens: Any, log_probs: Any) -> None:
+    """Tokens from softmax(logits / temperature) by inverting the cumulative distribution, and their log-probs.
+
+    logits     [B, V]
+    uniforms   [B] float32 in [0, 1)
+    tokens     [B] int64, written
+    log_probs  [B] float32, written
+
+    As `plaudit.sampling.in_process.draw`, which says why blocks are summed first; the row stays in cache.
+    """
+    rows, size = logits.shape
+    blocks = (size + BLOCK - 1) // BLOCK
+    for b in prange(rows):
+        row = logits[b]
+        top = wide(row[0])
+        for i in range(size):
+            top = max(top, wide(row[i]))
+        ends = np.empty(blocks, np.float64)
+        total = np.float64(0.0)
+        for block in range(blocks):
+            part = np.float32(0.0)
+            for i in range(block * BLOCK, min(size, block * BLOCK + BLOCK)):
+                part += exp((wide(row[i]) - top) / temperature)
+            total += np.float64(part)
+            ends[block] = total
+        target = uniforms[b] * total
+        block = 0
+        while block < blocks - 1 and ends[block] <= target:
+            block += 1
+        reached = ends[block - 1] if block > 0 else 0.0
+        token = block * BLOCK
+        for i in range(block * BLOCK, min(size, block * BLOCK + BLOCK)):
+            weight = exp((wide(row[i]) - top) / temperature)
+            if weight > 0.0:  # a target past the last sum by rounding takes the last token that has any weight
+                token = i
+                reached += weight
+                if reached > target:
+                    break
+        tokens[b] = token
+        log_probs[b] = (wide(row[token]) - top) / temperature - np.float32(np.log(total))

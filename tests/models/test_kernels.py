@@ -1,0 +1,214 @@
+"""Each kernel computes what PyTorch does, in float32 to rounding and in bfloat16 to the last place."""
+
+import numba
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from plaudit.models import kernels
+from plaudit.models.kernels import plain_array
+from plaudit.sampling.in_process import draw
+
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def close(found, expected):
+    """Within rounding of the precision that `found` has; the expected is float32."""
+    spare = 2**-8 if found.dtype == torch.bfloat16 else 2e-6
+    torch.testing.assert_close(found.float(), expected.float(), rtol=spare, atol=spare)
+
+
+@numba.njit
+def exps(x, result):
+    for i in range(len(x)):
+        result[i] = kernels.exp(x[i])
+
+
+@numba.njit
+def narrowed(x, result):
+    for i in range(len(x)):
+        result[i] = kernels.narrow(x[i], result)
+
+
+def test_exp_is_within_rounding_and_nothing_at_minus_infinity():
+    x = np.linspace(-87, 88, 200_001, dtype=np.float32)
+    found = np.empty_like(x)
+    exps(x, found)
+    assert np.abs(found / np.exp(x.astype(np.float64)) - 1).max() < 2e-7
+    ends = np.array([-np.inf, -88.0, 0.0, 88.0, 1e30, np.inf, np.nan], np.float32)
+    found = np.empty_like(ends)
+    exps(ends, found)
+    assert found[:3].tolist() == [0.0, 0.0, 1.0]
+    assert (found[4:6] == found[3]).all()
+    assert np.isnan(found[6])
+
+
+def test_bfloat16_is_rounded_as_pytorch_does_it():
+    bits = torch.randint(-(2**31), 2**31 - 1, (100_000,), dtype=torch.int32)
+    special = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, 1 + 2**-8, 1 + 3 * 2**-8, 3.4e38])
+    x = torch.cat([bits.view(torch.float32), special])
+    x = x[~x.isnan()]
+    found = torch.empty(len(x), dtype=torch.bfloat16)
+    narrowed(x.numpy(), plain_array(found))
+    assert found.equal(x.bfloat16())
+    nothing = torch.empty(1, dtype=torch.bfloat16)
+    narrowed(torch.tensor([torch.nan]).numpy(), plain_array(nothing))
+    assert nothing.isnan().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [1, 5])
+def test_norm(rows, dtype):
+    x, weight = (3 * torch.randn(rows, 48)).to(dtype), torch.randn(48).to(dtype)
+    found = torch.empty_like(x)
+    kernels.rms_norm(plain_array(x), plain_array(weight), np.float32(1e-5), plain_array(found))
+    close(found, functional.rms_norm(x.float(), (48,), weight.float(), 1e-5))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gates(dtype):
+    both = (4 * torch.randn(5, 2 * 40)).to(dtype)
+    both[0, 0], both[0, 1] = 100.0, -100.0
+    found = torch.empty(5, 40, dtype=dtype)
+    kernels.gated(plain_array(both), plain_array(found))
+    close(found, functional.silu(both[:, :40].float()) * both[:, 40:].float())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("normed", [False, True])
+def test_rotation_writes_one_column_and_nothing_else(normed, dtype):
+    rows, heads, groups, width, column = 3, 4, 2, 8, 5
+    states = torch.randn(rows, (heads + 2 * groups) * width).to(dtype)
+    angles = torch.rand(rows, width // 2).repeat(1, 2) * 6
+    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    norms = torch.rand(2 if normed else 0, width).to(dtype)
+    query = torch.empty(rows, heads, width)
+    keys, values = (torch.full((rows, groups, 9, width), 7.0, dtype=dtype) for _ in range(2))
+    arrays = [plain_array(x) for x in (states, cos, sin, norms)]
+    kernels.rotate_and_store(
+        *arrays, np.float32(1e-6), *[plain_array(x) for x in (query, keys, values)], column
+    )  # fmt: skip
+    by_head = states.float().view(rows, -1, width)
+    plain_query, plain_key, value = by_head.split([heads, groups, groups], dim=1)
+    if normed:
+        plain_query = functional.rms_norm(plain_query, (width,), norms[0].float(), 1e-6)
+        plain_key = functional.rms_norm(plain_key, (width,), norms[1].float(), 1e-6)
+    expected_query, expected_key = apply_rotary_pos_emb(plain_query, plain_key, cos.float(), sin.float())
+    close(query, expected_query)
+    close(keys[:, :, column], expected_key)
+    assert values[:, :, column].float().equal(value)
+    others = [c for c in range(9) if c != column]
+    assert (keys[:, :, others] == 7).all()
+    assert (values[:, :, others] == 7).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("heads", "groups"), [(4, 4), (6, 2), (3, 1)])
+@pytest.mark.parametrize("last", [1, 4, 11, 16])
+def test_attention_over_the_columns_that_each_row_may_see(heads, groups, last, dtype):
+    rows, width, columns, scale = 5, 8, 16, 0.3
+    query = 3 * torch.randn(rows, heads, width)
+    keys, values = (torch.randn(rows, groups, columns, width).to(dtype) for _ in range(2))
+    first = torch.tensor([0, 0, last - 1, last // 2, max(0, last - 3)])
+    columns_seen = torch.arange(columns)
+    seen = (columns_seen >= first[:, None]) & (columns_seen < last)  # [rows, columns]
+    keys[~seen[:, None].expand(rows, groups, columns)] = torch.nan  # never read
+    grouped = query.view(rows, groups, -1, width)
+    scores = (grouped @ keys.float().transpose(2, 3)) * scale
+    chances = scores.masked_fill(~seen[:, None, None], -torch.inf).softmax(-1)
+    expected = (chances @ values.float()).view(rows, heads * width)
+    found = torch.empty(rows, heads * width, dtype=dtype)
+    work = np.empty((rows * groups, heads // groups, columns), np.float32)
+    kernels.attention(heads // groups, width)(
+        query.numpy(), plain_array(keys), plain_array(values), first.numpy(), last, np.float32(scale), work,
+        plain_array(found),
+    )  # fmt: skip
+    close(found, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("outputs", [1, 32, 45])
+def test_products_of_few_rows(rows, outputs, dtype):
+    x, weight = torch.randn(rows, 40).to(dtype), torch.randn(outputs, 40).to(dtype)
+    bias, residual = torch.randn(outputs).to(dtype), torch.randn(rows, outputs + 6).to(dtype)
+    found = torch.full((rows, outputs + 6), 9.0, dtype=dtype)
+    given = [plain_array(part) for part in (x, weight)]
+    none = plain_array(weight)[0, :0]
+    kernels.few_rows(*given, none, plain_array(found)[:0], plain_array(found), 4)
+    product = x.float() @ weight.float().T
+    close(found[:, 4:-2], product)
+    assert (found[:, :4] == 9).all()
+    assert (found[:, -2:] == 9).all()
+    kernels.few_rows(*given, plain_array(bias), plain_array(residual), plain_array(found), 4)
+    close(found[:, 4:-2], product + bias.float() + residual[:, 4:-2].float())
+    before = found.clone()
+    kernels.few_rows(*given, none, plain_array(found), plain_array(found), 4)  # added to itself
+    close(found[:, 4:-2], product + before[:, 4:-2].float())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("size", [1, 255, 256, 257, 1000])
+def test_draws_are_those_by_tensors(size, temperature, dtype):
+    logits = (3 * torch.randn(300, size)).to(dtype)
+    if size > 1:
+        logits[:, ::7] = -torch.inf
+    uniforms = torch.rand(300)
+    uniforms[:2] = torch.tensor([0.0, 1 - 2**-24])
+    tokens, log_probs = torch.empty(300, dtype=torch.long), torch.empty(300)
+    kernels.draw(
+        plain_array(logits), np.float32(temperature), uniforms.numpy(), tokens.numpy(), log_probs.numpy()
+    )  # fmt: skip
+    expected, expected_log_probs = draw(logits.float() / temperature, uniforms)
+    same = tokens == expected
+    assert same.float().mean() > 0.98  # a sum that ends within rounding of the number may go either way
+    torch.testing.assert_close(log_probs[same], expected_log_probs[same], rtol=1e-5, atol=1e-5)
+    exact = (logits.double() / temperature).log_softmax(-1)
+    torch.testing.assert_close(
+        log_probs.double(), exact.gather(1, tokens[:, None]).squeeze(1), rtol=1e-5, atol=2e-6
+    )  # fmt: skip
+    ends = exact.exp().cumsum(-1)
+    for row in (~same).nonzero().flatten().tolist():
+        assert min((ends[row] - uniforms[row]).abs()) < 1e-6
+
+
+def test_threads_change_nothing():
+    x, weight = torch.randn(7, 64), torch.rand(64)
+    found = [torch.empty_like(x) for _ in range(2)]
+    before = torch.get_num_threads()
+    try:
+        for threads, result in enumerate(found, start=1):
+            torch.set_num_threads(threads)
+            with kernels.in_use():
+                assert numba.get_num_threads() == min(threads, numba.config.NUMBA_NUM_THREADS)
+                kernels.rms_norm(x.numpy(), weight.numpy(), np.float32(1e-5), result.numpy())
+    finally:
+        torch.set_num_threads(before)
+    assert found[0].equal(found[1])
+
+
+def test_without_a_place_for_machine_code_it_is_made_anew(monkeypatch):
+    """As in a container whose folders cannot be written to."""
+
+    def refuse(*_, cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return numba.njit(**options)
+
+    monkeypatch.setattr(kernels, "njit", refuse)
+
+    def double(x):
+        for i in numba.prange(len(x)):
+            x[i] *= 2
+
+    x = np.ones(3, np.float32)
+    kernels.compiled(double)(x)
+    assert x.tolist() == [2, 2, 2]

@@ -1,0 +1,98 @@
+"""A step by kernels is the step that the body's own modules take."""
+
+import pytest
+import torch
+from test_decoders import OPTIONS, PROMPTS, load
+
+from plaudit.config import LoraSettings
+from plaudit.models import kernels, laid_out
+from plaudit.models.network import make_trainable
+from plaudit.sampling import decoders
+from plaudit.sampling.decoders import SlotDecoder
+from plaudit.sampling.fused import FusedStep
+from plaudit.sampling.in_process import sample
+
+FUSED = ["llama", "qwen2", "qwen3", "mistral"]
+
+
+def shaken(network, targets):
+    """With biases and norms that are not as they begin, and an adapter."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in network.body.parameters():
+            if parameter.dim() == 1:
+                parameter += 0.3 * torch.randn_like(parameter)
+        if targets is not None:
+            network = make_trainable(network, LoraSettings(rank=4, targets=targets), role="policy", seed=0)
+            for parameter in network.trainable_parameters():
+                parameter += 0.1 * torch.randn_like(parameter)
+    return network
+
+
+def steps(network, rows):
+    """States of six steps of as many rows, some of which end on the way, after prompts of unlike length."""
+    prompts = PROMPTS[:rows]
+    found = []
+    with torch.no_grad(), network.active(), laid_out.laid_out(network, rows) as products:
+        decoder = SlotDecoder(network, products, rows, max(map(len, prompts)), 6)
+        found.append(decoder.start(prompts, [1] * rows, torch.arange(rows)))
+        running = torch.ones(rows, dtype=torch.bool)
+        for step in range(6):
+            found.append(decoder.step(torch.arange(rows) + 20 + step, running)[running])
+            if step == 3 and rows > 2:
+                running[1] = False
+    return torch.cat(found), decoder.fused
+
+
+@pytest.mark.parametrize("targets", ["all", "attention", None])
+@pytest.mark.parametrize("rows", [1, 2, 7])
+@pytest.mark.parametrize("family", FUSED)
+def test_the_same_states(family, rows, targets, tmp_path, monkeypatch):
+    network = shaken(load(family, tmp_path), targets)
+    fused, used = steps(network, rows)
+    assert isinstance(used, FusedStep)
+    monkeypatch.setattr(kernels, "serve", lambda _: False)
+    plain, used = steps(network, rows)
+    assert used is None
+    torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FUSED)
+@pytest.mark.parametrize("rows", [2, 7])
+def test_in_bfloat16_it_is_as_far_from_float32_as_the_modules_are(family, rows, tmp_path, monkeypatch):
+    exact, _ = steps(shaken(load(family, tmp_path / "exact"), "all"), rows)
+    network = shaken(load(family, tmp_path / "rounded", dtype="bfloat16"), "all")
+    fused, used = steps(network, rows)
+    assert isinstance(used, FusedStep)
+    monkeypatch.setattr(kernels, "serve", lambda _: False)
+    plain, _ = steps(network, rows)
+    ours, theirs = ((x.float() - exact).abs().mean() for x in (fused, plain))
+    assert ours < 1.2 * theirs
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gpt_neox", "gpt2"])
+def test_other_families_go_their_own_way(family, tmp_path):
+    assert steps(load(family, tmp_path), 7)[1] is None
+
+
+def test_layers_with_another_gate_go_their_own_way(tmp_path):
+    network = load("llama", tmp_path)
+    network.body.config.hidden_act = "gelu"
+    assert steps(network, 7)[1] is None
+
+
+def test_it_samples_what_the_modules_sample_while_rows_come_and_go(tmp_path, monkeypatch):
+    network = shaken(load("mistral", tmp_path), "all")
+    drawn = sample(network, PROMPTS, sequences_per_batch=5, **OPTIONS)
+    monkeypatch.setattr(decoders, "fused_step", lambda *_: None)
+    plain = sample(network, PROMPTS, sequences_per_batch=5, **OPTIONS)
+    assert [[c.token_ids for c in group] for group in drawn] == [[c.token_ids for c in group] for group in plain]
+
+
+def test_an_error_within_does_not_keep_the_kernels(tmp_path, monkeypatch):
+    network = load("llama", tmp_path)
+    monkeypatch.setattr(kernels, "gated", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        sample(network, PROMPTS, **OPTIONS)
+    monkeypatch.undo()
+    assert sample(network, PROMPTS, **OPTIONS)
