@@ -78,8 +78,16 @@ class PackedRows:
         """[1, H, N, d], [1, G, N, d] x 2 -> [1, N, H, d]."""
         heads, width = query.shape[1], query.shape[3]
         flat = [x[0].transpose(0, 1).reshape(x.shape[2], -1).to(value.dtype) for x in (query, key, value)]  # [N, ...]
+        mixed = self.attend_tokens(flat, heads, scale=scale, window=window, softcap=softcap)
+        return mixed.view(1, -1, heads, width)
+
+    def attend_tokens(
+        self, flat: list[Tensor], heads: int, *, scale: float, window: int | None, softcap: float | None = None
+    ) -> Tensor:
+        """Of queries, keys and values, [N, H d] and [N, G d] x 2 -> [N, H d]."""
+        width = flat[0].shape[1] // heads
         blocks = self.rows.blocks
-        holds = softcap is None and query.device.type == "cpu"
+        holds = softcap is None and flat[0].device.type == "cpu"
         short = sum(block.keys.shape[1] <= SHORT for block in blocks) if holds else 0  # the first ones
         mixed = []  # of each block, [A Q, H d]
         if short:
@@ -88,7 +96,7 @@ class PackedRows:
         for i in range(short, len(blocks)):
             mixed.append(self._long(i, flat, heads, width, scale, window, softcap))
         together = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
-        return _Pick.apply(together, self.rows.owners).view(1, -1, heads, width)
+        return _Pick.apply(together, self.rows.owners)
 
     def _bias(self, number: int, window: int | None) -> Tensor:
         """[A, 1, Q, S] float32 of a block: 0 where a query may look, else minus infinity as far as float32 has it."""

@@ -1,13 +1,14 @@
-"""What a decoding step on a CPU does between its matrix products, compiled once for the processor at hand.
+"""What a body on a CPU does between its matrix products, compiled once for the processor at hand.
 
-At one token a row, PyTorch's operations are too small to pay for being called, and its attention either expands heads
-or widens a whole cache to float32 first. Here a norm, a rotation, an attention or a draw is one call, which reads
-bfloat16 and computes in float32.
+PyTorch's operations go through memory one by one, with float32 copies in between, and at one token a row they are too
+small to pay for being called. Here a norm, a gate, a rotation, an attention over a cache or a draw is one call, which
+reads bfloat16 and computes in float32.
 
 Numbers of a network are float32, or bfloat16 as the uint16 of their bits, since numpy has no bfloat16 (`plain_array`).
 Arrays are contiguous: the compiler uses vectors only where it knows that.
 
-B rows, D hidden width; H query heads in groups of H/G share G key heads of width d; C columns of a cache; V vocabulary.
+B rows or tokens, D hidden width, I of the gates; H query heads in groups of H/G share G key heads of width d; C columns
+of a cache; V vocabulary.
 """
 
 from __future__ import annotations
@@ -24,9 +25,7 @@ import torch
 from llvmlite import ir
 from numba import njit, prange, types
 from numba.extending import intrinsic
-from torch import Tensor
-
-from plaudit.models.network import Network
+from torch import Tensor, nn
 
 OUTPUTS = 32
 """Of a product of few rows, that a thread computes at a time."""
@@ -64,9 +63,20 @@ def generated(function: Callable[..., Any]) -> Callable[..., Any]:
     return made
 
 
-def serve(network: Network) -> bool:
-    """Whether the kernels compute what this network computes."""
-    return network.device.type == "cpu" and network.dtype in (torch.bfloat16, torch.float32)
+def _start_threads() -> None:
+    """Numba's own, which when they start set OpenMP's number of threads for PyTorch too: it is put back."""
+    threads = torch.get_num_threads()
+    numba.set_num_threads(1)
+    torch.set_num_threads(threads)
+
+
+_start_threads()
+
+
+def serve(body: nn.Module) -> bool:
+    """Whether a body is where the kernels are, and of numbers that they know."""
+    weight = next(body.parameters())
+    return weight.device.type == "cpu" and weight.dtype in (torch.bfloat16, torch.float32)
 
 
 @contextmanager
@@ -142,28 +152,105 @@ def exp(x: Any) -> Any:
     return np.float32(0.0) if x < LEAST else p * _power_of_two(n)
 
 
+@inlined
+def _sigmoid(x: Any) -> Any:
+    return np.float32(1.0) / (np.float32(1.0) + exp(-x))
+
+
+@inlined
+def _one_over_rms(row: Any, epsilon: Any) -> Any:
+    """1 / sqrt(mean(x^2) + epsilon) of one row."""
+    total = np.float32(0.0)
+    for i in range(len(row)):
+        total += wide(row[i]) * wide(row[i])
+    return np.float32(1.0) / np.sqrt(total / np.float32(len(row)) + epsilon)
+
+
+@inlined
+def _turned(first: Any, second: Any, cosine: Any, sine: Any) -> Any:
+    """A pair of numbers turned by an angle."""
+    return first * cosine - second * sine, second * cosine + first * sine
+
+
 @compiled
 def rms_norm(x: Any, weight: Any, epsilon: Any, result: Any) -> None:
     """result = weight x / sqrt(mean(x^2) + epsilon), row by row: [B, D], [D] -> [B, D]."""
     rows, width = x.shape
     for b in prange(rows):
-        total = np.float32(0.0)
-        for i in range(width):
-            total += wide(x[b, i]) * wide(x[b, i])
-        factor = np.float32(1.0) / np.sqrt(total / np.float32(width) + epsilon)
+        factor = _one_over_rms(x[b], epsilon)
         for i in range(width):
             result[b, i] = narrow(wide(weight[i]) * (wide(x[b, i]) * factor), result)
 
 
 @compiled
-def gated(both: Any, result: Any) -> None:
-    """result = silu(gate) up, of gates and ups side by side: [B, 2 I] -> [B, I]."""
+def rms_norm_backward(x: Any, weight: Any, epsilon: Any, gradient: Any, to_x: Any, to_weight: Any) -> None:
+    """Gradients of `rms_norm`. With f = 1 / sqrt(mean(x^2) + epsilon) and g the gradient times the weight,
+
+    to_x = f (g - x f^2 mean(g x)), and to_weight, [parts, D] float32, has the sums of gradient x f over parts of the
+    rows; without parts it is not asked for.
+    """
+    rows, width = x.shape
+    parts = max(1, len(to_weight))
+    for part in prange(parts):
+        if len(to_weight) > 0:
+            for i in range(width):
+                to_weight[part, i] = 0.0
+        for b in range(rows * part // parts, rows * (part + 1) // parts):
+            row, given, out = x[b], gradient[b], to_x[b]
+            factor, along = _one_over_rms(row, epsilon), np.float32(0.0)
+            for i in range(width):
+                along += wide(row[i]) * wide(given[i]) * wide(weight[i])
+            back = factor * factor * along / np.float32(width)
+            for i in range(width):
+                out[i] = narrow(factor * (wide(given[i]) * wide(weight[i]) - wide(row[i]) * back), to_x)
+            if len(to_weight) > 0:
+                sums = to_weight[part]
+                for i in range(width):
+                    sums[i] += wide(given[i]) * wide(row[i]) * factor
+
+
+@compiled
+def gated(gates: Any, ups: Any, at: int, result: Any) -> None:
+    """result = silu(gate) up: [B, I], and [B, I] from column `at` of `ups` on -> [B, I]."""
     rows, width = result.shape
     for b in prange(rows):
-        row, out = both[b], result[b]
+        row, other, out = gates[b], ups[b], result[b]
         for i in range(width):
             gate = wide(row[i])
-            out[i] = narrow(wide(row[width + i]) * gate / (np.float32(1.0) + exp(-gate)), result)
+            out[i] = narrow(wide(other[at + i]) * gate * _sigmoid(gate), result)
+
+
+@compiled
+def gated_backward(gates: Any, ups: Any, gradient: Any, to_gates: Any, to_ups: Any) -> None:
+    """Gradients of `gated`, all [B, I]; silu'(z) = s (1 + z (1 - s)) for s = 1 / (1 + e^-z)."""
+    rows, width = gates.shape
+    for b in prange(rows):
+        row, other, given, to_row, to_other = gates[b], ups[b], gradient[b], to_gates[b], to_ups[b]
+        for i in range(width):
+            gate, back = wide(row[i]), wide(given[i])
+            share = _sigmoid(gate)
+            slope = share * (np.float32(1.0) + gate * (np.float32(1.0) - share))
+            to_row[i] = narrow(back * wide(other[i]) * slope, to_gates)
+            to_other[i] = narrow(back * gate * share, to_ups)
+
+
+@compiled
+def rotate(x: Any, cos: Any, sin: Any, sign: Any, result: Any) -> None:
+    """Each head turned by its token's angles, or back with sign -1: (x1 cos - x2 sin, x2 cos + x1 sin) for its halves.
+
+    x, result  [B, H d]
+    cos, sin   [B, d], both halves alike
+    """
+    rows, total = x.shape
+    width = cos.shape[1]
+    half = width // 2
+    for b in prange(rows):
+        row, out, c, s = x[b], result[b], cos[b], sin[b]
+        for at in range(0, total, width):
+            for i in range(half):
+                first, second = _turned(wide(row[at + i]), wide(row[at + half + i]), wide(c[i]), sign * wide(s[i]))
+                out[at + i] = narrow(first, result)
+                out[at + half + i] = narrow(second, result)
 
 
 @compiled
@@ -172,10 +259,10 @@ def rotate_and_store(
 ) -> None:
     """Queries, keys and values of one token a row, side by side, to where attention looks for them.
 
-    Queries and keys are turned by their positions: the halves of a head are x1 cos - x2 sin and x2 cos + x1 sin.
+    Queries and keys are turned by their positions, as by `rotate`.
 
     states        [B, (H + 2 G) d]
-    cos, sin      [B, d]
+    cos, sin      [B, d], both halves alike
     norms         [2, d] weights of norms of each head of queries and of keys before that; [0, d] where there are none
     query         [B, H, d] float32, written
     keys, values  [B, G, C, d], whose `column` is written
@@ -190,16 +277,11 @@ def rotate_and_store(
                 turned[i] = wide(states[b, at + i])
             if norms.shape[0] > 0:
                 norm = norms[0 if head < heads else 1]
-                total = np.float32(0.0)
-                for i in range(width):
-                    total += turned[i] * turned[i]
-                factor = np.float32(1.0) / np.sqrt(total / np.float32(width) + epsilon)
+                factor = _one_over_rms(turned, epsilon)
                 for i in range(width):
                     turned[i] = wide(norm[i]) * turned[i] * factor
             for i in range(half):
-                x, y = turned[i], turned[half + i]
-                turned[i] = x * wide(cos[b, i]) - y * wide(sin[b, i])
-                turned[half + i] = y * wide(cos[b, half + i]) + x * wide(sin[b, half + i])
+                turned[i], turned[half + i] = _turned(turned[i], turned[half + i], wide(cos[b, i]), wide(sin[b, i]))
             if head < heads:
                 for i in range(width):
                     query[b, head, i] = turned[i]

@@ -50,7 +50,7 @@ def laid_out(network: Network, rows: int) -> Iterator[Products]:
     """
     products: Products = {}
     changed: list[nn.Module] = []
-    few = rows <= FEW_ROWS and kernels.serve(network)
+    few = rows <= FEW_ROWS and kernels.serve(network.body)
     try:
         for group in _groups(network):
             if not few and not _packs_weights(network):

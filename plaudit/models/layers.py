@@ -15,15 +15,20 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from plaudit.config import ModelSettings
 from plaudit.errors import ModelError
 from plaudit.models.attention import PackedRows
+from plaudit.models.fused_modules import fuse_modules
 
 
 def set_layers(body: nn.Module, settings: ModelSettings) -> None:
     """Make a body's layers run as `compile` and `activation_checkpointing` say, in training alone.
 
+    What can be fused is, where nothing is compiled, which would fuse it too.
+
     Raises ModelError where that cannot be: no compiler, or a family whose layers are not told apart.
     """
-    if not settings.compile and not settings.activation_checkpointing:
-        return
+    if not settings.compile:
+        fuse_modules(body)
+        if not settings.activation_checkpointing:
+            return
     layers = [module for module in body.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
         raise ModelError(

@@ -15,11 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from plaudit.models import kernels
+from plaudit.models.fused_modules import KINDS, window_of
 from plaudit.models.laid_out import Product, Products
 from plaudit.models.network import Network
-
-LAYERS = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
-"""Kinds of layers whose order of computation is the one below; SmolLM's are Llama's."""
 
 
 class FusedStep:
@@ -65,7 +63,8 @@ class FusedStep:
                 x = layer.mixed.whole(mixed, x)
                 both = layer.gates.whole(layer.between(x))
                 gated = both.new_empty(len(both), both.shape[1] // 2)
-                kernels.gated(kernels.plain_array(both), kernels.plain_array(gated))
+                sides = kernels.plain_array(both)
+                kernels.gated(sides, sides, gated.shape[1], kernels.plain_array(gated))
                 x = layer.down.whole(gated, x)
             return self.norm(x)
 
@@ -73,7 +72,8 @@ class FusedStep:
 def fused_step(network: Network, products: Products) -> FusedStep | None:
     """None where the body is of another kind, or not on a CPU."""
     layers: Any = getattr(network.body, "layers", None)
-    if not kernels.serve(network) or not layers or any(type(layer).__name__ not in LAYERS for layer in layers):
+    known = [f"{kind}DecoderLayer" for kind in KINDS]
+    if not kernels.serve(network.body) or not layers or any(type(layer).__name__ not in known for layer in layers):
         return None
     config: Any = network.body.config
     if config.hidden_act != "silu":
@@ -140,7 +140,7 @@ class _Layer:
             groups=config.num_key_value_heads,
             width=width,
             scale=np.float32(looking.scaling),
-            window=getattr(looking, "sliding_window", getattr(config, "sliding_window", None)),
+            window=window_of(looking),
         )
 
 

@@ -127,7 +127,7 @@ class _Sampler:
         self.finished = torch.zeros(self.count + 1, dtype=torch.bool, device=device)
         self.samples = torch.zeros(0, dtype=torch.long, device=device)
         self.most_rows = most_rows
-        self.by_kernel = kernels.serve(network) and top_p == 1 and network.softcap is None
+        self.by_kernel = kernels.serve(network.body) and top_p == 1 and network.softcap is None
         self.decoder: Decoder = make_decoder(network, products, most_rows, max(map(len, prompts)), limit)
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
         self.waiting = deque(  # (prompt, its first sample, how many), no more than there are rows

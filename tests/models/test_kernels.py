@@ -1,5 +1,9 @@
 """Each kernel computes what PyTorch does, in float32 to rounding and in bfloat16 to the last place."""
 
+import os
+import subprocess
+import sys
+
 import numba
 import numpy as np
 import pytest
@@ -77,7 +81,7 @@ def test_gates(dtype):
     both = (4 * torch.randn(5, 2 * 40)).to(dtype)
     both[0, 0], both[0, 1] = 100.0, -100.0
     found = torch.empty(5, 40, dtype=dtype)
-    kernels.gated(plain_array(both), plain_array(found))
+    kernels.gated(plain_array(both), plain_array(both), 40, plain_array(found))
     close(found, functional.silu(both[:, :40].float()) * both[:, 40:].float())
 
 
@@ -193,6 +197,22 @@ def test_threads_change_nothing():
     finally:
         torch.set_num_threads(before)
     assert found[0].equal(found[1])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_pytorch_keeps_its_number_of_threads(threads):
+    """Which Numba's threads set for everybody when they start."""
+    code = (
+        "import numpy, torch; from plaudit.models import kernels\n"
+        "x = numpy.ones((4, 8), numpy.float32)\n"
+        "for _ in range(2):\n"
+        "    with kernels.in_use():\n"
+        "        kernels.rms_norm(x, x[0], numpy.float32(1e-5), x.copy())\n"
+        "print(torch.get_num_threads())\n"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == [str(threads)]
 
 
 def test_without_a_place_for_machine_code_it_is_made_anew(monkeypatch):

@@ -55,7 +55,7 @@ def test_activations_computed_again_change_no_number_and_are_not_kept(tiny_model
     assert log_probs.equal(again_log_probs)
     for one, other in zip(gradients, again_gradients, strict=True):
         torch.testing.assert_close(one, other)
-    assert again_kept < 0.31 * kept
+    assert again_kept < 0.33 * kept
 
 
 @pytest.mark.slow
