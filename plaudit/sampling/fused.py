@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from plaudit.models import kernels
 from plaudit.models.fused_modules import KINDS, window_of
@@ -42,7 +42,7 @@ class FusedStep:
         query = np.empty((len(tokens), layer.heads, layer.width), np.float32)
         scores = np.empty((len(tokens) * layer.groups, layer.heads // layer.groups, column + 1), np.float32)
         mixed = x.new_empty(len(tokens), layer.heads * layer.width)
-        starts = first.numpy()
+        mixture, starts = kernels.plain_array(mixed), first.numpy()
         with kernels.in_use():
             for layer, cache in zip(self.layers, caches, strict=True):
                 states = layer.states.whole(layer.before(x))
@@ -59,7 +59,7 @@ class FusedStep:
                     column,
                 )
                 seen = starts if layer.window is None else np.maximum(starts, column + 1 - layer.window)
-                self.attend(query, keys, values, seen, column + 1, layer.scale, scores, kernels.plain_array(mixed))
+                self.attend(query, keys, values, seen, column + 1, layer.scale, scores, mixture)
                 x = layer.mixed.whole(mixed, x)
                 both = layer.gates.whole(layer.between(x))
                 gated = both.new_empty(len(both), both.shape[1] // 2)
@@ -126,7 +126,7 @@ class _Layer:
         looking, gates = layer.self_attn, layer.mlp
         width, config = looking.head_dim, looking.config
         norms = [getattr(looking, name).weight.detach() for name in ("q_norm", "k_norm") if hasattr(looking, name)]
-        weights = torch.stack(norms) if norms else _weight(looking.q_proj).new_zeros(0, width)
+        weights = torch.stack(norms) if norms else layer.input_layernorm.weight.detach().new_zeros(0, width)
         return cls(
             before=_Norm(layer.input_layernorm),
             between=_Norm(layer.post_attention_layernorm),
@@ -142,7 +142,3 @@ class _Layer:
             scale=np.float32(looking.scaling),
             window=window_of(looking),
         )
-
-
-def _weight(linear: nn.Module) -> Tensor:
-    return next(linear.parameters()).detach()

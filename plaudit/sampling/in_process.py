@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from plaudit.models import kernels
+from plaudit.models.kernels import BLOCK
 from plaudit.models.laid_out import Products, laid_out
 from plaudit.models.log_probs import rows_in_cache, scale
 from plaudit.models.network import Network
@@ -31,8 +32,6 @@ JOIN_FROM = 0.125
 """Prompts wait until this share of the rows is free: a prefill of one prompt costs nearly as much as one of ten."""
 PREFILL_TOKENS = 2048
 """Most prompt tokens in one forward pass, unless a single prompt has more."""
-BLOCK = 256
-"""Vocabulary entries that are summed before one of them is looked for."""
 
 
 @dataclass(frozen=True)
