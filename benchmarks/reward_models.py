@@ -1,6 +1,7 @@
 """Reward models on what people said: HH-RLHF beside TRL's RewardTrainer, debates never seen, and ranked replies.
 
     python benchmarks/reward_models.py hh DATA WORK [--criteria NAME ...] [--words N] [--peer PYTHON] [--only NAME ...]
+                                                    [--seed N]
     python benchmarks/reward_models.py arguments DATA WORK
     python benchmarks/reward_models.py replies DATA WORK
 
@@ -46,6 +47,9 @@ LORA = ["model.lora={rank: 16, alpha: 32, targets: attention}"]
 ENTRANTS: dict[str, list[str]] = {
     "LoRA": [*LORA, "reward.optimiser.learning_rate=0.0002"],
     "all weights": ["model.lora=null", "reward.optimiser.learning_rate=0.00002"],
+    "LoRA, small epsilon": [*LORA, "reward.optimiser.learning_rate=0.0002", "reward.optimiser.epsilon=1e-8"],
+    "LoRA, small head, small epsilon": [*LORA, "reward.optimiser.learning_rate=0.0002", "reward.head_scale=0.05",
+                                        "reward.optimiser.epsilon=1e-8"],
     "LoRA, small head": [*LORA, "reward.optimiser.learning_rate=0.0002", "reward.head_scale=0.05"],
     "LoRA, small head, higher rate": [*LORA, "reward.optimiser.learning_rate=0.001", "reward.head_scale=0.05"],
     "LoRA, a head each": [*LORA, "reward.optimiser.learning_rate=0.0002", "reward.head_scale=0.05",
@@ -130,7 +134,7 @@ def train(
     return str((done[0] if done else plaudit.reward(workspace, config)).model_folder), config
 
 
-def hh(data: Path, work: Path, criteria: list[str], words: int, peer: str | None, only: list[str]) -> None:
+def hh(data: Path, work: Path, criteria: list[str], words: int, peer: str | None, only: list[str], seed: int) -> None:
     """Each entrant of HH, and the peer."""
     learn, judge = (pairs(data, split, criteria, words) for split in ("train", "validation"))
     part = f"hh, {' and '.join(criteria)}, {words} words"
@@ -145,7 +149,8 @@ def hh(data: Path, work: Path, criteria: list[str], words: int, peer: str | None
         if heads and len(criteria) == 1:
             continue
         rows = learn if heads else [without_criterion(row) for row in learn]
-        own = [*settings, "reward.batch_size=8"]
+        own = [*settings, "reward.batch_size=8", f"seed={seed}"]
+        name = name if seed == 0 else f"{name}, seed {seed}"
         folder, config = train(work / name.replace(" ", "-"), rows, own)
         found = evaluate_reward(folder, validation if heads else plain, config)
         parts = evaluate_reward(folder, validation, config)["accuracy_by_criterion"] if heads else None
@@ -154,11 +159,15 @@ def hh(data: Path, work: Path, criteria: list[str], words: int, peer: str | None
     for name in list(ENTRANTS)[:2] if peer is not None else []:
         if only and f"TRL {name}" not in only:
             continue
+        rate, how = (
+            next(s.split("=")[1] for s in ENTRANTS[name] if "learning_rate" in s),
+            "lora" if name == "LoRA" else "full",
+        )
+        name = name if seed == 0 else f"{name}, seed {seed}"
         scored = work / f"trl-{name.replace(' ', '-')}.json"
         if not scored.exists():
-            rate = next(s.split("=")[1] for s in ENTRANTS[name] if "learning_rate" in s)
             train_file = write(work / "train.jsonl", learn)
-            arguments = [train_file, validation, scored, rate, "lora" if name == "LoRA" else "full"]
+            arguments = [train_file, validation, scored, rate, how, seed]
             from plaudit.models.loading import _resolve
 
             command = [peer, HERE / "peers" / "reward.py", _resolve("smollm2-135m-instruct"), *arguments]
@@ -251,9 +260,10 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=200, help="hh: of a transcript, at most")
     parser.add_argument("--peer", help="the peer's Python")
     parser.add_argument("--only", nargs="*", default=[], help="entrants")
+    parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     if given.what == "hh":
-        hh(given.data, given.work, given.criteria, given.words, given.peer, given.only)
+        hh(given.data, given.work, given.criteria, given.words, given.peer, given.only, given.seed)
     elif given.what == "arguments":
         arguments(given.data, given.work)
     else:

@@ -1,4 +1,4 @@
-"""TRL's RewardTrainer on comparisons: python reward.py MODEL TRAIN VALIDATION OUTPUT RATE lora|full.
+"""TRL's RewardTrainer on comparisons: python reward.py MODEL TRAIN VALIDATION OUTPUT RATE lora|full SEED.
 
 Writes the differences of scores, chosen minus rejected, of the validation pairs.
 """
@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
 from trl import RewardConfig, RewardTrainer
 
-folder, train, validation, output, rate, how = sys.argv[1:7]
+folder, train, validation, output, rate, how, seed = sys.argv[1:8]
 tokenizer = AutoTokenizer.from_pretrained(folder)
 
 
@@ -34,6 +34,7 @@ def texts(path: str) -> dict[str, list[str]]:
     }
 
 
+set_seed(int(seed))  # of the new head and the adapters, which are made before the trainer sets it
 lora = LoraConfig(r=16, lora_alpha=32, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"], task_type="SEQ_CLS")
 model = AutoModelForSequenceClassification.from_pretrained(
     folder, num_labels=1, dtype=torch.bfloat16 if how == "lora" else torch.float32
@@ -42,7 +43,7 @@ model.config.pad_token_id = tokenizer.pad_token_id
 arguments = RewardConfig(
     output_dir=tempfile.mkdtemp(), per_device_train_batch_size=8, learning_rate=float(rate), num_train_epochs=1,
     lr_scheduler_type="linear", warmup_steps=0.05, use_cpu=not torch.cuda.is_available(), bf16=True, report_to="none",
-    gradient_checkpointing=False, save_strategy="no", logging_steps=20, max_length=None, seed=0,
+    gradient_checkpointing=False, save_strategy="no", logging_steps=20, max_length=None, seed=int(seed),
 )  # fmt: skip
 trainer = RewardTrainer(
     model, args=arguments, train_dataset=Dataset.from_dict(texts(train)), processing_class=tokenizer,

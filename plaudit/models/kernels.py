@@ -27,8 +27,6 @@ from numba import njit, prange, types
 from numba.extending import intrinsic
 from torch import Tensor, nn
 
-OUTPUTS = 32
-"""Of a product of few rows, that a thread computes at a time."""
 BLOCK = 256
 """Vocabulary entries that are summed before one of them is looked for."""
 LEAST, MOST = np.float32(-87.0), np.float32(88.0)
@@ -85,6 +83,11 @@ def in_use() -> Iterator[None]:
     with _lock:
         numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
         yield
+
+
+def threads() -> int:
+    """That kernels run on."""
+    return int(numba.get_num_threads())
 
 
 def plain_array(x: Tensor) -> Any:
@@ -367,14 +370,28 @@ def attention(heads_per_group: int, width: int) -> Callable[..., None]:
     return attend
 
 
+@inlined
+def _finished(total: Any, bias: Any, residual: Any, b: int, n: int, at: int, result: Any) -> None:
+    """A sum of `few_rows`, with what is added to it, to its place."""
+    if len(bias) > 0:
+        total += wide(bias[n])
+    if len(residual) > 0:
+        total += wide(residual[b, at + n])
+    result[b, at + n] = narrow(total, result)
+
+
 @compiled
-def few_rows(x: Any, weight: Any, bias: Any, residual: Any, result: Any, at: int) -> None:
+def few_rows(x: Any, weight: Any, bias: Any, residual: Any, result: Any, at: int, threads: int) -> None:
     """result = x weight' + bias + residual in the N columns from `at` on, as fast as the weight can be read.
 
     x         [B, K]
     weight    [N, K]
     bias      [N], or [0] for none
     residual  as wide as the result, or without rows for none; may be the result itself
+    threads   `threads()`
+
+    Each thread reads four places of the weight at a time, far from each other: a core that reads one place after the
+    other waits for memory, and gets half of what it can give.
     """
     rows, inputs = x.shape
     outputs = len(weight)
@@ -382,19 +399,32 @@ def few_rows(x: Any, weight: Any, bias: Any, residual: Any, result: Any, at: int
     for b in range(rows):
         for i in range(inputs):
             widened[b, i] = wide(x[b, i])
-    for part in prange((outputs + OUTPUTS - 1) // OUTPUTS):
-        for n in range(part * OUTPUTS, min(outputs, part * OUTPUTS + OUTPUTS)):
-            row = weight[n]
+    for thread in prange(threads):
+        begin, end = outputs * thread // threads, outputs * (thread + 1) // threads
+        apart = (end - begin) // 4
+        for n0 in range(begin, begin + apart):
+            n1, n2, n3 = n0 + apart, n0 + 2 * apart, n0 + 3 * apart
+            row0, row1, row2, row3 = weight[n0], weight[n1], weight[n2], weight[n3]
             for b in range(rows):
                 given = widened[b]
-                total = np.float32(0.0)
+                total0 = total1 = total2 = total3 = np.float32(0.0)
+                for i in range(inputs):
+                    number = given[i]
+                    total0 += wide(row0[i]) * number
+                    total1 += wide(row1[i]) * number
+                    total2 += wide(row2[i]) * number
+                    total3 += wide(row3[i]) * number
+                _finished(total0, bias, residual, b, n0, at, result)
+                _finished(total1, bias, residual, b, n1, at, result)
+                _finished(total2, bias, residual, b, n2, at, result)
+                _finished(total3, bias, residual, b, n3, at, result)
+        for n in range(begin + 4 * apart, end):
+            row = weight[n]
+            for b in range(rows):
+                given, total = widened[b], np.float32(0.0)
                 for i in range(inputs):
                     total += wide(row[i]) * given[i]
-                if len(bias) > 0:
-                    total += wide(bias[n])
-                if len(residual) > 0:
-                    total += wide(residual[b, at + n])
-                result[b, at + n] = narrow(total, result)
+                _finished(total, bias, residual, b, n, at, result)
 
 
 @compiled

@@ -215,12 +215,13 @@ class _FewRows:
 
     def write(self, x: Any, residual: Any | None, result: Any, at: int) -> None:
         """Into the result's outputs from `at` on; a residual is as wide as the result."""
-        kernels.few_rows(x, self.weight, self.bias, result[:0] if residual is None else residual, result, at)
+        threads = kernels.threads()
+        kernels.few_rows(x, self.weight, self.bias, result[:0] if residual is None else residual, result, at, threads)
         if self.adapter is not None:
             down, up = (kernels.plain_array(part) for part in self.adapter)
             low = np.empty((len(x), len(down)), x.dtype)
-            kernels.few_rows(x, down, self.none, low[:0], low, 0)
-            kernels.few_rows(low, up, self.none, result, result, at)
+            kernels.few_rows(x, down, self.none, low[:0], low, 0, threads)
+            kernels.few_rows(low, up, self.none, result, result, at, threads)
 
 
 def _adapter(module: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
