@@ -50,6 +50,8 @@ ENTRANTS: dict[str, list[str]] = {
     "LoRA, small epsilon": [*LORA, "reward.optimiser.learning_rate=0.0002", "reward.optimiser.epsilon=1e-8"],
     "LoRA, small head, small epsilon": [*LORA, "reward.optimiser.learning_rate=0.0002", "reward.head_scale=0.05",
                                         "reward.optimiser.epsilon=1e-8"],
+    "all weights, small epsilon": ["model.lora=null", "reward.optimiser.learning_rate=0.00002",
+                                   "reward.optimiser.epsilon=1e-8"],
     "LoRA, small head": [*LORA, "reward.optimiser.learning_rate=0.0002", "reward.head_scale=0.05"],
     "LoRA, small head, higher rate": [*LORA, "reward.optimiser.learning_rate=0.001", "reward.head_scale=0.05"],
     "LoRA, a head each": [*LORA, "reward.optimiser.learning_rate=0.0002", "reward.head_scale=0.05",

@@ -112,8 +112,14 @@ class Network:
         self, batch: TokenBatch, *, temperature: float = 1.0, with_entropy: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """([B, T] log-probs of the response tokens, [B, T] entropies or None), nats, zero on padding."""
+        return self.log_probs_of(self.states(batch), batch, temperature=temperature, with_entropy=with_entropy)
+
+    def log_probs_of(
+        self, states: Tensor, batch: TokenBatch, *, temperature: float = 1.0, with_entropy: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """As `log_probs`, from [M, D] states."""
         log_probs, entropies = chunked_log_probs(
-            self.states(batch),
+            states,
             batch.response_ids,
             self.head,
             temperature=temperature,
@@ -128,7 +134,11 @@ class Network:
 
     def values(self, batch: TokenBatch) -> Tensor:
         """[B, T] one number per response token, read before the token is emitted; zero on padding. float32."""
-        return batch.to_grid(self.head(self.states(batch).float()).squeeze(-1))
+        return self.values_of(self.states(batch), batch)
+
+    def values_of(self, states: Tensor, batch: TokenBatch) -> Tensor:
+        """As `values`, from [M, D] states."""
+        return batch.to_grid(self.head(states.float()).squeeze(-1))
 
     def scores(self, batch: TokenBatch) -> Tensor:
         """[B] one number per sequence, read at its last token; [B, C] under a head of several.
@@ -138,6 +148,22 @@ class Network:
         sequences = torch.arange(len(batch.places), device=self.device)
         last = self._states_at(batch, sequences, batch.prompt_lengths + batch.response_lengths - 1)  # [B, D]
         return self.head(last.float()).squeeze(-1)
+
+
+@dataclass(frozen=True)
+class HeadOnly(Network):
+    """A head on the body of another role, which trains that body and publishes it."""
+
+    @classmethod
+    def on(cls, network: Network, head: nn.Module) -> HeadOnly:
+        """With the other role's adapter; the head in float32, to be trained."""
+        for parameter in head.parameters():
+            parameter.requires_grad_(True)
+        return cls(network.body, head.float().to(network.device), network.adapter, packs=network.packs)
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """The head's."""
+        return list(self.head.parameters())
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from plaudit.config import Config, RewardSource
 from plaudit.judges.models import spent_by
 from plaudit.judges.rating import RatingScorer
 from plaudit.models.loading import LoadedModel, load_causal, reward_from_causal
-from plaudit.models.network import Network, make_trainable
+from plaudit.models.network import HeadOnly, Network, make_trainable, score_head
 from plaudit.sampling.episodes import User
 from plaudit.sampling.users import load_user
 from plaudit.scoring import Scorer
@@ -23,15 +23,17 @@ from plaudit.workspace import Run, Workspace
 
 @dataclass(frozen=True)
 class Critic:
-    """A value model, in the units of the reward or cost that it predicts."""
+    """A value model, in the units of the reward or cost that it predicts; or a value head on the policy's body."""
 
     network: Network
     mean: float
     std: float
 
-    def values(self, batch: TokenBatch) -> torch.Tensor:
-        """[B, T] value of the state before each response token."""
-        return (self.network.values(batch) - self.mean) / self.std
+    def values(self, batch: TokenBatch, states_of_policy: torch.Tensor) -> torch.Tensor:
+        """[B, T] value of the state before each response token; a model of its own runs its body for it."""
+        shares = isinstance(self.network, HeadOnly)
+        states = states_of_policy if shares else self.network.states(batch)
+        return (self.network.values_of(states, batch) - self.mean) / self.std
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def load_actors(workspace: Workspace, run: Run, config: Config, needs: Needs) ->
         )
     policy = make_trainable(model.network, config.model.lora, role="policy", seed=config.seed)
     critics = {
-        name: _make_critic(name, scorers[name], model, config, seed=config.seed + 1 + number)
+        name: _make_critic(name, scorers[name], model, policy, config, seed=config.seed + 1 + number)
         for number, name in enumerate(needs.critics)
     }
     return Actors(
@@ -130,8 +132,13 @@ def load_actors(workspace: Workspace, run: Run, config: Config, needs: Needs) ->
     )
 
 
-def _make_critic(name: str, scorer: LoadedScorer, policy: LoadedModel, config: Config, *, seed: int) -> Critic:
+def _make_critic(
+    name: str, scorer: LoadedScorer, policy: LoadedModel, trained: Network, config: Config, *, seed: int
+) -> Critic:
     """From the reward model (Stiennon et al. 2020); without one from the policy's start under a head of zeros."""
+    if config.rl.value_head_coefficient is not None:
+        head = score_head(policy.config.get_text_config().hidden_size, seed=seed, scale=0.0)
+        return Critic(HeadOnly.on(trained, head), mean=0.0, std=1.0)
     start = scorer.model or reward_from_causal(policy, seed=seed, head_scale=0.0)
     role = "value" if name == "reward" else f"{name}_value"
     network = make_trainable(start.network, config.model.lora, role=role, seed=seed, train_head=True)

@@ -79,12 +79,15 @@ def measure(
     grids = {name: torch.zeros(len(sequences), longest) for name in names}
     for rows in batching.minibatches(len(sequences), step, epoch=0):
         for indices, batch in batching.micro(sequences, rows):
-            log_probs, entropy = actors.policy.log_probs(batch, temperature=settings.temperature, with_entropy=True)
+            states = actors.policy.states(batch)
+            log_probs, entropy = actors.policy.log_probs_of(
+                states, batch, temperature=settings.temperature, with_entropy=True
+            )
             assert entropy is not None
             found = {"policy": log_probs, "entropy": entropy}
             if needs_reference:
                 found["reference"] = actors.reference.log_probs(batch, temperature=settings.temperature)[0]
-            found |= {name: critic.values(batch) for name, critic in actors.critics.items()}
+            found |= {name: critic.values(batch, states) for name, critic in actors.critics.items()}
             for name, values in found.items():
                 grids[name][indices, : values.shape[1]] = values.float().cpu()
     mask = _mask(sequences, longest)

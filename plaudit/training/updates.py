@@ -119,7 +119,8 @@ def _accumulate(
                 return values.sum() / len(rows)
             return (values.masked_fill(~mask, 0.0) * weights[:, None]).sum()
 
-        log_probs, _ = actors.policy.log_probs(batch, temperature=settings.temperature)
+        states = actors.policy.states(batch)
+        log_probs, _ = actors.policy.log_probs_of(states, batch, temperature=settings.temperature)
         piece = _piece(rollouts, advantages, cut, indices)
         loss, clipped = algorithm.loss(log_probs, piece)
         objective = reduce(loss)
@@ -128,19 +129,27 @@ def _accumulate(
             price = reduce(KL_LOSSES[settings.kl_estimator](log_probs, piece.reference_log_probs))
             objective = objective + kl_coefficient * price
             found.add("kl_loss", price.detach() * len(rows), len(indices))
-        objective.backward()
+        head_coefficient = settings.value_head_coefficient  # its gradient goes back in one pass with the policy's
+        if head_coefficient is None:
+            objective.backward()
         seen = mask if clipped.dim() == 2 else torch.ones_like(clipped)
         found.add("clip_fraction", (clipped & seen).sum(), seen.sum())
         for name, critic in actors.critics.items():
             value_loss, value_clipped = clipped_value_error(
-                critic.values(batch),
+                critic.values(batch, states),
                 cut(rollouts.values[name]),
                 cut(advantages.targets[name]),
                 clip=settings.value_clip,
             )
-            (value_loss.masked_fill(~mask, 0.0).sum() / tokens).backward()
+            value_objective = value_loss.masked_fill(~mask, 0.0).sum() / tokens
+            if head_coefficient is None:
+                value_objective.backward()
+            else:
+                objective = objective + head_coefficient * value_objective
             found.add(f"{_prefix(name)}value_loss", (value_loss.detach() * mask).sum(), mask.sum())
             found.add(f"{_prefix(name)}value_clip_fraction", (value_clipped & mask).sum(), mask.sum())
+        if head_coefficient is not None:
+            objective.backward()
         log_ratio = (log_probs.detach() - piece.old_log_probs).masked_fill(~mask, 0.0)
         found.add("approximate_kl", 0.5 * log_ratio.square().sum(), mask.sum())
         largest = max(largest, float(log_ratio.abs().max()))

@@ -6,13 +6,24 @@ from itertools import pairwise
 import pytest
 import torch
 from conftest import write_lines
-from tiny_task import WORTH, extra, function, rows, train, weights
+from tiny_task import WORTH, algorithm, function, rows, train, weights
 
 import plaudit
 from plaudit.errors import ConfigError, DataError, WorkspaceError
 from plaudit.models.network import Network
 
-EVERY = ("reinforce", "rloo", "grpo", "ppo", "p3o", "ppo-lagrangian", "online-dpo")
+HEAD = "rl.value_head_coefficient=0.1"
+EVERY = (
+    "reinforce",
+    "rloo",
+    "grpo",
+    "ppo",
+    f"ppo {HEAD}",
+    "p3o",
+    "ppo-lagrangian",
+    f"ppo-lagrangian {HEAD}",
+    "online-dpo",
+)
 
 
 @pytest.mark.parametrize(
@@ -28,6 +39,8 @@ EVERY = ("reinforce", "rloo", "grpo", "ppo", "p3o", "ppo-lagrangian", "online-dp
                   "rl.kl_estimator=k3"]),
         ("ppo", []),
         ("ppo", ["model.lora=null", "rl.optimiser.learning_rate=0.002"]),
+        ("ppo", [HEAD]),
+        ("ppo", [HEAD, "model.lora=null", "rl.optimiser.learning_rate=0.002"]),
         ("p3o", []),
         ("p3o", ["rl.p3o.clipping=joint"]),
         ("online-dpo", ["rl.kl_coefficient=0.5", "rl.online_dpo.labels=hard"]),
@@ -49,7 +62,7 @@ def test_a_constraint_is_kept_at_the_cost_of_reward(four_answers):
     """The best answer costs 1, any other -1. At beta 1 it would be said 64 % of the time (mean cost 0.29); a threshold
     of -0.5 allows 25 %."""
     run = train(
-        four_answers, "rl.algorithm=ppo-lagrangian", *extra(four_answers, "ppo-lagrangian"), "rl.steps=60",
+        four_answers, *algorithm(four_answers, "ppo-lagrangian"), "rl.steps=60",
         "rl.kl_coefficient=1.0", "rl.lagrangian.threshold=-0.5", "rl.lagrangian.window=64", "rl.lagrangian.rate=0.2",
     )  # fmt: skip
     late = run.metrics()[30:]
@@ -80,7 +93,7 @@ def test_the_price_of_kl_sets_how_far_a_policy_goes(four_answers):
 @pytest.mark.parametrize("name", EVERY)
 def test_the_size_of_micro_batches_changes_no_gradient(four_answers, name):
     """The first step's figures, gradient norms among them, and the weights after two steps."""
-    common = [f"rl.algorithm={name}", *extra(four_answers, name), "rl.steps=2", "rl.minibatches=2"]
+    common = [*algorithm(four_answers, name), "rl.steps=2", "rl.minibatches=2"]
     common += ["rl.prompts_per_step=6", "rl.temperature=1.3"]
     whole = train(four_answers, *common, "model.tokens_per_micro_batch=100000")
     small = train(four_answers, *common, "model.tokens_per_micro_batch=40")
@@ -91,7 +104,7 @@ def test_the_size_of_micro_batches_changes_no_gradient(four_answers, name):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_the_first_ratio_is_exactly_1_and_the_start_is_the_reference(four_answers, name):
-    run = train(four_answers, f"rl.algorithm={name}", *extra(four_answers, name), "rl.steps=2")
+    run = train(four_answers, *algorithm(four_answers, name), "rl.steps=2")
     first, second = rows(run)
     assert first["kl"] == 0.0
     assert second["kl"] != 0.0
@@ -103,12 +116,30 @@ def test_what_stands_in_the_padding_changes_nothing(four_answers, name, monkeypa
     """Answers of uneven length, padded with another token: the same figures and weights to the last bit."""
     from plaudit.text.batches import collate
 
-    common = [f"rl.algorithm={name}", *extra(four_answers, name), "rl.steps=2", "rl.temperature=1.5"]
+    common = [*algorithm(four_answers, name), "rl.steps=2", "rl.temperature=1.5"]
     plain = train(four_answers, *common)
     monkeypatch.setitem(collate.__kwdefaults__, "pad_id", 77)
     garbage = train(four_answers, *common)
     assert rows(garbage) == rows(plain)
     assert all(value.equal(weights(plain)[key]) for key, value in weights(garbage).items())
+
+
+@pytest.mark.parametrize("lora", ["{rank: 4, alpha: 8, targets: all}", "null"])
+def test_a_value_head_takes_no_pass_of_its_own_and_moves_the_body_by_its_coefficient(four_answers, lora, monkeypatch):
+    passes = []
+    take = Network._states_at
+    monkeypatch.setattr(Network, "_states_at", lambda *a: (passes.append(1), take(*a))[1])
+    common = [f"model.lora={lora}", "rl.steps=2", "rl.minibatches=1", "rl.kl_coefficient=0"]
+    train(four_answers, "rl.algorithm=rloo", *common)  # which has no values at all
+    without = len(passes)
+    little, much = (train(four_answers, *common, f"rl.value_head_coefficient={c}") for c in ("1e-9", "10.0"))
+    assert len(passes) == 3 * without
+    # heads of zeros see and give nothing at first; then the body has learnt from one of them
+    assert rows(little)[0]["policy_gradient_norm"] == pytest.approx(rows(much)[0]["policy_gradient_norm"], rel=1e-4)
+    assert rows(much)[1]["policy_gradient_norm"] > 1.01 * rows(little)[1]["policy_gradient_norm"]
+    assert rows(much)[0]["value_gradient_norm"] == pytest.approx(
+        1e10 * rows(little)[0]["value_gradient_norm"], rel=1e-3
+    )
 
 
 @pytest.mark.parametrize("name", ["rloo", "grpo", "p3o"])
@@ -124,22 +155,22 @@ def test_a_shift_of_each_prompts_rewards_changes_nothing(four_answers, name):
 @pytest.mark.parametrize("name", [n for n in EVERY if n != "online-dpo"])
 def test_without_a_price_the_reference_is_never_run(four_answers, name, monkeypatch):
     calls = []
-    take = Network.log_probs
+    take = Network.log_probs_of
     monkeypatch.setattr(
-        Network, "log_probs", lambda self, *a, **k: (calls.append(self.adapter), take(self, *a, **k))[1]
+        Network, "log_probs_of", lambda self, *a, **k: (calls.append(self.adapter), take(self, *a, **k))[1]
     )
-    run = train(four_answers, f"rl.algorithm={name}", *extra(four_answers, name), "rl.steps=1", "rl.kl_coefficient=0")
+    run = train(four_answers, *algorithm(four_answers, name), "rl.steps=1", "rl.kl_coefficient=0")
     assert set(calls) == {"policy"}
     assert "kl" not in rows(run)[0]
     calls.clear()
-    train(four_answers, f"rl.algorithm={name}", *extra(four_answers, name), "rl.steps=1")
+    train(four_answers, *algorithm(four_answers, name), "rl.steps=1")
     assert set(calls) == {"policy", None}
 
 
 @pytest.mark.parametrize("name", [*EVERY, "rejection"])
 def test_a_stopped_run_resumes_to_the_very_same_weights(four_answers, name, monkeypatch):
     """Multiplier, KL coefficient, value models and kept samples included."""
-    common = [f"rl.algorithm={name}", *extra(four_answers, name), "rl.steps=3", "rl.save_every=1"]
+    common = [*algorithm(four_answers, name), "rl.steps=3", "rl.save_every=1"]
     common += [] if name in ("rejection", "online-dpo") else ["rl.kl_target=0.5", "rl.kl_horizon=100"]
     whole = train(four_answers, *common)
     log, calls = plaudit.Run.log, 0
@@ -280,6 +311,7 @@ def test_math_of_the_optimum_used_above():
         (["rl.algorithm=online-dpo", "rl.kl_target=3"], "KL in the loss already"),
         (["rl.algorithm=online-dpo", "rl.kl_placement=loss", "rl.kl_estimator=k2"], "KL in the loss already"),
         (["rl.algorithm=rloo", "rl.value_warmup_steps=2"], "rloo has none"),
+        (["rl.algorithm=rloo", HEAD], "rloo has none"),
         (["rl.minibatches=9"], "cannot be made of prompts_per_step: 8"),
         (["rl.algorithm=rejection", "rl.pretraining.text=t.jsonl"], "likelihood training as it is"),
         (["prefer.loss=simpo", "prefer.reference=sft-001"], "has no reference"),

@@ -15,9 +15,11 @@ def train(workspace, *changes):
     return plaudit.rl(workspace, workspace.config(overrides=list(changes)))
 
 
-def extra(workspace, name):
-    """Settings without which an algorithm does not run."""
-    return [f"rl.lagrangian.cost={function(workspace, 'words')}"] if name == "ppo-lagrangian" else []
+def algorithm(workspace, name):
+    """Settings of an algorithm, those without which it does not run among them; further ones may follow its name."""
+    name, *more = name.split()
+    cost = [f"rl.lagrangian.cost={function(workspace, 'words')}"] if name == "ppo-lagrangian" else []
+    return [f"rl.algorithm={name}", *cost, *more]
 
 
 def weights(run):
