@@ -1,4 +1,4 @@
-"""Proximal policy optimisation with a separate value model.
+"""Proximal policy optimisation with a value model, or a value head on the policy.
 
 Schulman et al. 2017 (arXiv:1707.06347), as applied to language models by Ziegler et al. 2019
 (arXiv:1909.08593), Stiennon et al. 2020 (arXiv:2009.01325) and Ouyang et al. 2022 (arXiv:2203.02155).
