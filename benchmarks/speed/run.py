@@ -235,19 +235,15 @@ def main() -> None:
 
     target = HERE.parent / "speed.json"
     results = json.loads(target.read_text()) if target.exists() else {"jobs": {}}
-    now, before = limits(), results.get("machine", {})
-    results["machine"] = {name: max(value, before.get(name, 0.0)) for name, value in now.items()}  # what it can do
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.only:
             size, _, job = name.rpartition("/")
             models, body, head = make_models(size, Path(folder))
+            before = limits()
             row = compare(job, arguments.peers, models, arguments.repetitions)
-            row["weights"] = {"body": body, "head": head}
-            results["jobs"][name] = row
-            for each, found in results["jobs"].items():
-                found["share_of_limit"] = share_of_limit(
-                    each.rpartition("/")[2], found["ours"]["tokens_a_second"], results["machine"], **found["weights"]
-                )
+            machine = {kind: max(value, before[kind]) for kind, value in limits().items()}
+            share = share_of_limit(job, row["ours"]["tokens_a_second"], machine, body, head)
+            results["jobs"][name] = row | {"share_of_limit": share, "machine": machine}
             results["jobs"] = {name: results["jobs"][name] for name in JOBS if name in results["jobs"]}
             target.write_text(json.dumps(results, indent=2) + "\n")
             (HERE.parent / "speed.md").write_text(table(results))
