@@ -44,16 +44,15 @@ FILES = {"helpfulness": "helpful-base", "harmlessness": "harmless-base"}
 BASE = ["model.system_prompt=''", "model.name=smollm2-135m-instruct", "reward.model=smollm2-135m-instruct",
         "data.held_out_share=0", "reward.save_every=1000000"]  # fmt: skip
 LORA = ["model.lora={rank: 16, alpha: 32, targets: attention}"]
+LARGE = "reward.optimiser.epsilon=1e-5"
 ENTRANTS: dict[str, list[str]] = {
-    "LoRA": [*LORA, "reward.optimiser.learning_rate=0.0002"],
-    "all weights": ["model.lora=null", "reward.optimiser.learning_rate=0.00002"],
-    "LoRA, small epsilon": [*LORA, "reward.optimiser.learning_rate=0.0002", "reward.optimiser.epsilon=1e-8"],
-    "LoRA, small head, small epsilon": [*LORA, "reward.optimiser.learning_rate=0.0002", "reward.head_scale=0.05",
-                                        "reward.optimiser.epsilon=1e-8"],
-    "all weights, small epsilon": ["model.lora=null", "reward.optimiser.learning_rate=0.00002",
-                                   "reward.optimiser.epsilon=1e-8"],
-    "LoRA, small head": [*LORA, "reward.optimiser.learning_rate=0.0002", "reward.head_scale=0.05"],
-    "LoRA, small head, higher rate": [*LORA, "reward.optimiser.learning_rate=0.001", "reward.head_scale=0.05"],
+    "LoRA": [*LORA, "reward.optimiser.learning_rate=0.0002", LARGE],
+    "all weights": ["model.lora=null", "reward.optimiser.learning_rate=0.00002", LARGE],
+    "LoRA, small epsilon": [*LORA, "reward.optimiser.learning_rate=0.0002"],
+    "LoRA, small head, small epsilon": [*LORA, "reward.optimiser.learning_rate=0.0002", "reward.head_scale=0.05"],
+    "all weights, small epsilon": ["model.lora=null", "reward.optimiser.learning_rate=0.00002"],
+    "LoRA, small head": [*LORA, "reward.optimiser.learning_rate=0.0002", "reward.head_scale=0.05", LARGE],
+    "LoRA, small head, higher rate": [*LORA, "reward.optimiser.learning_rate=0.001", "reward.head_scale=0.05", LARGE],
     "LoRA, a head each": [*LORA, "reward.optimiser.learning_rate=0.0002", "reward.head_scale=0.05",
                           "reward.criteria=[helpfulness, harmlessness]"],
 }  # fmt: skip
@@ -202,7 +201,7 @@ def arguments(data: Path, work: Path) -> None:
         question = f"{pair['title']}\nGive an argument for this side: {best['stance']}"
         debates[pair["title"]].append({"prompt": question, "chosen": best["text"], "rejected": worst["text"]})
     settings = [*LORA, "reward.optimiser.learning_rate=0.0005", "reward.head_scale=0.05", "reward.batch_size=1",
-                "reward.epochs=3", "data.max_prompt_tokens=512"]  # fmt: skip
+                "reward.epochs=3", "data.max_prompt_tokens=512", LARGE]  # fmt: skip
     across("arguments", debates, work, settings, "comparisons")
 
 
@@ -217,7 +216,7 @@ def replies(data: Path, work: Path) -> None:
             trees[where].append(row)
     for name, loss in REPLIES.items():
         settings = [*LORA, "reward.optimiser.learning_rate=0.0005", "reward.head_scale=0.05", "reward.batch_size=4",
-                    "reward.epochs=2", "data.max_prompt_tokens=2048", f"reward.loss={loss}"]  # fmt: skip
+                    "reward.epochs=2", "data.max_prompt_tokens=2048", f"reward.loss={loss}", LARGE]  # fmt: skip
         across(f"replies, {name}", trees, work / name.replace(" ", "-"), settings, "rankings")
 
 

@@ -61,6 +61,16 @@ def test_every_setting_has_a_meaning():
     assert list(undescribed(Config())) == []
 
 
+def test_a_group_keeps_its_own_defaults_beside_what_is_given():
+    plain = resolve()
+    assert plain.rl.optimiser.warmup_share != plain.rl.value_optimiser.warmup_share
+    faster = resolve(overrides=["rl.optimiser.learning_rate=0.001", "rl.value_optimiser.schedule=constant"]).rl
+    assert faster.optimiser == plain.rl.optimiser.model_copy(update={"learning_rate": 0.001})
+    assert faster.value_optimiser == plain.rl.value_optimiser.model_copy(update={"schedule": "constant"})
+    rated = resolve(values={"reward": {"optimiser": {"learning_rate": 0.001}}}).reward.optimiser
+    assert rated.epsilon == plain.reward.optimiser.epsilon != plain.rl.optimiser.epsilon
+
+
 def test_settings_are_frozen():
     with pytest.raises(ValueError, match="frozen"):
         Config().rl.clip = 0.3

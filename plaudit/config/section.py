@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
@@ -17,6 +17,19 @@ class Section(BaseModel):
     """A frozen group of settings that refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_defaults_of_groups(cls, given: Any) -> Any:
+        """A group of which some settings are given keeps its own defaults in the others, not those of its kind."""
+        if not isinstance(given, dict):
+            return given
+        own = {
+            name: field.default.model_dump(exclude_unset=True) | given[name]
+            for name, field in cls.model_fields.items()
+            if isinstance(field.default, Section) and isinstance(given.get(name), dict)
+        }
+        return given | own
 
 
 class OptimiserSettings(Section):

@@ -289,8 +289,9 @@ class RewardSettings(Section):
     """What scores 0 on average where scores are normalised: the responses of training, or the demonstrations."""
     unit_variance: bool = True
     """Whether normalised scores are also divided by their standard deviation."""
-    optimiser: OptimiserSettings = OptimiserSettings(learning_rate=2e-4)
-    """Optimiser of the body and of the scalar head."""
+    optimiser: OptimiserSettings = OptimiserSettings(learning_rate=2e-4, epsilon=1e-8)
+    """Optimiser of the body and of the scalar head. The norm to which gradients are clipped is the head's for the most
+    part, which leaves an adapter's smaller than an epsilon of 1e-5: it would be held back."""
     save_every: Positive = 50
     """Steps between checkpoints from which `--resume` goes on."""
 
