@@ -143,32 +143,30 @@ def hh(data: Path, work: Path, criteria: list[str], words: int, peer: str | None
     plain = write(
         work / "validation-plain.jsonl", [{k: v for k, v in row.items() if k != "criterion"} for row in judge]
     )
-    for name, settings in ENTRANTS.items():
-        if only and name not in only:
+    of_seed = f", seed {seed}" if seed else ""
+    for entrant, settings in ENTRANTS.items():
+        if only and entrant not in only:
             continue
         heads = "reward.criteria" in " ".join(settings)
         if heads and len(criteria) == 1:
             continue
         rows = learn if heads else [without_criterion(row) for row in learn]
         own = [*settings, "reward.batch_size=8", f"seed={seed}"]
-        name = name if seed == 0 else f"{name}, seed {seed}"
+        name = entrant + of_seed
         folder, config = train(work / name.replace(" ", "-"), rows, own)
         found = evaluate_reward(folder, validation if heads else plain, config)
         parts = evaluate_reward(folder, validation, config)["accuracy_by_criterion"] if heads else None
         remember(part, name, {**found, "train_pairs": len(rows), "accuracy_by_criterion": parts})
         print(shown(name, found), flush=True)
-    for name in list(ENTRANTS)[:2] if peer is not None else []:
-        if only and f"TRL {name}" not in only:
+    for entrant in list(ENTRANTS)[:2] if peer is not None else []:
+        if only and f"TRL {entrant}" not in only:
             continue
-        rate, how = (
-            next(s.split("=")[1] for s in ENTRANTS[name] if "learning_rate" in s),
-            "lora" if name == "LoRA" else "full",
-        )
-        name = name if seed == 0 else f"{name}, seed {seed}"
+        name = entrant + of_seed
         scored = work / f"trl-{name.replace(' ', '-')}.json"
         if not scored.exists():
+            rate = next(s.split("=")[1] for s in ENTRANTS[entrant] if "learning_rate" in s)
             train_file = write(work / "train.jsonl", learn)
-            arguments = [train_file, validation, scored, rate, how, seed]
+            arguments = [train_file, validation, scored, rate, "lora" if entrant == "LoRA" else "full", seed]
             from plaudit.models.loading import _resolve
 
             command = [peer, HERE / "peers" / "reward.py", _resolve("smollm2-135m-instruct"), *arguments]

@@ -132,12 +132,11 @@ class Network:
         """[M, V] float32 logits that predict the response tokens; for a few tokens, they are all held at once."""
         return scaled_logits(self.states(batch), self.head, 1.0, self.softcap)
 
-    def values(self, batch: TokenBatch) -> Tensor:
-        """[B, T] one number per response token, read before the token is emitted; zero on padding. float32."""
-        return self.values_of(self.states(batch), batch)
-
     def values_of(self, states: Tensor, batch: TokenBatch) -> Tensor:
-        """As `values`, from [M, D] states."""
+        """[M, D] states -> [B, T] one number per response token, read before the token is emitted; zero on padding.
+
+        float32.
+        """
         return batch.to_grid(self.head(states.float()).squeeze(-1))
 
     def scores(self, batch: TokenBatch) -> Tensor:
@@ -153,13 +152,6 @@ class Network:
 @dataclass(frozen=True)
 class HeadOnly(Network):
     """A head on the body of another role, which trains that body and publishes it."""
-
-    @classmethod
-    def on(cls, network: Network, head: nn.Module) -> HeadOnly:
-        """With the other role's adapter; the head in float32, to be trained."""
-        for parameter in head.parameters():
-            parameter.requires_grad_(True)
-        return cls(network.body, head.float().to(network.device), network.adapter, packs=network.packs)
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """The head's."""

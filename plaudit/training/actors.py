@@ -137,8 +137,8 @@ def _make_critic(
 ) -> Critic:
     """From the reward model (Stiennon et al. 2020); without one from the policy's start under a head of zeros."""
     if config.rl.value_head_coefficient is not None:
-        head = score_head(policy.config.get_text_config().hidden_size, seed=seed, scale=0.0)
-        return Critic(HeadOnly.on(trained, head), mean=0.0, std=1.0)
+        head = score_head(policy.config.get_text_config().hidden_size, seed=seed, scale=0.0).to(trained.device)
+        return Critic(HeadOnly(trained.body, head, trained.adapter), mean=0.0, std=1.0)
     start = scorer.model or reward_from_causal(policy, seed=seed, head_scale=0.0)
     role = "value" if name == "reward" else f"{name}_value"
     network = make_trainable(start.network, config.model.lora, role=role, seed=seed, train_head=True)

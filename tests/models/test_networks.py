@@ -66,7 +66,11 @@ def test_chunks_change_neither_log_probs_nor_gradients(chunk):
 def test_nothing_changes_with_batch_mates(model):
     scorer = reward_from_causal(model, seed=0).network
     together = collate(SEQUENCES)
-    for read in (lambda b: model.network.log_probs(b)[0], scorer.values, lambda b: scorer.scores(b)[:, None]):
+    for read in (
+        lambda b: model.network.log_probs(b)[0],
+        lambda b: scorer.values_of(scorer.states(b), b),
+        lambda b: scorer.scores(b)[:, None],
+    ):
         with torch.no_grad():
             whole = read(together)
             for row, sequence in enumerate(SEQUENCES):
@@ -77,7 +81,8 @@ def test_nothing_changes_with_batch_mates(model):
 def test_value_at_the_last_state_before_the_end_is_read_where_the_token_is_predicted(model):
     scorer = reward_from_causal(model, seed=0).network
     sequence = SEQUENCES[0]
-    values = scorer.values(collate([sequence]))[0]
+    batch = collate([sequence])
+    values = scorer.values_of(scorer.states(batch), batch)[0]
     for t in range(len(sequence.response_ids)):
         before = TokenSequence(sequence.prompt_ids[:1], (sequence.prompt_ids[1:] + sequence.response_ids)[: 3 + t])
         assert values[t].item() == pytest.approx(scorer.scores(collate([before])).item(), abs=1e-5)
