@@ -3,7 +3,7 @@
     python benchmarks/reward_models.py hh DATA WORK [--criteria NAME ...] [--words N] [--peer PYTHON] [--only NAME ...]
                                                     [--seed N]
     python benchmarks/reward_models.py arguments DATA WORK
-    python benchmarks/reward_models.py replies DATA WORK
+    python benchmarks/reward_models.py replies DATA WORK [--words N] [--peer PYTHON] [--only NAME ...] [--seed N]
 
 hh         DATA holds {helpful,harmless}-base.{train,validation}.jsonl.gz of Anthropic's HH-RLHF (Bai et al. 2022).
            Pairs of these criteria whose transcripts have at most N words; one epoch, eight pairs a step; PYTHON is of
@@ -12,7 +12,8 @@ arguments  DATA holds arguments.jsonl.gz and pairs.jsonl.gz of UKPConvArg1 (Habe
            arguments for one side of a debate convinces more. Two folds of whole debates, so that both sides of a
            debate are tested by a model that has seen neither.
 replies    DATA holds trees.jsonl.gz of Open-Assistant (Köpf et al. 2023): rankings of two to nine sibling replies, as
-           pairs and as whole rankings. Two folds of whole conversation trees.
+           pairs and as whole rankings, of conversations with at most N words up to the end of the reply. Two folds of
+           whole conversation trees; what the peer learns too takes one epoch, eight pairs a step.
 
 What is done already in WORK is kept. Each adds its part to reward_models.json beside this file.
 """
@@ -24,6 +25,7 @@ import gzip
 import json
 import subprocess
 from collections import defaultdict
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ from plaudit.store.formats import open_source
 from plaudit.store.formats.format import LeftOut
 from plaudit.store.importing import Kind
 
+Rows = list[dict[str, Any]]
 HERE = Path(__file__).parent
 RESULTS = HERE / "reward_models.json"
 FOLDS = 2
@@ -59,13 +62,13 @@ ENTRANTS: dict[str, list[str]] = {
 """Name -> settings; the first two are the peer's too."""
 
 
-def lines(path: Path) -> list[dict[str, Any]]:
+def lines(path: Path) -> Rows:
     """Of a gzipped JSONL file."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
         return [json.loads(line) for line in file]
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+def write(path: Path, rows: Rows) -> Path:
     """As JSONL."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
@@ -98,7 +101,7 @@ def turns(transcript: str) -> list[dict[str, str]]:
     return messages
 
 
-def pairs(data: Path, split: str, criteria: list[str], words: int) -> list[dict[str, Any]]:
+def pairs(data: Path, split: str, criteria: list[str], words: int) -> Rows:
     """Comparisons of transcripts of at most so many words; those whose earlier turns differ are left out."""
     found, left_out = [], 0
     for criterion in criteria:
@@ -121,9 +124,7 @@ def without_criterion(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key != "criterion"}
 
 
-def train(
-    work: Path, rows: list[dict[str, Any]], settings: list[str], kind: Kind = "comparisons"
-) -> tuple[str, Config]:
+def train(work: Path, rows: Rows, settings: list[str], kind: Kind = "comparisons") -> tuple[str, Config]:
     """(model folder, its settings) of a reward model trained on judgments in a workspace of its own."""
     config = resolve(overrides=[*BASE, *settings])
     if (work / "plaudit.yaml").exists():
@@ -158,31 +159,34 @@ def hh(data: Path, work: Path, criteria: list[str], words: int, peer: str | None
         parts = evaluate_reward(folder, validation, config)["accuracy_by_criterion"] if heads else None
         remember(part, name, {**found, "train_pairs": len(rows), "accuracy_by_criterion": parts})
         print(shown(name, found), flush=True)
-    for entrant in list(ENTRANTS)[:2] if peer is not None else []:
+    if peer is None:
+        return
+    for entrant in list(ENTRANTS)[:2]:
         if only and f"TRL {entrant}" not in only:
             continue
         name = entrant + of_seed
-        scored = work / f"trl-{name.replace(' ', '-')}.json"
-        if not scored.exists():
-            rate = next(s.split("=")[1] for s in ENTRANTS[entrant] if "learning_rate" in s)
-            train_file = write(work / "train.jsonl", learn)
-            arguments = [train_file, validation, scored, rate, "lora" if entrant == "LoRA" else "full", seed]
-            from plaudit.models.loading import _resolve
-
-            command = [peer, HERE / "peers" / "reward.py", _resolve("smollm2-135m-instruct"), *arguments]
-            subprocess.run([str(c) for c in command], check=True)
-        remember(part, f"TRL {name}", measured(json.loads(scored.read_text()), judge))
-        print(shown(f"TRL {name}", measured(json.loads(scored.read_text()), judge)), flush=True)
+        found = of_peer(peer, work / f"trl-{name.replace(' ', '-')}", learn, judge, ENTRANTS[entrant], seed)
+        remember(part, f"TRL {name}", found)
+        print(shown(f"TRL {name}", found), flush=True)
 
 
-def measured(differences: list[float], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """A peer's differences of scores, chosen minus rejected, as `evaluate_reward` would see them."""
+def of_peer(peer: str, work: Path, learn: Rows, judge: Rows, settings: list[str], seed: int) -> dict[str, Any]:
+    """What the peer, trained with these settings, says of pairs to judge, as `evaluate_reward` would see it."""
     from plaudit.evaluation.reward_quality import Judged, reward_quality
+    from plaudit.models.loading import _resolve
 
+    scored = work.with_suffix(".json")
+    if not scored.exists():
+        train_file, validation = (write(work / f"{name}.jsonl", rows) for name, rows in [("t", learn), ("v", judge)])
+        rate = next(s.split("=")[1] for s in settings if "learning_rate" in s)
+        how = "full" if "model.lora=null" in settings else "lora"
+        command = [peer, HERE / "peers" / "reward.py", _resolve("smollm2-135m-instruct"), train_file, validation]
+        subprocess.run([str(c) for c in [*command, scored, rate, how, seed]], check=True)
+    differences = json.loads(scored.read_text())  # of scores, chosen minus rejected
     judged = [
         Judged(json.dumps(row["prompt"]), "", (str(i), "x"), difference, 1.0, None,
-               len(row["chosen"].split()) - len(row["rejected"].split()))
-        for i, (difference, row) in enumerate(zip(differences, rows, strict=True))
+               len(row["chosen"].split()) - len(row["rejected"].split()), subset=row.get("subset", ""))
+        for i, (difference, row) in enumerate(zip(differences, judge, strict=True))
     ]  # fmt: skip
     return reward_quality(judged)
 
@@ -190,7 +194,7 @@ def measured(differences: list[float], rows: list[dict[str, Any]]) -> dict[str, 
 def arguments(data: Path, work: Path) -> None:
     """Cross-topic accuracy on the strict pairs of UKPConvArg1."""
     texts = {(row["topic"], row["arg_id"]): row for row in lines(data / "arguments.jsonl.gz")}
-    debates: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    debates: dict[str, Rows] = defaultdict(list)
     for pair in lines(data / "pairs.jsonl.gz"):
         if not pair["strict"]:
             continue
@@ -200,22 +204,48 @@ def arguments(data: Path, work: Path) -> None:
         debates[pair["title"]].append({"prompt": question, "chosen": best["text"], "rejected": worst["text"]})
     settings = [*LORA, "reward.optimiser.learning_rate=0.0005", "reward.head_scale=0.05", "reward.batch_size=1",
                 "reward.epochs=3", "data.max_prompt_tokens=512", LARGE]  # fmt: skip
-    across("arguments", debates, work, settings, "comparisons")
+    across("arguments", debates, work, by_settings(settings, "comparisons"))
 
 
-REPLIES = {"pairs": "bradley-terry", "whole rankings": "plackett-luce"}
+LONG = ["data.max_prompt_tokens=2048"]
+RANKINGS = [*LORA, *LONG, "reward.optimiser.learning_rate=0.0005", "reward.head_scale=0.05", "reward.batch_size=4",
+            "reward.epochs=2", LARGE]  # fmt: skip
+REPLIES: dict[str, list[str]] = {
+    "pairs": [*RANKINGS, "reward.loss=bradley-terry"],
+    "whole rankings": [*RANKINGS, "reward.loss=plackett-luce"],
+}
+REPLIES_IN_PAIRS: dict[str, list[str]] = {
+    "LoRA": [*LORA, *LONG, "reward.optimiser.learning_rate=0.0005", "reward.batch_size=8"],
+    "all weights": ["model.lora=null", *LONG, "reward.optimiser.learning_rate=0.00005", "reward.batch_size=8"],
+}
+"""What the peer, which knows no rankings, learns too."""
 
 
-def replies(data: Path, work: Path) -> None:
+def replies(data: Path, work: Path, words: int, peer: str | None, only: list[str], seed: int) -> None:
     """Accuracy on the pairs of ranked sibling replies in conversation trees never seen."""
-    trees: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    trees: dict[str, Rows] = defaultdict(list)
     for where, row in open_source(data / "trees.jsonl.gz", "rankings"):
-        if not isinstance(row, LeftOut):
-            trees[where].append(row)
-    for name, loss in REPLIES.items():
-        settings = [*LORA, "reward.optimiser.learning_rate=0.0005", "reward.head_scale=0.05", "reward.batch_size=4",
-                    "reward.epochs=2", "data.max_prompt_tokens=2048", f"reward.loss={loss}", LARGE]  # fmt: skip
-        across(f"replies, {name}", trees, work / name.replace(" ", "-"), settings, "rankings")
+        if isinstance(row, LeftOut):
+            continue
+        before = sum(len(message["content"].split()) for message in row["prompt"])
+        kept = [i for i, reply in enumerate(row["responses"]) if before + len(reply.split()) <= words]
+        short = {**row, "responses": [row["responses"][i] for i in kept], "ranks": [row["ranks"][i] for i in kept]}
+        if pairs_of(short):
+            trees[where].append(short)
+    in_pairs = {name: [pair for row in rows for pair in as_pairs(row)] for name, rows in trees.items()}
+    print(f"{sum(map(len, in_pairs.values()))} pairs in {len(trees)} trees")
+    of_seed = f", seed {seed}" if seed else ""
+    entrants: list[tuple[str, dict[str, Rows], Entrant]] = []
+    for name, settings in REPLIES.items():
+        entrants.append((name, dict(trees), by_settings([*settings, f"seed={seed}"], "rankings")))
+    for name, settings in REPLIES_IN_PAIRS.items():
+        entrants.append((name, in_pairs, by_settings([*settings, f"seed={seed}"], "comparisons")))
+        if peer is not None:
+            entrants.append((f"TRL {name}", in_pairs, by_peer(peer, settings, seed)))
+    for name, groups, entrant in entrants:
+        if not only or name in only:
+            named = f"{words} words, {name}{of_seed}"
+            across(f"replies, {named}", groups, work / named.replace(" ", "-"), entrant)
 
 
 def pairs_of(row: dict[str, Any]) -> int:
@@ -223,7 +253,36 @@ def pairs_of(row: dict[str, Any]) -> int:
     return sum(one != other for one, other in combinations(row["ranks"], 2)) if "ranks" in row else 1
 
 
-def across(part: str, groups: dict[str, list[dict[str, Any]]], work: Path, settings: list[str], kind: Kind) -> None:
+def as_pairs(row: dict[str, Any]) -> Rows:
+    """A ranking's decided pairs; rank 1 is the best."""
+    ranked = sorted(zip(row["ranks"], row["responses"], strict=True))
+    return [
+        {"prompt": row["prompt"], "chosen": better, "rejected": worse}
+        for (high, better), (low, worse) in combinations(ranked, 2)
+        if high != low
+    ]
+
+
+Entrant = Callable[[Path, Rows, Rows], dict[str, Any]]
+"""(folder, what to learn, what to judge) -> what was found."""
+
+
+def by_settings(settings: list[str], kind: Kind) -> Entrant:
+    """A reward model of ours."""
+
+    def entrant(work: Path, learn: Rows, judge: Rows) -> dict[str, Any]:
+        folder, config = train(work, learn, settings, kind)
+        return evaluate_reward(folder, write(work / "judge.jsonl", judge), config)
+
+    return entrant
+
+
+def by_peer(peer: str, settings: list[str], seed: int) -> Entrant:
+    """The peer's, of the same settings."""
+    return lambda work, learn, judge: of_peer(peer, work, learn, judge, settings, seed)
+
+
+def across(part: str, groups: dict[str, Rows], work: Path, entrant: Entrant) -> None:
     """Train on all but a fold of whole groups and judge that fold, for each fold."""
     order = sorted(groups, key=lambda name: (-len(groups[name]), name))
     right: list[tuple[float, int]] = []
@@ -232,8 +291,7 @@ def across(part: str, groups: dict[str, list[dict[str, Any]]], work: Path, setti
         out = [name for place, name in enumerate(order) if place % FOLDS == fold]
         learn = [row for name in order if name not in out for row in groups[name]]
         judge = [{**row, "subset": name} for name in out for row in groups[name]]
-        folder, config = train(work / f"fold-{fold}", learn, settings, kind)
-        found = evaluate_reward(folder, write(work / f"judge-{fold}.jsonl", judge), config)
+        found = entrant(work / f"fold-{fold}", learn, judge)
         print(shown(f"{part}, fold {fold}, {len(out)} of {len(order)} groups", found), flush=True)
         counts = {name: sum(pairs_of(row) for row in groups[name]) for name in out}
         right += [(found["accuracy_by_subset"][name]["value"], counts[name]) for name in out]
@@ -256,7 +314,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("work", type=Path)
     parser.add_argument("--criteria", nargs="+", choices=list(FILES), default=list(FILES), help="hh: of which pairs")
-    parser.add_argument("--words", type=int, default=200, help="hh: of a transcript, at most")
+    parser.add_argument("--words", type=int, default=200, help="hh, replies: of a transcript, at most")
     parser.add_argument("--peer", help="the peer's Python")
     parser.add_argument("--only", nargs="*", default=[], help="entrants")
     parser.add_argument("--seed", type=int, default=0)
@@ -266,7 +324,7 @@ def main() -> None:
     elif given.what == "arguments":
         arguments(given.data, given.work)
     else:
-        replies(given.data, given.work)
+        replies(given.data, given.work, given.words, given.peer, given.only, given.seed)
 
 
 if __name__ == "__main__":
