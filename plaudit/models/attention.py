@@ -189,6 +189,31 @@ class CacheRows:
         return scores.softmax(dim=-1).to(value.dtype) @ value
 
 
+class CacheColumns:
+    """As `CacheRows`, over all columns of a cache: which of them a row looks at, the device alone needs to know.
+
+    starts  [B] the first column of each row
+    last    [1] the column of the new tokens
+    """
+
+    def __init__(self, starts: Tensor, last: Tensor):
+        self.starts, self.last = starts, last
+        self._rows: dict[int | None, CacheRows] = {}
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, *, scale: float, window: int | None, softcap: float | None
+    ) -> Tensor:
+        """[B, H, 1, d], [B, G, C, d] x 2 -> [B, 1, H, d]."""
+        if window not in self._rows:
+            columns = torch.arange(key.shape[2], device=key.device)
+            seen = (columns >= self.starts[:, None]) & (columns <= self.last)  # [B, C]
+            if window is not None:
+                seen &= columns > self.last - window
+            bias = torch.zeros(seen.shape, device=key.device)
+            self._rows[window] = CacheRows(bias.masked_fill_(~seen, torch.finfo(torch.float32).min)[:, None, None])
+        return self._rows[window].attend(query, key, value, scale=scale, window=None, softcap=softcap)
+
+
 class _ShortRows(torch.autograd.Function):
     """softmax(scale Q K' + bias) V of the first blocks' rows; the probabilities are kept for the backward pass."""
 

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 TOKENS_PER_PRODUCT = 256
-"""Logits that are held at once, in the precision of the product."""
-BYTES_PER_CHUNK = 1 << 23
-"""Of float32 logits within. Larger pieces leave the cache, and their memory is asked of the system anew each time."""
+"""On a CPU, of which logits are held at once, in the precision of the product."""
+BYTES_IN_CACHE = 1 << 23
+"""Within, of float32 logits: larger pieces leave the cache, and their memory is asked of the system anew each time."""
+BYTES_ELSEWHERE = 1 << 28
+"""On a GPU, where a small piece takes less time than its launch; also of a product."""
 
 
 def chunked_log_probs(
@@ -27,7 +29,7 @@ def chunked_log_probs(
     temperature: float = 1.0,
     softcap: float | None = None,
     with_entropy: bool = False,
-    chunk: int = TOKENS_PER_PRODUCT,
+    chunk: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-softmax(head(hidden) / temperature) at the given tokens, chunk by chunk.
 
@@ -35,12 +37,14 @@ def chunked_log_probs(
     token_ids  [M]
     head       a linear layer
     softcap            logits are cap * tanh(logits / cap) first, for the families that do so
-    chunk              tokens of one product with the head
+    chunk              tokens of one product with the head, as many as the device is best at by default
 
     Returns ([M] log-probs, [M] entropies without gradient, or None), nats, float32.
     """
     weight: Any = head.weight
     bias = getattr(head, "bias", None)
+    if chunk is None:
+        chunk = TOKENS_PER_PRODUCT if weight.device.type == "cpu" else _rows_at_once(weight.device, len(weight))
     options = _Options(temperature, softcap, with_entropy, chunk)
     log_probs, entropies = _LogProbs.apply(hidden.to(weight.dtype), weight, bias, token_ids, options)
     return log_probs, entropies if with_entropy else None
@@ -59,9 +63,13 @@ def scale(logits: Tensor, temperature: float, softcap: float | None) -> Tensor:
     return values if temperature == 1.0 else values / temperature
 
 
-def rows_in_cache(logits: Tensor) -> int:
-    """How many rows of logits to work on in float32 at a time."""
-    return max(1, BYTES_PER_CHUNK // (4 * logits.shape[1]))
+def rows_at_once(logits: Tensor) -> int:
+    """How many rows of [m, V] logits to work on in float32 at a time."""
+    return _rows_at_once(logits.device, logits.shape[1])
+
+
+def _rows_at_once(device: torch.device, vocabulary: int) -> int:
+    return max(1, (BYTES_IN_CACHE if device.type == "cpu" else BYTES_ELSEWHERE) // (4 * vocabulary))
 
 
 @dataclass(frozen=True)
@@ -106,7 +114,7 @@ class _LogProbs(torch.autograd.Function):
         chosen, entropies, slopes = [], [], []
         for states, some in zip(hidden.split(options.chunk), ids.split(options.chunk), strict=True):
             product = functional.linear(states, weight, bias)  # [m, V]
-            size = rows_in_cache(product)
+            size = rows_at_once(product)
             for logits, its_ids in zip(product.split(size), some.split(size), strict=True):
                 log_probs, scaled = options.log_probs(logits)
                 chosen.append(log_probs.gather(1, its_ids[:, None]).squeeze(1))
@@ -135,7 +143,7 @@ class _LogProbs(torch.autograd.Function):
         to_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and bias.requires_grad else None
         for states, some, back in zip(*(x.split(options.chunk) for x in (hidden, ids, gradient)), strict=True):
             product = functional.linear(states, weight, bias)
-            size = rows_in_cache(product)
+            size = rows_at_once(product)
             for logits, its_ids, its_back in zip(*(x.split(size) for x in (product, some, back)), strict=True):
                 log_probs, scaled = options.log_probs(logits)
                 slope = options.slope(log_probs, scaled, its_ids).mul_(its_back[:, None])

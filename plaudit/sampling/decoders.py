@@ -17,15 +17,18 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
-from plaudit.models.attention import CacheRows, PackedRows
+from plaudit.models.attention import CacheColumns, CacheRows, PackedRows
 from plaudit.models.laid_out import Products
 from plaudit.models.network import Network
+from plaudit.sampling import recorded
 from plaudit.sampling.fused import fused_step
 from plaudit.text.batches import collate
 from plaudit.text.chat import TokenSequence
 
 SPARE_COLUMNS = 32
 """Of the cache beyond the longest possible row; when they are used up, what is still needed moves to the front."""
+COLUMNS_AT_ONCE = 256
+"""On a GPU a step looks at a multiple of so many columns: each number of them is recorded for itself."""
 
 
 class Decoder(Protocol):
@@ -77,8 +80,12 @@ class SlotDecoder:
         config: Any = network.body.config
         self.layers = [_Slots(self, rows) for _ in range(config.get_text_config().num_hidden_layers)]
         self.cache: Any = Cache(layers=list(self.layers))
-        self.first = 0  # the first column that a running row still needs
+        self.first = 0  # of the columns that a step looks at
         self.targets: tuple[Tensor, Tensor, Tensor] | None = None  # of a prefill: (rows, columns, packed places)
+        self.last: Tensor | None = None  # [1] `column` on the device, of a step that must not know it
+        self.bound = 0  # the columns it looks at
+        own = weakref.proxy(self)  # not a circle
+        self.recorded = recorded.Recorded(lambda *given: own._recorded_step(*given))
 
     def start(self, prompts: Sequence[list[int]], copies: Sequence[int], rows: Tensor) -> Tensor:
         """[n, D]. Prompts are packed, and computed once for all copies."""
@@ -99,9 +106,14 @@ class SlotDecoder:
     def step(self, tokens: Tensor, running: Tensor) -> Tensor:
         """[B, D]."""
         self.starts = torch.where(running, self.starts, self.column)  # a row that is done looks at itself alone
-        self.first = int(self.starts.min())
         if self.column == self.columns:
             self._move_to_front()
+        if recorded.records(tokens.device):
+            last = torch.full((1,), self.column, device=tokens.device)
+            bound = min(math.ceil((self.column + 1) / COLUMNS_AT_ONCE) * COLUMNS_AT_ONCE, self.columns)
+            self.column += 1
+            return self.recorded(tokens, self.starts, last, bound)[0]
+        self.first = int(self.starts.min())
         if self.fused is not None:
             states = self.fused(tokens, self.column - self.starts, self.starts, self.column, self.layers)
             self.column += 1
@@ -116,11 +128,19 @@ class SlotDecoder:
         self.column += 1
         return hidden[:, 0]
 
+    def _recorded_step(self, tokens: Tensor, starts: Tensor, last: Tensor, bound: int) -> tuple[Tensor]:
+        """([B, D]) as `step`, of nothing but what is on the device; [B], [B], [1], and how many columns to look at."""
+        self.last, self.bound = last, bound
+        hidden = self._forward(tokens[:, None], (last - starts)[:, None], CacheColumns(starts, last))
+        self.last = None
+        return (hidden[:, 0],)
+
     def keep(self, rows: Tensor) -> None:
         """Copy them together."""
         self.starts = self.starts[rows]
+        first = int(self.starts.min())
         for layer in self.layers:
-            layer.move(rows, slice(self.first, self.column), self.first)
+            layer.move(rows, slice(first, self.column), first)
 
     def _forward(self, ids: Tensor, positions: Tensor, layout: Any) -> Tensor:
         return self.network.body(
@@ -128,11 +148,11 @@ class SlotDecoder:
         ).last_hidden_state
 
     def _move_to_front(self) -> None:
-        by = min(self.first, self.column - self.longest_prompt)  # a prompt yet to come needs its columns
+        first = int(self.starts.min())
+        by = min(first, self.column - self.longest_prompt)  # a prompt yet to come needs its columns
         for layer in self.layers:
-            layer.move(slice(0, len(self.starts)), slice(self.first, self.column), self.first - by)
+            layer.move(slice(0, len(self.starts)), slice(first, self.column), first - by)
         self.column -= by
-        self.first -= by
         self.starts -= by
 
 
@@ -160,6 +180,11 @@ class _Slots(DynamicLayer):  # type: ignore[misc]
             self.values[rows, :, columns] = value_states[0].transpose(0, 1)[places]
             return key_states, value_states
         count, column = len(key_states), owner.column
+        if owner.last is not None:
+            kept = self.keys[:count], self.values[:count]
+            for store, states in zip(kept, (key_states, value_states), strict=True):
+                store.index_copy_(2, owner.last, states)
+            return kept[0][:, :, : owner.bound], kept[1][:, :, : owner.bound]
         self.keys[:count, :, column] = key_states[:, :, 0]
         self.values[:count, :, column] = value_states[:, :, 0]
         seen = slice(owner.first, column + 1)

@@ -9,6 +9,7 @@ B rows being sampled, R samples altogether, V vocabulary.
 from __future__ import annotations
 
 import hashlib
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,9 +22,10 @@ from torch import Tensor
 from plaudit.models import kernels
 from plaudit.models.kernels import BLOCK
 from plaudit.models.laid_out import Products, laid_out
-from plaudit.models.log_probs import rows_in_cache, scale
+from plaudit.models.log_probs import rows_at_once, scale
 from plaudit.models.network import Network
 from plaudit.sampling.decoders import Decoder, make_decoder
+from plaudit.sampling.recorded import Recorded
 from plaudit.text.chat import Stops
 
 COMPACT_BELOW = 0.75
@@ -127,6 +129,8 @@ class _Sampler:
         self.samples = torch.zeros(0, dtype=torch.long, device=device)
         self.most_rows = most_rows
         self.by_kernel = kernels.serve(network.body) and top_p == 1 and network.softcap is None
+        own = weakref.proxy(self)  # not a circle
+        self.recorded_draw = Recorded(lambda *given: own._draw(*given))
         self.decoder: Decoder = make_decoder(network, products, most_rows, max(map(len, prompts)), limit)
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
         self.waiting = deque(  # (prompt, its first sample, how many), no more than there are rows
@@ -186,7 +190,7 @@ class _Sampler:
             self.samples = torch.cat([self.samples, self.samples.new_full((more,), self.count)])
         self.samples[rows] = torch.tensor(samples, device=device)
         self.alive += len(samples)
-        return self._take(rows, self.decoder.start(prompts, copies, rows))
+        return self._take(rows, self.decoder.start(prompts, copies, rows), self._draw)
 
     def _step(self) -> int:
         """One more token for every row; how many ended."""
@@ -197,16 +201,14 @@ class _Sampler:
             self.samples, running = self.samples[kept], running[kept]
         last = self.tokens[self.samples, (self.lengths[self.samples] - 1).clamp(min=0)]
         states = self.decoder.step(last, running)
-        return self._take(torch.arange(len(last), device=last.device), states)
+        return self._take(torch.arange(len(last), device=last.device), states, self.recorded_draw)
 
-    def _take(self, rows: Tensor, states: Tensor) -> int:
+    def _take(self, rows: Tensor, states: Tensor, draw_from: Callable[[Tensor, Tensor], tuple[Tensor, ...]]) -> int:
         """Draw the next token of these rows from their states; how many ended with it."""
         samples = self.samples[rows]
         ages = self.lengths[samples]
         uniforms = self.uniforms[samples, ages.clamp(max=self.limit - 1)]
-        head: Any = self.network.head
-        logits = head(states.to(head.weight.dtype))  # [n, V]
-        tokens, log_probs = self._draw(logits, uniforms)
+        tokens, log_probs = draw_from(states, uniforms)
         running = samples < self.count
         at = torch.where(running, ages, 0)
         self.tokens[samples, at] = tokens
@@ -231,8 +233,10 @@ class _Sampler:
                 self.ready.append(prompt)
         return len(over)
 
-    def _draw(self, logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        """([n] tokens, [n] log-probs) of [n, V] logits as the head gives them."""
+    def _draw(self, states: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        """([n] tokens, [n] log-probs) of [n, D] states."""
+        head: Any = self.network.head
+        logits = head(states.to(head.weight.dtype))  # [n, V]
         if self.by_kernel:
             tokens, log_probs = torch.empty_like(self.lengths[: len(logits)]), torch.empty_like(uniforms)
             arrays = [kernels.plain_array(x.contiguous()) for x in (logits, uniforms, tokens, log_probs)]
@@ -240,7 +244,7 @@ class _Sampler:
                 kernels.draw(arrays[0], np.float32(self.temperature), *arrays[1:])
             return tokens, log_probs
         drawn = []
-        size = rows_in_cache(logits)
+        size = rows_at_once(logits)
         for some, numbers in zip(logits.split(size), uniforms.split(size), strict=True):
             scaled = scale(some, self.temperature, self.network.softcap)
             drawn.append(draw(_nucleus(scaled, self.top_p) if self.top_p < 1 else scaled, numbers))

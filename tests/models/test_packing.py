@@ -5,11 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import make_tokenizer
+from devices import META, OneDevice, without_values
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from plaudit.config import LoraSettings, ModelSettings
 from plaudit.models import attention
 from plaudit.models.loading import _say_padded, load_causal, reward_from_causal
+from plaudit.models.log_probs import chunked_log_probs
 from plaudit.models.network import make_trainable
 from plaudit.text import rows
 from plaudit.text.batches import collate
@@ -96,6 +98,17 @@ def test_packed_equals_alone_in_log_probs_scores_and_gradients(family, way, tmp_
         torch.testing.assert_close(score, own_score, atol=2e-5, rtol=1e-4)
     for found, expected in zip(packed_gradients, gradients, strict=True):
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pass_and_its_gradients_stay_on_the_device_and_wait_for_nothing(family):
+    network = make_trainable(without_values(family, FAMILIES[family]), LoraSettings(rank=4), role="policy", seed=0)
+    batch = collate(SEQUENCES, device=META)
+    places = torch.zeros(9, dtype=torch.long, device=META)
+    with OneDevice():
+        states = network._states_at(batch, places, places)
+        chunked_log_probs(states, places, network.head)[0].sum().backward()
+    assert all(p.grad.shape == p.shape for p in network.trainable_parameters())
 
 
 def test_no_token_leaks_into_another_sequence(tmp_path):
