@@ -73,8 +73,12 @@ _start_threads()
 
 def serve(body: nn.Module) -> bool:
     """Whether a body is where the kernels are, and of numbers that they know."""
-    weight = next(body.parameters())
-    return weight.device.type == "cpu" and weight.dtype in (torch.bfloat16, torch.float32)
+    return knows(next(body.parameters()))
+
+
+def knows(x: Tensor) -> bool:
+    """Whether its memory and its numbers are such as kernels read."""
+    return x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float32)
 
 
 @contextmanager
@@ -153,6 +157,42 @@ def exp(x: Any) -> Any:
     p = p * r + np.float32(5.0000001201e-1)
     p = p * r * r + r + np.float32(1.0)
     return np.float32(0.0) if x < LEAST else p * _power_of_two(n)
+
+
+@generated
+def _bits_of(context: Any, number: Any) -> Any:
+    """A float32 as they are, as a whole number."""
+
+    def generate(_: Any, builder: Any, __: Any, given: Any) -> Any:
+        return builder.bitcast(given[0], ir.IntType(32))
+
+    return types.int32(types.float32), generate
+
+
+@generated
+def _number_of(context: Any, bits: Any) -> Any:
+    """Back."""
+
+    def generate(_: Any, builder: Any, __: Any, given: Any) -> Any:
+        return builder.bitcast(given[0], ir.FloatType())
+
+    return types.float32(types.int32), generate
+
+
+@inlined
+def _in_order(bits: Any) -> Any:
+    """Bits of float32 -> whole numbers in the same order, and back; what is no number is beyond all others."""
+    return np.int32(bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+
+
+@inlined
+def _largest(row: Any) -> Any:
+    """The maximum, by whole numbers: that of floats does not become vectors."""
+    top = _in_order(_bits_of(wide(row[0])))
+    for i in range(len(row)):
+        number = _in_order(_bits_of(wide(row[i])))
+        top = number if number > top else top
+    return _number_of(_in_order(top))
 
 
 @inlined
@@ -428,6 +468,59 @@ def few_rows(x: Any, weight: Any, bias: Any, residual: Any, result: Any, at: int
 
 
 @compiled
+def read_log_probs(logits: Any, ids: Any, temperature: Any, log_probs: Any, entropies: Any, normalisers: Any) -> None:
+    """Log-softmax(logits / temperature) at the ids, the entropy of each row, and log of the sum of its exponentials.
+
+    logits  [B, V]
+    ids     [B] int64
+    log_probs, entropies, normalisers  [B] float32, written
+    """
+    rows, size = logits.shape
+    for b in prange(rows):
+        row = logits[b]
+        top = _largest(row)
+        total, weighted = np.float64(0.0), np.float64(0.0)
+        for block in range(size // BLOCK):  # of a fixed size, or they would not become vectors
+            part, its_weighted = np.float32(0.0), np.float32(0.0)
+            for i in range(BLOCK):
+                below = (wide(row[block * BLOCK + i]) - top) / temperature
+                below = LEAST if below < LEAST else below  # not 0 times minus infinity
+                weight = exp(below)
+                part += weight
+                its_weighted += weight * below
+            total += np.float64(part)
+            weighted += np.float64(its_weighted)
+        for i in range(size // BLOCK * BLOCK, size):
+            below = (wide(row[i]) - top) / temperature
+            below = LEAST if below < LEAST else below
+            weight = exp(below)
+            total += np.float64(weight)
+            weighted += np.float64(weight * below)
+        log_total = np.log(total)
+        log_probs[b] = (wide(row[ids[b]]) - top) / temperature - np.float32(log_total)
+        entropies[b] = log_total - weighted / total
+        normalisers[b] = top / temperature + np.float32(log_total)
+
+
+@compiled
+def to_slopes(logits: Any, ids: Any, temperature: Any, normalisers: Any, factors: Any) -> None:
+    """Logits become factor * d (log-prob of the id) / d logits = factor / temperature * (onehot - softmax).
+
+    logits       [B, V], overwritten
+    ids          [B] int64
+    normalisers  [B] float32, as `read_log_probs` gives them
+    factors      [B] float32
+    """
+    rows, size = logits.shape
+    for b in prange(rows):
+        row, factor, normaliser = logits[b], factors[b] / temperature, normalisers[b]
+        own = exp(wide(row[ids[b]]) / temperature - normaliser)
+        for i in range(size):
+            row[i] = narrow(-factor * exp(wide(row[i]) / temperature - normaliser), row)
+        row[ids[b]] = narrow(factor * (np.float32(1.0) - own), row)
+
+
+@compiled
 def draw(logits: Any, temperature: Any, uniforms: Any, tokens: Any, log_probs: Any) -> None:
     """Tokens from softmax(logits / temperature) by inverting the cumulative distribution, and their log-probs.
 
@@ -442,17 +535,18 @@ def draw(logits: Any, temperature: Any, uniforms: Any, tokens: Any, log_probs: A
     blocks = (size + BLOCK - 1) // BLOCK
     for b in prange(rows):
         row = logits[b]
-        top = wide(row[0])
-        for i in range(size):
-            top = max(top, wide(row[i]))
+        top = _largest(row)
         ends = np.empty(blocks, np.float64)
         total = np.float64(0.0)
-        for block in range(blocks):
+        for block in range(size // BLOCK):  # of a fixed size, or they would not become vectors
             part = np.float32(0.0)
-            for i in range(block * BLOCK, min(size, block * BLOCK + BLOCK)):
-                part += exp((wide(row[i]) - top) / temperature)
+            for i in range(BLOCK):
+                part += exp((wide(row[block * BLOCK + i]) - top) / temperature)
             total += np.float64(part)
             ends[block] = total
+        for i in range(size // BLOCK * BLOCK, size):
+            total += np.float64(exp((wide(row[i]) - top) / temperature))
+            ends[blocks - 1] = total
         target = uniforms[b] * total
         block = 0
         while block < blocks - 1 and ends[block] <= target:

@@ -6,12 +6,16 @@ a batch of 4,096 tokens would take 800 MB, several times over in a backward pass
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from plaudit.models import kernels
 
 TOKENS_PER_PRODUCT = 256
 """On a CPU, of which logits are held at once, in the precision of the product."""
@@ -79,22 +83,51 @@ class _Options:
     with_entropy: bool
     chunk: int
 
-    def log_probs(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """([m, V] float32 log-softmax, [m, V] what it is of)."""
-        if self.temperature == 1.0 and self.softcap is None:
-            return torch.log_softmax(logits, dim=-1, dtype=torch.float32), logits
-        scaled = scale(logits, self.temperature, self.softcap)
-        return scaled.log_softmax(dim=-1), scaled
+    def in_pieces(self, logits: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """(rows, [m, V] float32 scaled logits) of as many rows as are worked on at a time."""
+        size = rows_at_once(logits)
+        for start in range(0, len(logits), size):
+            rows = slice(start, start + size)
+            yield rows, scale(logits[rows], self.temperature, self.softcap)
 
-    def slope(self, log_probs: Tensor, scaled: Tensor, ids: Tensor) -> Tensor:
-        """[m, V] d (log-prob of the id) / d logits, (onehot - p) / T times the cap's slope; overwrites `log_probs`."""
-        slope = log_probs.exp_().neg_()
-        slope.scatter_add_(1, ids[:, None], torch.ones_like(ids, dtype=slope.dtype)[:, None])
-        if self.temperature != 1.0:
-            slope.div_(self.temperature)
-        if self.softcap is not None:
-            slope.mul_(1 - (scaled * (self.temperature / self.softcap)).square())
-        return slope
+    def by_kernel(self, logits: Tensor) -> bool:
+        """Whether a row is read from memory once, and written there once."""
+        return self.softcap is None and kernels.knows(logits)
+
+    def read(self, logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[m] each: log-probs of the ids, entropies (zeros where not wanted), log of the sums of exponentials."""
+        if self.by_kernel(logits):
+            found = torch.empty(3, len(logits))
+            with kernels.in_use():
+                rows, which, *written = [kernels.plain_array(x) for x in (logits, ids.contiguous(), *found)]
+                kernels.read_log_probs(rows, which, np.float32(self.temperature), *written)
+            return found[0], found[1], found[2]
+        found = torch.zeros(3, len(logits), device=logits.device)
+        for rows, scaled in self.in_pieces(logits):
+            normalisers = scaled.logsumexp(dim=-1)
+            found[0, rows] = scaled.gather(1, ids[rows, None]).squeeze(1) - normalisers
+            if self.with_entropy:
+                found[1, rows] = normalisers - (scaled.softmax(dim=-1) * scaled).sum(dim=-1)
+            found[2, rows] = normalisers
+        return found[0], found[1], found[2]
+
+    def to_slopes(self, logits: Tensor, ids: Tensor, normalisers: Tensor, factors: Tensor) -> None:
+        """Overwrites [m, V] logits by factor * d (log-prob of the id) / d logits.
+
+        That is factor / T * (onehot - p), times the cap's slope.
+        """
+        if self.by_kernel(logits):
+            with kernels.in_use():
+                which, *others = [kernels.plain_array(x.contiguous()) for x in (ids, normalisers, factors)]
+                kernels.to_slopes(kernels.plain_array(logits), which, np.float32(self.temperature), *others)
+            return
+        for rows, scaled in self.in_pieces(logits):
+            slope = (scaled - normalisers[rows, None]).exp_().neg_()
+            slope.scatter_add_(1, ids[rows, None], torch.ones_like(slope[:, :1]))
+            slope *= factors[rows, None] / self.temperature
+            if self.softcap is not None:  # tanh' = 1 - tanh^2, and scaled = softcap * tanh / T
+                slope.mul_(1 - (scaled * (self.temperature / self.softcap)).square())
+            logits[rows] = slope.to(logits.dtype)
 
 
 class _LogProbs(torch.autograd.Function):
@@ -111,45 +144,38 @@ class _LogProbs(torch.autograd.Function):
         """[M, D], [V, D], [V] or None, [M] -> [M] log-probs, [M] entropies (zeros where not wanted)."""
         again = weight.requires_grad or (bias is not None and bias.requires_grad)
         wants_slopes = hidden.requires_grad and not again
-        chosen, entropies, slopes = [], [], []
+        chosen, entropies, normalisers, slopes = [], [], [], []
         for states, some in zip(hidden.split(options.chunk), ids.split(options.chunk), strict=True):
             product = functional.linear(states, weight, bias)  # [m, V]
-            size = rows_at_once(product)
-            for logits, its_ids in zip(product.split(size), some.split(size), strict=True):
-                log_probs, scaled = options.log_probs(logits)
-                chosen.append(log_probs.gather(1, its_ids[:, None]).squeeze(1))
-                if options.with_entropy:
-                    entropies.append(-(log_probs.exp() * log_probs).sum(dim=-1))
-                if wants_slopes:
-                    logits.copy_(options.slope(log_probs, scaled, its_ids))
+            log_probs, entropy, its_normalisers = options.read(product, some)
+            chosen.append(log_probs)
+            entropies.append(entropy)
+            normalisers.append(its_normalisers)
             if wants_slopes:
+                options.to_slopes(product, some, its_normalisers, torch.ones_like(its_normalisers))
                 slopes.append(product @ weight)
         ctx.options, ctx.again = options, again
-        ctx.save_for_backward(hidden, weight, bias, ids, torch.cat(slopes) if slopes else None)
-        result = torch.cat(chosen)
-        entropy = torch.cat(entropies) if options.with_entropy else torch.zeros_like(result)
-        ctx.mark_non_differentiable(entropy)
-        return result, entropy
+        ctx.save_for_backward(hidden, weight, bias, ids, torch.cat(normalisers), torch.cat(slopes) if slopes else None)
+        whole_entropy = torch.cat(entropies)
+        ctx.mark_non_differentiable(whole_entropy)
+        return torch.cat(chosen), whole_entropy
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of hidden, weight and bias."""
-        hidden, weight, bias, ids, slopes = ctx.saved_tensors
+        hidden, weight, bias, ids, normalisers, slopes = ctx.saved_tensors
         if not ctx.again:
             return (gradient[:, None] * slopes).to(hidden.dtype), None, None, None, None
         options: _Options = ctx.options
         to_hidden: list[Tensor] = []
         to_weight = torch.zeros_like(weight, dtype=torch.float32) if weight.requires_grad else None
         to_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and bias.requires_grad else None
-        for states, some, back in zip(*(x.split(options.chunk) for x in (hidden, ids, gradient)), strict=True):
+        given = (hidden, ids, normalisers, gradient.float())
+        for states, some, its_normalisers, back in zip(*(x.split(options.chunk) for x in given), strict=True):
             product = functional.linear(states, weight, bias)
-            size = rows_at_once(product)
-            for logits, its_ids, its_back in zip(*(x.split(size) for x in (product, some, back)), strict=True):
-                log_probs, scaled = options.log_probs(logits)
-                slope = options.slope(log_probs, scaled, its_ids).mul_(its_back[:, None])
-                if to_bias is not None:
-                    to_bias += slope.sum(dim=0)
-                logits.copy_(slope)
+            options.to_slopes(product, some, its_normalisers, back)
+            if to_bias is not None:
+                to_bias += product.sum(dim=0, dtype=torch.float32)
             if hidden.requires_grad:
                 to_hidden.append(product @ weight)
             if to_weight is not None:

@@ -113,12 +113,14 @@ def _run(workspace: Workspace, run: Run, config: Config, prompts: list[Prompt]) 
                 user=actors.user,
                 turns=settings.episodes.turns,
             )
-            rollouts, facts = measure(actors, algorithm, episodes, batching, step=step, kl_coefficient=kl_coefficient)
+            rollouts, facts, kept = measure(
+                actors, algorithm, episodes, batching, step=step, kl_coefficient=kl_coefficient
+            )
             facts |= algorithm.observe(rollouts) | actors.unread_ratings()
             advantages = algorithm.advantages(rollouts)
             facts |= learn(
                 actors, algorithm, rollouts, advantages, batching, optimisers,
-                texts=texts, step=step, kl_coefficient=kl_coefficient,
+                kept=kept, texts=texts, step=step, kl_coefficient=kl_coefficient,
             )  # fmt: skip
             for optimiser in optimisers.values():
                 optimiser.move_schedule_to((step + 1) * updates_of_a_step)  # also after an early stop

@@ -60,6 +60,18 @@ class Batching:
             yield indices, collate([sequences[i] for i in indices], device=self.device)
 
 
+@dataclass(frozen=True)
+class PolicyPass:
+    """The policy's way through a micro-batch, to go back on.
+
+    states     [M, D]
+    log_probs  [b, T]
+    """
+
+    states: Tensor
+    log_probs: Tensor
+
+
 @torch.no_grad()
 def measure(
     actors: Actors,
@@ -69,27 +81,35 @@ def measure(
     *,
     step: int,
     kl_coefficient: float,
-) -> tuple[Rollouts, dict[str, float]]:
-    """Rollouts, and the step's figures. The reference is run only where something needs it."""
+) -> tuple[Rollouts, dict[str, float], PolicyPass | None]:
+    """Rollouts, the step's figures, and the policy's pass where it is what the only update would do again.
+
+    The reference is run only where something needs it. A pass is kept where one micro-batch is all there is to learn
+    from, so that it takes no more memory than learning would.
+    """
     config, settings = batching.config, batching.config.rl
     sequences = [episode.sequence for episode in episodes]
     longest = max(len(s.response_ids) for s in sequences)
     needs_reference = algorithm.needs.reference or kl_coefficient > 0
     names = ["policy", "entropy", *(["reference"] if needs_reference else []), *actors.critics]
     grids = {name: torch.zeros(len(sequences), longest) for name in names}
-    for rows in batching.minibatches(len(sequences), step, epoch=0):
-        for indices, batch in batching.micro(sequences, rows):
+    minibatches = batching.minibatches(len(sequences), step, epoch=0)
+    pieces = [piece for rows in minibatches for piece in batching.micro(sequences, rows)]
+    once = len(pieces) == 1 and settings.epochs == 1
+    for indices, batch in pieces:
+        with torch.set_grad_enabled(once):
             states = actors.policy.states(batch)
             log_probs, entropy = actors.policy.log_probs_of(
                 states, batch, temperature=settings.temperature, with_entropy=True
             )
-            assert entropy is not None
-            found = {"policy": log_probs, "entropy": entropy}
-            if needs_reference:
-                found["reference"] = actors.reference.log_probs(batch, temperature=settings.temperature)[0]
-            found |= {name: critic.values(batch, states) for name, critic in actors.critics.items()}
-            for name, values in found.items():
-                grids[name][indices, : values.shape[1]] = values.float().cpu()
+        assert entropy is not None
+        found = {"policy": log_probs.detach(), "entropy": entropy}
+        if needs_reference:
+            found["reference"] = actors.reference.log_probs(batch, temperature=settings.temperature)[0]
+        found |= {name: critic.values(batch, states) for name, critic in actors.critics.items()}
+        for name, values in found.items():
+            grids[name][indices, : values.shape[1]] = values.float().cpu()
+    kept = PolicyPass(states, log_probs) if once else None
     mask = _mask(sequences, longest)
     grids = {name: grid.masked_fill(~mask, 0.0) for name, grid in grids.items()}
     rewards, scores, raw_scores = _task_rewards(actors.score, episodes, longest, config, unfinished=True)
@@ -114,7 +134,7 @@ def measure(
         episode_costs=episode_costs,
         values={name: grids[name] for name in actors.critics},
     )
-    return rollouts, _facts(rollouts, episodes, raw_scores, grids["entropy"])
+    return rollouts, _facts(rollouts, episodes, raw_scores, grids["entropy"]), kept
 
 
 def _mask(sequences: Sequence[TokenSequence], longest: int) -> Tensor:

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from plaudit.algorithms.rollouts import Advantages, Algorithm, Piece, Rollouts
+from plaudit.models.network import Network
 from plaudit.objectives import clipped_value_error, k2, k3, masked_mean, masked_variance, response_weights
 from plaudit.text.batches import draw_without_replacement, micro_batches
 from plaudit.text.chat import TokenSequence
 from plaudit.training.actors import Actors
-from plaudit.training.rollouts import Batching
+from plaudit.training.rollouts import Batching, PolicyPass
 from plaudit.training.step import Optimiser
 
 KL_LOSSES = {"k2": k2, "k3": k3}
@@ -48,6 +49,7 @@ def learn(
     batching: Batching,
     optimisers: dict[str, Optimiser],
     *,
+    kept: PolicyPass | None,
     texts: list[TokenSequence],
     step: int,
     kl_coefficient: float,
@@ -55,6 +57,7 @@ def learn(
     """Train the policy and the critics on one rollout batch; returns the step's figures.
 
     optimisers  "policy" and each critic's
+    kept        the policy's pass through the only micro-batch of the only update, if it was kept
     texts       pretraining texts to mix in; none for no mix
     """
     settings = batching.config.rl
@@ -63,7 +66,7 @@ def learn(
     totals, updates, stopped = _Totals(), 0, False
     for epoch in range(settings.epochs):
         for rows in batching.minibatches(len(rollouts.sequences), step, epoch):
-            found, largest = _accumulate(actors, algorithm, rollouts, advantages, batching, rows, kl_coefficient)
+            found, largest = _accumulate(actors, algorithm, rollouts, advantages, batching, rows, kl_coefficient, kept)
             if updates == 0:
                 facts["first_ratio_gap"] = largest  # |log ratio| before any update: 0 unless something is wrong
             moved = found.means()["approximate_kl"]
@@ -100,6 +103,7 @@ def _accumulate(
     batching: Batching,
     rows: list[int],
     kl_coefficient: float,
+    kept: PolicyPass | None,
 ) -> tuple[_Totals, float]:
     """Sum up the gradients of one minibatch; (its figures, largest |log ratio|)."""
     settings = batching.config.rl
@@ -119,8 +123,11 @@ def _accumulate(
                 return values.sum() / len(rows)
             return (values.masked_fill(~mask, 0.0) * weights[:, None]).sum()
 
-        states = actors.policy.states(batch)
-        log_probs, _ = actors.policy.log_probs_of(states, batch, temperature=settings.temperature)
+        if kept is None:
+            states = actors.policy.states(batch)
+            log_probs, _ = actors.policy.log_probs_of(states, batch, temperature=settings.temperature)
+        else:
+            states, log_probs = kept.states, kept.log_probs
         piece = _piece(rollouts, advantages, cut, indices)
         loss, clipped = algorithm.loss(log_probs, piece)
         objective = reduce(loss)
@@ -131,7 +138,7 @@ def _accumulate(
             found.add("kl_loss", price.detach() * len(rows), len(indices))
         head_coefficient = settings.value_head_coefficient  # its gradient goes back in one pass with the policy's
         if head_coefficient is None:
-            objective.backward()
+            _back(objective, actors.policy)
         seen = mask if clipped.dim() == 2 else torch.ones_like(clipped)
         found.add("clip_fraction", (clipped & seen).sum(), seen.sum())
         for name, critic in actors.critics.items():
@@ -143,17 +150,23 @@ def _accumulate(
             )
             value_objective = value_loss.masked_fill(~mask, 0.0).sum() / tokens
             if head_coefficient is None:
-                value_objective.backward()
+                _back(value_objective, critic.network)
             else:
                 objective = objective + head_coefficient * value_objective
             found.add(f"{_prefix(name)}value_loss", (value_loss.detach() * mask).sum(), mask.sum())
             found.add(f"{_prefix(name)}value_clip_fraction", (value_clipped & mask).sum(), mask.sum())
         if head_coefficient is not None:
-            objective.backward()
+            _back(objective, actors.policy)
         log_ratio = (log_probs.detach() - piece.old_log_probs).masked_fill(~mask, 0.0)
         found.add("approximate_kl", 0.5 * log_ratio.square().sum(), mask.sum())
         largest = max(largest, float(log_ratio.abs().max()))
     return found, largest
+
+
+def _back(objective: Tensor, network: Network) -> None:
+    """Gradients of the role's weights, whichever role has been at work since its pass."""
+    with network.active():
+        objective.backward()
 
 
 def _piece(rollouts: Rollouts, advantages: Advantages, cut: _Cut, indices: list[int]) -> Piece:

@@ -159,6 +159,49 @@ def test_products_of_few_rows(threads, rows, outputs, dtype):
     close(found[:, 4:-2], product + before[:, 4:-2].float())
 
 
+SIZES = [5, 256, 1000, 49_152]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("size", SIZES)
+def test_log_probs_entropies_and_slopes(size, temperature, dtype):
+    logits = (8 * torch.randn(7, size)).to(dtype)
+    logits[0] -= 30  # little depends on where the logits lie
+    logits[1, 3] = -torch.inf
+    ids = torch.randint(size, (7,))
+    log_probs, entropies, normalisers, factors = (*torch.empty(3, 7), torch.randn(7))
+    exact = logits.double().requires_grad_()
+    expected = (exact / temperature).log_softmax(dim=-1)
+    chosen = expected.gather(1, ids[:, None]).squeeze(1)
+    (chosen * factors).sum().backward()
+    arrays = [plain_array(x) for x in (logits, ids, log_probs, entropies, normalisers, factors)]
+    with kernels.in_use():
+        kernels.read_log_probs(*arrays[:2], np.float32(temperature), *arrays[2:5])
+    torch.testing.assert_close(log_probs, chosen.float(), rtol=1e-5, atol=1e-5)
+    own = -(expected.exp() * expected.clamp(min=-1e300)).sum(dim=-1)
+    torch.testing.assert_close(entropies, own.float(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        normalisers, (logits.double() / temperature).logsumexp(dim=-1).float(), rtol=1e-6, atol=1e-5
+    )
+    with kernels.in_use():
+        kernels.to_slopes(*arrays[:2], np.float32(temperature), *arrays[4:])
+    torch.testing.assert_close(logits.float(), exact.grad.to(dtype).float(), rtol=2**-7, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_no_number_stays_visible(dtype):
+    logits = torch.zeros(3, 300, dtype=dtype)
+    logits[1, 200] = torch.nan
+    logits[2, 299] = torch.inf
+    log_probs, entropies, normalisers = torch.empty(3, 3).unbind()
+    arrays = [plain_array(x) for x in (logits, torch.zeros(3).long(), log_probs, entropies, normalisers)]
+    with kernels.in_use():
+        kernels.read_log_probs(*arrays[:2], np.float32(1.0), *arrays[2:])
+    assert log_probs.isfinite().tolist() == [True, False, False]
+    assert entropies.isfinite().tolist() == [True, False, False]
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 @pytest.mark.parametrize("size", [1, 255, 256, 257, 1000])

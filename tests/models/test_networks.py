@@ -5,6 +5,7 @@ import torch
 from conftest import make_model
 
 from plaudit.config import LoraSettings, ModelSettings
+from plaudit.models import kernels, log_probs
 from plaudit.models.loading import load_causal, reward_from_causal
 from plaudit.models.log_probs import chunked_log_probs
 from plaudit.models.network import make_trainable
@@ -49,18 +50,30 @@ def test_log_probs_equal_those_from_the_full_logits(model, temperature):
         assert found[row, len(sequence.response_ids) :].eq(0).all()
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 100])
-def test_chunks_change_neither_log_probs_nor_gradients(chunk):
+@pytest.mark.parametrize("kernels_serve", [True, False])
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("softcap", [None, 1.5])
+@pytest.mark.parametrize("chunk", [1, 3, None])
+def test_chunks_change_neither_log_probs_nor_gradients(chunk, softcap, frozen, kernels_serve, monkeypatch):
+    """By kernels and by tensors, under a frozen head and under one that is trained."""
+    monkeypatch.setattr(kernels, "knows", lambda _: kernels_serve)
+    monkeypatch.setattr(log_probs, "BYTES_IN_CACHE", 4 * 30 * 4)  # four rows
     torch.manual_seed(0)
-    head = torch.nn.Linear(8, 30, bias=False)
+    head = torch.nn.Linear(8, 30).requires_grad_(not frozen)
     hidden, ids = torch.randn(10, 8, requires_grad=True), torch.randint(30, (10,))
     weights = torch.randn(10)
-    whole = head(hidden).log_softmax(-1).gather(1, ids[:, None]).squeeze(1)
-    expected = torch.autograd.grad((whole * weights).sum(), (hidden, head.weight))
-    found, _ = chunked_log_probs(hidden, ids, head, chunk=chunk)
-    gradients = torch.autograd.grad((found * weights).sum(), (hidden, head.weight))
-    torch.testing.assert_close(found, whole)
-    torch.testing.assert_close(gradients, expected)
+    logits = head(hidden) if softcap is None else softcap * torch.tanh(head(hidden) / softcap)
+    whole = (logits / 0.7).log_softmax(-1)
+    chosen = whole.gather(1, ids[:, None]).squeeze(1)
+    trained = [hidden] if frozen else [hidden, head.weight, head.bias]
+    expected = torch.autograd.grad((chosen * weights).sum(), trained, retain_graph=True)
+    found, entropy = chunked_log_probs(
+        hidden, ids, head, temperature=0.7, softcap=softcap, with_entropy=True, chunk=chunk
+    )
+    gradients = torch.autograd.grad((found * weights).sum(), trained)
+    torch.testing.assert_close(found, chosen)
+    torch.testing.assert_close(entropy, -(whole.exp() * whole).sum(dim=-1))
+    torch.testing.assert_close(gradients, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_nothing_changes_with_batch_mates(model):

@@ -12,6 +12,7 @@ import plaudit
 from plaudit.algorithms.ppo import PPO
 from plaudit.errors import ConfigError, DataError, WorkspaceError
 from plaudit.models.network import Network
+from plaudit.training import rollouts
 
 HEAD = "rl.value_head_coefficient=0.1"
 EVERY = (
@@ -91,16 +92,41 @@ def test_the_price_of_kl_sets_how_far_a_policy_goes(four_answers):
     assert kl == pytest.approx(float((optimum * (optimum / uniform).log()).sum()), abs=0.2)
 
 
+@pytest.mark.parametrize("minibatches", [1, 2])
 @pytest.mark.parametrize("name", EVERY)
-def test_the_size_of_micro_batches_changes_no_gradient(four_answers, name):
+def test_the_size_of_micro_batches_changes_no_gradient(four_answers, name, minibatches):
     """The first step's figures, gradient norms among them, and the weights after two steps."""
-    common = [*algorithm(four_answers, name), "rl.steps=2", "rl.minibatches=2"]
+    common = [*algorithm(four_answers, name), "rl.steps=2", f"rl.minibatches={minibatches}"]
     common += ["rl.prompts_per_step=6", "rl.temperature=1.3"]
     whole = train(four_answers, *common, "model.tokens_per_micro_batch=100000")
     small = train(four_answers, *common, "model.tokens_per_micro_batch=40")
     assert rows(small)[0] == pytest.approx(rows(whole)[0], rel=2e-3, abs=1e-5)
     for key, value in weights(small).items():
         torch.testing.assert_close(value, weights(whole)[key], atol=5e-3, rtol=5e-2)
+
+
+@pytest.mark.parametrize("how", ["model.lora={rank: 4, alpha: 8, targets: all}", "model.lora=null",
+                                 "model.activation_checkpointing=true"])  # fmt: skip
+@pytest.mark.parametrize("name", EVERY)
+def test_the_only_update_goes_back_on_the_pass_that_was_measured(four_answers, name, how, monkeypatch):
+    common = [*algorithm(four_answers, name), how, "rl.steps=2", "rl.minibatches=1", "rl.prompts_per_step=6"]
+    passes = []
+    plain = Network.log_probs_of
+
+    def counted(self, states, batch, **options):
+        passes.append(options.get("with_entropy", False))
+        return plain(self, states, batch, **options)
+
+    monkeypatch.setattr(Network, "log_probs_of", counted)
+    run = train(four_answers, *common)
+    assert passes == [True, False] * 2  # policy and reference, where the policy alone is asked for its entropy
+    monkeypatch.setattr(rollouts, "PolicyPass", lambda *_: None)
+    again = train(four_answers, *common)
+    assert passes[4:] == [True, False, False] * 2
+    for one, other in zip(rows(run), rows(again), strict=True):
+        assert one == pytest.approx(other, rel=1e-6)
+    for key, value in weights(run).items():
+        torch.testing.assert_close(value, weights(again)[key], atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", EVERY)
