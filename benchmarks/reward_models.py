@@ -207,7 +207,7 @@ def arguments(data: Path, work: Path) -> None:
     across("arguments", debates, work, by_settings(settings, "comparisons"))
 
 
-LONG = ["data.max_prompt_tokens=2048"]
+LONG = ["data.max_prompt_tokens=2048", "reward.max_response_tokens=2048"]
 RANKINGS = [*LORA, *LONG, "reward.optimiser.learning_rate=0.0005", "reward.head_scale=0.05", "reward.batch_size=4",
             "reward.epochs=2", LARGE]  # fmt: skip
 REPLIES: dict[str, list[str]] = {

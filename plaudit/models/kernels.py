@@ -181,7 +181,7 @@ def _number_of(context: Any, bits: Any) -> Any:
 
 @inlined
 def _in_order(bits: Any) -> Any:
-    """Bits of float32 -> whole numbers in the same order, and back; what is no number is beyond all others."""
+    """Bits of float32 -> whole numbers in the same order, and back; what is no number is beyond one of the ends."""
     return np.int32(bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
 
 

@@ -350,13 +350,13 @@ def _round_without_bias(model: nn.Module) -> None:
 def _packs(model: Any) -> bool:
     packs = takes_packed_batches(model.base_model)
     if packs:  # then there is no padding; GPT-2 would look for it in each forward pass, and so wait for the device
-        model.base_model.warn_if_padding_and_no_attention_mask = _look_for_no_padding
+        model.base_model.warn_if_padding_and_no_attention_mask = _no_check
     else:
         _say_padded(model.config.model_type)
     return packs
 
 
-def _look_for_no_padding(*_: Any) -> None:
+def _no_check(*_: Any) -> None:
     """In the place of a body's own check."""
 
 

@@ -18,11 +18,12 @@ from torch.nn import functional
 from plaudit.models import kernels
 
 TOKENS_PER_PRODUCT = 256
-"""On a CPU, of which logits are held at once, in the precision of the product."""
+"""How many tokens' logits are held at once on a CPU, in the precision of the product."""
+LEAST = float(kernels.LEAST)
 BYTES_IN_CACHE = 1 << 23
 """Within, of float32 logits: larger pieces leave the cache, and their memory is asked of the system anew each time."""
 BYTES_ELSEWHERE = 1 << 28
-"""On a GPU, where a small piece takes less time than its launch; also of a product."""
+"""The same on a GPU, where a small piece takes less time than its launch; several of that size are held together."""
 
 
 def chunked_log_probs(
@@ -95,7 +96,7 @@ class _Options:
         return self.softcap is None and kernels.knows(logits)
 
     def read(self, logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[m] each: log-probs of the ids, entropies (zeros where not wanted), log of the sums of exponentials."""
+        """[m] each: log-probs of the ids, entropies (of no use where not wanted), log of the sums of exponentials."""
         if self.by_kernel(logits):
             found = torch.empty(3, len(logits))
             with kernels.in_use():
@@ -104,11 +105,14 @@ class _Options:
             return found[0], found[1], found[2]
         found = torch.zeros(3, len(logits), device=logits.device)
         for rows, scaled in self.in_pieces(logits):
-            normalisers = scaled.logsumexp(dim=-1)
-            found[0, rows] = scaled.gather(1, ids[rows, None]).squeeze(1) - normalisers
+            top = scaled.amax(dim=-1)
+            below = scaled - top[:, None]
+            log_totals = below.logsumexp(dim=-1)
+            found[0, rows] = below.gather(1, ids[rows, None]).squeeze(1) - log_totals
             if self.with_entropy:
-                found[1, rows] = normalisers - (scaled.softmax(dim=-1) * scaled).sum(dim=-1)
-            found[2, rows] = normalisers
+                weighted = below.softmax(dim=-1).mul_(below.clamp_(min=LEAST))  # not 0 times minus infinity
+                found[1, rows] = log_totals - weighted.sum(dim=-1)
+            found[2, rows] = top + log_totals
         return found[0], found[1], found[2]
 
     def to_slopes(self, logits: Tensor, ids: Tensor, normalisers: Tensor, factors: Tensor) -> None:
@@ -141,7 +145,7 @@ class _LogProbs(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor, options: _Options
     ) -> tuple[Tensor, Tensor]:
-        """[M, D], [V, D], [V] or None, [M] -> [M] log-probs, [M] entropies (zeros where not wanted)."""
+        """[M, D], [V, D], [V] or None, [M] -> [M] log-probs, [M] entropies (of no use where not wanted)."""
         again = weight.requires_grad or (bias is not None and bias.requires_grad)
         wants_slopes = hidden.requires_grad and not again
         chosen, entropies, normalisers, slopes = [], [], [], []

@@ -131,8 +131,10 @@ class SlotDecoder:
     def _recorded_step(self, tokens: Tensor, starts: Tensor, last: Tensor, bound: int) -> tuple[Tensor]:
         """([B, D]) as `step`, of nothing but what is on the device; [B], [B], [1], and how many columns to look at."""
         self.last, self.bound = last, bound
-        hidden = self._forward(tokens[:, None], (last - starts)[:, None], CacheColumns(starts, last))
-        self.last = None
+        try:
+            hidden = self._forward(tokens[:, None], (last - starts)[:, None], CacheColumns(starts, last))
+        finally:
+            self.last = None
         return (hidden[:, 0],)
 
     def keep(self, rows: Tensor) -> None:

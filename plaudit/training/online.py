@@ -122,6 +122,7 @@ def _run(workspace: Workspace, run: Run, config: Config, prompts: list[Prompt]) 
                 actors, algorithm, rollouts, advantages, batching, optimisers,
                 kept=kept, texts=texts, step=step, kl_coefficient=kl_coefficient,
             )  # fmt: skip
+            kept = None  # not while the next step is sampled
             for optimiser in optimisers.values():
                 optimiser.move_schedule_to((step + 1) * updates_of_a_step)  # also after an early stop
             if settings.kl_target is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, islice, pairwise
 
 import torch
 from torch import Tensor
@@ -85,7 +85,7 @@ def measure(
     """Rollouts, the step's figures, and the policy's pass where it is what the only update would do again.
 
     The reference is run only where something needs it. A pass is kept where one micro-batch is all there is to learn
-    from, so that it takes no more memory than learning would.
+    from; beside it only the critics are run, without gradients.
     """
     config, settings = batching.config, batching.config.rl
     sequences = [episode.sequence for episode in episodes]
@@ -93,35 +93,38 @@ def measure(
     needs_reference = algorithm.needs.reference or kl_coefficient > 0
     names = ["policy", "entropy", *(["reference"] if needs_reference else []), *actors.critics]
     grids = {name: torch.zeros(len(sequences), longest) for name in names}
+    rewards, scores, raw_scores = _task_rewards(actors.score, episodes, longest, config, unfinished=True)
+    costs = episode_costs = None
+    if actors.cost is not None:
+        costs, episode_costs, _ = _task_rewards(actors.cost, episodes, longest, config, unfinished=False)
     minibatches = batching.minibatches(len(sequences), step, epoch=0)
-    pieces = [piece for rows in minibatches for piece in batching.micro(sequences, rows)]
-    once = len(pieces) == 1 and settings.epochs == 1
-    for indices, batch in pieces:
+    pieces = (piece for rows in minibatches for piece in batching.micro(sequences, rows))
+    begun = list(islice(pieces, 2))
+    once = len(begun) == 1 and settings.epochs == 1 and not config.model.compile  # compiled only where it learns
+    for indices, batch in chain(begun, pieces):
+        found = {}
+        if needs_reference:
+            found["reference"] = actors.reference.log_probs(batch, temperature=settings.temperature)[0]
         with torch.set_grad_enabled(once):
             states = actors.policy.states(batch)
             log_probs, entropy = actors.policy.log_probs_of(
                 states, batch, temperature=settings.temperature, with_entropy=True
             )
         assert entropy is not None
-        found = {"policy": log_probs.detach(), "entropy": entropy}
-        if needs_reference:
-            found["reference"] = actors.reference.log_probs(batch, temperature=settings.temperature)[0]
+        found |= {"policy": log_probs.detach(), "entropy": entropy}
         found |= {name: critic.values(batch, states) for name, critic in actors.critics.items()}
         for name, values in found.items():
             grids[name][indices, : values.shape[1]] = values.float().cpu()
     kept = PolicyPass(states, log_probs) if once else None
     mask = _mask(sequences, longest)
     grids = {name: grid.masked_fill(~mask, 0.0) for name, grid in grids.items()}
-    rewards, scores, raw_scores = _task_rewards(actors.score, episodes, longest, config, unfinished=True)
     in_reward = settings.kl_placement == "reward"
     priced = rewards
     if needs_reference and in_reward:
         priced = kl_penalised_rewards(rewards, grids["policy"], grids["reference"], mask, coefficient=kl_coefficient)
-    costs = episode_costs = None
-    if actors.cost is not None:
-        costs, episode_costs, _ = _task_rewards(actors.cost, episodes, longest, config, unfinished=False)
-        if needs_reference and settings.lagrangian.rescale:  # so that its weight is the coefficient for every lambda
-            costs = kl_penalised_rewards(costs, grids["policy"], grids["reference"], mask, coefficient=-kl_coefficient)
+    if costs is not None and needs_reference and settings.lagrangian.rescale:
+        # the price of KL is then the coefficient for every lambda
+        costs = kl_penalised_rewards(costs, grids["policy"], grids["reference"], mask, coefficient=-kl_coefficient)
     rollouts = Rollouts(
         sequences=sequences,
         group_size=batching.group_size,

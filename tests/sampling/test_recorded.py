@@ -29,8 +29,6 @@ class Tape(TorchDispatchMode):
         TAPES.append(self)
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function is torch.ops.aten._local_scalar_dense.default:
-            raise RuntimeError("operation not permitted when stream is capturing")
         result = function(*args, **(kwargs or {}))
         self.operations.append((function, args, kwargs or {}, result))
         return result
@@ -46,20 +44,47 @@ class Tape(TorchDispatchMode):
                     old.copy_(new)
 
 
-@contextmanager
-def taping(tape, pool):
-    with tape:
-        yield
+class Waiting(TorchDispatchMode):
+    """As PyTorch does where waiting for the device is an error."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten._local_scalar_dense.default:
+            raise RuntimeError("called a synchronizing CUDA operation")
+        return function(*args, **(kwargs or {}))
+
+
+class Streams:
+    """Which is at work; as in PyTorch, a recording that fails leaves its own at work."""
+
+    def __init__(self):
+        self.now = "plain"
+
+    @contextmanager
+    def taping(self, tape, pool):
+        self.now = "recording"
+        try:
+            with tape:
+                yield
+        except Exception:
+            raise RuntimeError("operation failed due to a previous error during capture")  # noqa: B904
+        self.now = "plain"
 
 
 @pytest.fixture
 def taped(monkeypatch):
-    """As if the CPU could record; its kernels, which no tape sees, are off."""
+    """As if the CPU could record, which it does at the second call; its kernels, which no tape sees, are off."""
+    streams = Streams()
     monkeypatch.setattr(kernels, "serve", lambda _: False)
     monkeypatch.setattr(recorded, "records", lambda _: True)
+    monkeypatch.setattr(recorded, "WORTHWHILE", 2)
+    monkeypatch.setattr(recorded, "waiting_fails", Waiting)
+    monkeypatch.setattr(recorded.Recorded, "works", True)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Tape)
-    monkeypatch.setattr(torch.cuda, "graph", taping)
+    monkeypatch.setattr(torch.cuda, "graph", streams.taping)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: streams.now)
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: setattr(streams, "now", stream))
     TAPES.clear()
+    return streams
 
 
 @pytest.mark.parametrize("family", PACKED)
@@ -114,12 +139,27 @@ def test_a_recorded_step_asks_the_device_for_nothing(family):
                 bool(states.sum() > 0)
 
 
-def test_a_function_that_asks_is_called_as_it_is_and_said_once(taped, capsys):
-    function = recorded.Recorded(lambda x: (x * int(x.sum()),))
+def test_a_function_that_asks_is_never_recorded_and_that_is_said_once(taped, capsys):
     given = [torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])]
-    found = [function(x)[0].tolist() for x in given * 2]
-    assert found == [[3.0, 6.0], [21.0, 28.0]] * 2
-    assert capsys.readouterr().err.count("not permitted when stream is capturing") == 1
+    for _ in range(2):  # as the sampler makes one anew at each call
+        function = recorded.Recorded(lambda x: (x * int(x.sum()),))
+        assert [function(x)[0].tolist() for x in given * 2] == [[3.0, 6.0], [21.0, 28.0]] * 2
+    assert capsys.readouterr().err.count("synchronizing") == 1
+    assert TAPES == []
+
+
+def test_a_recording_that_fails_leaves_the_stream_as_it_was(taped, capsys):
+    def moody(x):
+        if taped.now == "recording":
+            raise RuntimeError("not permitted when stream is capturing")
+        return (x + 1,)
+
+    function = recorded.Recorded(moody)
+    assert [function(torch.zeros(2))[0][0].item() for _ in range(4)] == [1.0] * 4
+    assert taped.now == "plain"
+    said = capsys.readouterr().err
+    assert said.count("not permitted when stream is capturing") == 1
+    assert "previous error" not in said
 
 
 def test_a_recording_that_gives_other_numbers_is_not_used(taped, capsys):
@@ -134,6 +174,27 @@ def test_a_recording_that_gives_other_numbers_is_not_used(taped, capsys):
     found = [function(torch.zeros(2))[0][0].item() for _ in range(3)]
     assert found == [1.0, 2.0, 4.0]  # the third call was the recording
     assert "other numbers" in capsys.readouterr().err
+
+
+def test_what_counts_as_other_numbers():
+    torch.manual_seed(0)
+    states = torch.randn(20, 64)
+    states[:, 5] = 60  # one large dimension hides nothing
+    turned = states.clone()
+    turned[:2] = torch.randn(2, 64)
+    tokens = torch.arange(48_000, 48_020)
+    other = tokens.clone()
+    other[:2] = 7
+    unknown = torch.full((20, 64), torch.nan)
+    assert not recorded._differ(states + 1e-3, states)
+    assert not recorded._differ(turned, states)
+    assert not recorded._differ(other, tokens)
+    assert not recorded._differ(unknown, unknown)
+    for wrong in (states + torch.randn_like(states), torch.zeros_like(states), unknown):
+        assert recorded._differ(wrong, states)
+    assert recorded._differ(tokens + 1, tokens)
+    assert recorded._differ(tokens[:1] + 1, tokens[:1])
+    assert recorded._differ(torch.tensor([-1.0, -1.0]), torch.tensor([-1.0, -2.0]))
 
 
 def test_shapes_and_numbers_have_recordings_of_their_own(taped):

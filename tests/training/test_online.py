@@ -119,10 +119,10 @@ def test_the_only_update_goes_back_on_the_pass_that_was_measured(four_answers, n
 
     monkeypatch.setattr(Network, "log_probs_of", counted)
     run = train(four_answers, *common)
-    assert passes == [True, False] * 2  # policy and reference, where the policy alone is asked for its entropy
+    assert passes == [False, True] * 2  # reference and policy, which alone is asked for its entropy
     monkeypatch.setattr(rollouts, "PolicyPass", lambda *_: None)
     again = train(four_answers, *common)
-    assert passes[4:] == [True, False, False] * 2
+    assert passes[4:] == [False, True, False] * 2
     for one, other in zip(rows(run), rows(again), strict=True):
         assert one == pytest.approx(other, rel=1e-6)
     for key, value in weights(run).items():
