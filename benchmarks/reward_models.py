@@ -297,9 +297,7 @@ def across(part: str, groups: dict[str, Rows], work: Path, entrant: Entrant) -> 
         right += [(found["accuracy_by_subset"][name]["value"], counts[name]) for name in out]
         longer.append((found["longer_wins"]["value"], sum(counts.values())))
         remember(part, f"fold {fold}", {"groups": out, "pairs": sum(counts.values()), **found})
-    values = [
-        hit for share, count in right for hit in [1.0] * round(share * count) + [0.0] * round((1 - share) * count)
-    ]
+    values = [share for share, count in right for _ in range(count)]  # of a tie a half
     clusters = [str(place) for place, (_, count) in enumerate(right) for _ in range(count)]
     length = sum(share * count for share, count in longer) / len(values)
     summary = {"accuracy": cluster_bootstrap(values, clusters), "longer_wins": length}
