@@ -49,6 +49,12 @@ def test_the_resolved_configuration_reads_back_equal(tmp_path):
     assert resolve(tmp_path / "d.yaml") == config
 
 
+@pytest.mark.parametrize("algorithm", ["reinforce", "rloo", "grpo", "p3o", "ppo-lagrangian", "online-dpo", "rejection"])
+def test_in_the_quickstarts_workspace_another_algorithm_is_one_word_away(algorithm):
+    more = ["rl.lagrangian.cost=cost-001"] if algorithm == "ppo-lagrangian" else []
+    assert resolve(recipe_file(), overrides=[f"rl.algorithm={algorithm}", *more]).rl.algorithm == algorithm
+
+
 def test_every_setting_has_a_meaning():
     def undescribed(section, where=""):
         for name, field in type(section).model_fields.items():

@@ -221,8 +221,9 @@ class RlSettings(Section):
     optimiser: OptimiserSettings = OptimiserSettings(learning_rate=1e-4, warmup_share=0.1)
     """Optimiser of the policy."""
     value_head_coefficient: Annotated[float, Field(gt=0)] | None = None
-    """Values from a head on the policy's own body, and the weight of their loss in the policy's: one pass for both,
-    but a body that serves two ends (Ziegler et al. 2019, with 0.1). Null: a value model, from the reward model."""
+    """Where an algorithm learns values: from a head on the policy's own body, and the weight of their loss in the
+    policy's: one pass for both, but a body that serves two ends (Ziegler et al. 2019, with 0.1). Null: a value model,
+    from the reward model."""
     value_optimiser: OptimiserSettings = OptimiserSettings(learning_rate=2e-4, warmup_share=0.0)
     """Optimiser of value models, or of the value head."""
     reinforce: ReinforceSettings = ReinforceSettings()
@@ -280,10 +281,6 @@ class RlSettings(Section):
             (
                 self.value_warmup_steps > 0 and not has_critic,
                 f"value_warmup_steps trains value models alone, and {self.algorithm} has none; set it to 0",
-            ),
-            (
-                self.value_head_coefficient is not None and not has_critic,
-                f"value_head_coefficient weighs a value head's loss, and {self.algorithm} has none; set it to null",
             ),
             (
                 self.minibatches > self.prompts_per_step,
