@@ -237,7 +237,7 @@ def replies(data: Path, work: Path, words: int, peer: str | None, only: list[str
     of_seed = f", seed {seed}" if seed else ""
     entrants: list[tuple[str, dict[str, Rows], Entrant]] = []
     for name, settings in REPLIES.items():
-        entrants.append((name, dict(trees), by_settings([*settings, f"seed={seed}"], "rankings")))
+        entrants.append((name, trees, by_settings([*settings, f"seed={seed}"], "rankings")))
     for name, settings in REPLIES_IN_PAIRS.items():
         entrants.append((name, in_pairs, by_settings([*settings, f"seed={seed}"], "comparisons")))
         if peer is not None:

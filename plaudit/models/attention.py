@@ -65,6 +65,11 @@ def attention(
 AttentionInterface.register(NAME, attention)
 
 
+def bias_where(allowed: Tensor) -> Tensor:
+    """What is added to scores: 0 where a query may look, else minus infinity as far as float32 has it."""
+    return torch.zeros(allowed.shape, device=allowed.device).masked_fill_(~allowed, torch.finfo(torch.float32).min)
+
+
 class PackedRows:
     """Attention of a packed batch, whose rows it gathers and scatters."""
 
@@ -103,8 +108,7 @@ class PackedRows:
         name = (number, window)
         if name not in self._biases:
             allowed = self.rows.blocks[number].allowed(window)
-            bias = torch.zeros(allowed.shape, device=allowed.device)
-            self._biases[name] = bias.masked_fill_(~allowed, torch.finfo(torch.float32).min)[:, None]
+            self._biases[name] = bias_where(allowed)[:, None]
         return self._biases[name]
 
     def _long(
@@ -209,8 +213,7 @@ class CacheColumns:
             seen = (columns >= self.starts[:, None]) & (columns <= self.last)  # [B, C]
             if window is not None:
                 seen &= columns > self.last - window
-            bias = torch.zeros(seen.shape, device=key.device)
-            self._rows[window] = CacheRows(bias.masked_fill_(~seen, torch.finfo(torch.float32).min)[:, None, None])
+            self._rows[window] = CacheRows(bias_where(seen)[:, None, None])
         return self._rows[window].attend(query, key, value, scale=scale, window=None, softcap=softcap)
 
 

@@ -19,7 +19,6 @@ from plaudit.models import kernels
 
 TOKENS_PER_PRODUCT = 256
 """How many tokens' logits are held at once on a CPU, in the precision of the product."""
-LEAST = float(kernels.LEAST)
 BYTES_IN_CACHE = 1 << 23
 """Within, of float32 logits: larger pieces leave the cache, and their memory is asked of the system anew each time."""
 BYTES_ELSEWHERE = 1 << 28
@@ -110,7 +109,9 @@ class _Options:
             log_totals = below.logsumexp(dim=-1)
             found[0, rows] = below.gather(1, ids[rows, None]).squeeze(1) - log_totals
             if self.with_entropy:
-                weighted = below.softmax(dim=-1).mul_(below.clamp_(min=LEAST))  # not 0 times minus infinity
+                weighted = below.softmax(dim=-1).mul_(
+                    below.clamp_(min=float(kernels.LEAST))
+                )  # not 0 times minus infinity
                 found[1, rows] = log_totals - weighted.sum(dim=-1)
             found[2, rows] = top + log_totals
         return found[0], found[1], found[2]

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
-from plaudit.models.attention import CacheColumns, CacheRows, PackedRows
+from plaudit.models.attention import CacheColumns, CacheRows, PackedRows, bias_where
 from plaudit.models.laid_out import Products
 from plaudit.models.network import Network
 from plaudit.sampling import recorded
@@ -119,12 +119,9 @@ class SlotDecoder:
             self.column += 1
             return states
         seen = torch.arange(self.first, self.column + 1, device=tokens.device) >= self.starts[:, None]  # [B, S]
-        bias = None
-        if not bool(seen.all()):
-            bias = torch.zeros(seen.shape, device=tokens.device)
-            bias.masked_fill_(~seen, torch.finfo(torch.float32).min)
+        bias = None if bool(seen.all()) else bias_where(seen)[:, None, None]
         positions = (self.column - self.starts)[:, None]
-        hidden = self._forward(tokens[:, None], positions, CacheRows(None if bias is None else bias[:, None, None]))
+        hidden = self._forward(tokens[:, None], positions, CacheRows(bias))
         self.column += 1
         return hidden[:, 0]
 
