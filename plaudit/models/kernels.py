@@ -99,6 +99,31 @@ def plain_array(x: Tensor) -> Any:
     return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()
 
 
+def tensor_of(array: Any) -> Tensor:
+    """Back from `plain_array`."""
+    x = torch.from_numpy(array)
+    return x.view(torch.bfloat16) if x.dtype == torch.uint16 else x
+
+
+class Room:
+    """Memory to work in, one thing after the other: new memory has to be asked of the system, page by page."""
+
+    def __init__(self) -> None:
+        self.whole: dict[tuple[str, int, Any], Any] = {}
+        self.parts: dict[tuple[str, int, Any, int], Any] = {}
+
+    def of(self, use: str, rows: int, width: int, kind: Any) -> Any:
+        """[rows, width] numbers, whatever they were; the same memory for one use, width and kind of number."""
+        part = self.parts.get((use, width, kind, rows))
+        if part is None:
+            whole = self.whole.get((use, width, kind))
+            if whole is None or len(whole) < rows:  # torch begins where a line of memory does
+                whole = torch.empty(rows * width * np.dtype(kind).itemsize, dtype=torch.uint8).numpy()
+                self.whole[use, width, kind] = whole = whole.view(kind).reshape(rows, width)
+            part = self.parts[use, width, kind, rows] = whole[:rows]
+        return part
+
+
 @generated
 def wide(context: Any, number: Any) -> Any:
     """float32 of a network's number."""

@@ -1,16 +1,18 @@
 """Linear layers as sampling computes them, while their weights do not change: from the layout that is read fastest.
 
 Sampling reads every weight once a token. In bfloat16 on a CPU, oneDNN rearranges a plain weight at each product, which
-for few rows takes as long as the product itself; and each call costs tens of microseconds whatever its size. So the
-weights are rearranged once, and layers that read the same input, with the first halves of their adapters, are one
-product. For a handful of rows reading the weights is all that takes time: there they are read where they lie.
+for few rows takes as long as the product itself; and each call costs tens of microseconds whatever its size. So layers
+that read the same input, with the first halves of their adapters, are one product, by kernels that read the weights
+where they lie: one for a handful of rows, where reading them is all that takes time, and one for processors with a tile
+unit. On others the weights are rearranged once for oneDNN.
 
 B rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
@@ -19,13 +21,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from plaudit.models import kernels
+from plaudit.models import kernels, tiles
+from plaudit.models.kernels import Room
 from plaudit.models.network import AdaptedLinear, Network
 
 ROWS = 32
 """Rows that the layout is made for; it serves others as well."""
 FEW_ROWS = 2
-"""Up to which weights are read where they lie."""
+"""For which the products with a weight's rows are taken one by one."""
+MOST_ROWS = 64
+"""Which the tile unit is used for: beyond, oneDNN's blocks are faster than reading a weight once."""
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Names of layers of one module that read the same input, in the families that keep them apart."""
 
@@ -33,8 +38,12 @@ SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 class Product(Protocol):
     """Linear layers of one input, their outputs side by side."""
 
-    def whole(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """[B, in] -> [B, all outputs], plus a residual of that shape."""
+    def whole(self, x: Any, residual: Any | None = None) -> Any:
+        """[B, in] -> [B, all outputs], plus a residual of that shape; as kernels have numbers, where they are in use.
+
+        The result is of use until the next one of that width, with a residual if it has one. It may lie where the
+        residual was.
+        """
         ...
 
 
@@ -50,13 +59,13 @@ def laid_out(network: Network, rows: int) -> Iterator[Products]:
     """
     products: Products = {}
     changed: list[nn.Module] = []
-    few = rows <= FEW_ROWS and kernels.serve(network.body)
+    make = _maker(network, rows)
     try:
         for group in _groups(network):
-            if not few and not _packs_weights(network):
+            if make is None:
                 products[group[0]] = _Plain(group)
                 continue
-            product = _OfFewRows(group, network.dtype) if few else _Together(group, network.dtype)
+            product = make(group)
             products[group[0]] = product
             for place, module in enumerate(group):
                 module.forward = partial(product.one, place)
@@ -65,6 +74,23 @@ def laid_out(network: Network, rows: int) -> Iterator[Products]:
     finally:
         for module in changed:
             del module.forward
+
+
+def _maker(network: Network, rows: int) -> Callable[[list[nn.Module]], _Siblings] | None:
+    """Of the product for a group of layers; None where the layers' own are as good."""
+    dtype, room = network.dtype, Room()
+    if rows <= FEW_ROWS and kernels.serve(network.body):
+        return lambda group: _OfFewRows(group, dtype, room)
+    if not _packs_weights(network):
+        return None
+    if rows > MOST_ROWS or not tiles.available():
+        return lambda group: _Rearranged(group, dtype)
+
+    def make(group: list[nn.Module]) -> _Siblings:
+        first: Any = group[0]
+        return _OfTiles(group, dtype, room) if tiles.fit(first.in_features) else _Rearranged(group, dtype)
+
+    return make
 
 
 def _packs_weights(network: Network) -> bool:
@@ -103,54 +129,72 @@ class _Plain:
     def __init__(self, members: list[nn.Module]):
         self.members = members
 
-    def whole(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    def whole(self, x: Any, residual: Any | None = None) -> Any:
         """[B, in] -> [B, all outputs]."""
-        parts = [member(x) for member in self.members]
+        parts = [member(kernels.tensor_of(x)) for member in self.members]
         result = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
-        return result if residual is None else result + residual
+        return kernels.plain_array(result if residual is None else result + kernels.tensor_of(residual))
 
 
-class _Together:
-    """One product for all: [W1; W2; ...; A1; A2; ...] x, then + B_i (A_i x) to each's part."""
+class _Siblings(ABC):
+    """Layers of one input; the first that sees an input computes for all."""
 
     def __init__(self, members: list[nn.Module], dtype: torch.dtype):
-        self.dtype = dtype
-        plain: list[Any] = [m.get_base_layer() if isinstance(m, AdaptedLinear) else m for m in members]
-        weights = [layer.weight.detach().to(dtype) for layer in plain]
-        adapters = [_adapter(m, dtype) for m in members]
-        downs = [adapter[0] for adapter in adapters if adapter is not None]
-        self.up: Tensor | None = None
-        if downs:
-            ups = [
-                layer.weight.new_zeros(0, len(layer.weight), dtype=dtype) if adapter is None else adapter[1].T
-                for layer, adapter in zip(plain, adapters, strict=True)
-            ]
-            self.up = torch.block_diag(*ups)  # [all ranks, all outputs]
-        self.outputs = sum(map(len, weights))
-        stacked = torch.cat([*weights, *downs])
-        bias = None
-        if any(layer.bias is not None for layer in plain):
-            biases = [w.new_zeros(len(w)) if p.bias is None else p.bias for w, p in zip(weights, plain, strict=True)]
-            bias = torch.cat([*(b.detach().to(dtype) for b in biases), *(d.new_zeros(len(d)) for d in downs)])
-        operations: Any = torch.ops.mkldnn
-        packed = operations._reorder_linear_weight(stacked, ROWS)
-        self.product = partial(_product, packed, bias)
-        ends = torch.tensor([len(w) for w in weights]).cumsum(0).tolist()
-        self.parts = [slice(end - len(w), end) for end, w in zip(ends, weights, strict=True)]
+        self.members, self.dtype = members, dtype
+        self.layers: list[Any] = [m.get_base_layer() if isinstance(m, AdaptedLinear) else m for m in members]
+        self.weights = [layer.weight.detach().to(dtype).contiguous() for layer in self.layers]
+        self.adapters = [_adapter(m, dtype) for m in members]
+        ends = np.cumsum([len(w) for w in self.weights]).tolist()
+        self.outputs = ends[-1]
+        self.parts = [slice(end - len(w), end) for end, w in zip(ends, self.weights, strict=True)]
         self.seen: Tensor | None = None
         self.result: Tensor | None = None
 
     def one(self, place: int, x: Tensor) -> Tensor:
-        """[..., in] -> [..., out] of one layer; the first that sees an input computes for all."""
+        """[..., in] -> [..., out] of one layer."""
         if self.seen is not x:
-            self.seen, self.result = x, self.whole(x.to(self.dtype))
+            self.seen, self.result = x, self.apart(x.to(self.dtype))
         assert self.result is not None
         part = self.result[..., self.parts[place]]
         if place == len(self.parts) - 1:
             self.seen = self.result = None
         return part
 
-    def whole(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    @abstractmethod
+    def apart(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., all outputs], to be kept for as long as it is wanted."""
+
+    @abstractmethod
+    def whole(self, x: Any, residual: Any | None = None) -> Any:
+        """[B, in] -> [B, all outputs], as a `Product` does it."""
+
+
+class _Rearranged(_Siblings):
+    """One product for all: [W1; W2; ...; A1; A2; ...] x, then + B_i (A_i x) to each's part."""
+
+    def __init__(self, members: list[nn.Module], dtype: torch.dtype):
+        super().__init__(members, dtype)
+        downs = [adapter[0] for adapter in self.adapters if adapter is not None]
+        self.up: Tensor | None = None
+        if downs:
+            ups = [
+                weight.new_zeros(0, len(weight)) if adapter is None else adapter[1].T
+                for weight, adapter in zip(self.weights, self.adapters, strict=True)
+            ]
+            self.up = torch.block_diag(*ups)  # [all ranks, all outputs]
+        bias = None
+        if any(layer.bias is not None for layer in self.layers):
+            biases = [
+                w.new_zeros(len(w)) if layer.bias is None else layer.bias.detach().to(dtype)
+                for w, layer in zip(self.weights, self.layers, strict=True)
+            ]
+            bias = torch.cat([*biases, *(down.new_zeros(len(down)) for down in downs)])
+        operations: Any = torch.ops.mkldnn
+        packed = operations._reorder_linear_weight(torch.cat([*self.weights, *downs]), ROWS)
+        self.weights = []  # no longer needed
+        self.product = partial(_product, packed, bias)
+
+    def apart(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """[..., in] -> [..., all outputs]."""
         if self.up is None:
             return self.product(x, residual)
@@ -161,6 +205,11 @@ class _Together:
             whole += residual
         return whole.view(*result.shape[:-1], self.outputs)
 
+    def whole(self, x: Any, residual: Any | None = None) -> Any:
+        """[B, in] -> [B, all outputs]."""
+        added = None if residual is None else kernels.tensor_of(residual)
+        return kernels.plain_array(self.apart(kernels.tensor_of(x), added))
+
 
 def _product(weight: Tensor, bias: Tensor | None, x: Tensor, residual: Tensor | None) -> Tensor:
     operations: Any = torch.ops.mkldnn
@@ -169,59 +218,84 @@ def _product(weight: Tensor, bias: Tensor | None, x: Tensor, residual: Tensor | 
     return operations._linear_pointwise.binary(x, residual, weight, bias, "add")
 
 
-class _OfFewRows:
-    """Layer by layer, for a handful of rows by a kernel that is as fast as weights can be read."""
+class _ByKernel(_Siblings):
+    """By a kernel that reads weights where they lie, for no more rows than it is good for."""
 
-    def __init__(self, members: list[nn.Module], dtype: torch.dtype):
-        self.members = members
-        self.layers = [_FewRows(member, dtype) for member in members]
-        self.outputs = sum(layer.outputs for layer in self.layers)
+    most_rows: int
+
+    def __init__(self, members: list[nn.Module], dtype: torch.dtype, room: Room):
+        super().__init__(members, dtype)
+        self.room = room
+
+    @abstractmethod
+    def write(self, x: Any, residual: Any | None, result: Any) -> None:
+        """[B, in] and [B, all outputs], where kernels are in use; the residual may be the result itself."""
 
     def one(self, place: int, x: Tensor) -> Tensor:
         """[..., in] -> [..., out] of one layer; a prefill has more rows, and goes the layer's own way."""
-        member, layer = self.members[place], self.layers[place]
-        flat = x.reshape(-1, x.shape[-1]).contiguous()
-        if len(flat) > FEW_ROWS:
-            kind: Any = type(member)
-            return kind.forward(member, x)
-        result = x.new_empty(len(flat), layer.outputs)
-        with kernels.in_use():
-            layer.write(kernels.plain_array(flat), None, kernels.plain_array(result), 0)
-        return result.view(*x.shape[:-1], layer.outputs)
+        if x.numel() > self.most_rows * x.shape[-1]:
+            member: Any = self.members[place]
+            return type(member).forward(member, x)
+        return super().one(place, x)
 
-    def whole(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """[B, in] -> [B, all outputs]; where kernels are in use already."""
-        result = x.new_empty(len(x), self.outputs)
-        given, written = kernels.plain_array(x), kernels.plain_array(result)
-        added = None if residual is None else kernels.plain_array(residual)
-        at = 0
-        for layer in self.layers:
-            layer.write(given, added, written, at)
-            at += layer.outputs
+    def apart(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., all outputs]."""
+        flat = x.reshape(-1, x.shape[-1]).contiguous()
+        result = x.new_empty(len(flat), self.outputs)
+        with kernels.in_use():
+            self.write(kernels.plain_array(flat), None, kernels.plain_array(result))
+        return result.view(*x.shape[:-1], self.outputs)
+
+    def whole(self, x: Any, residual: Any | None = None) -> Any:
+        """[B, in] -> [B, all outputs]."""
+        result = self.room.of("plain" if residual is None else "added", len(x), self.outputs, x.dtype)
+        self.write(x, residual, result)
         return result
 
 
-class _FewRows:
-    """One layer's weights, and its adapter's if one is switched on."""
+class _OfTiles(_ByKernel):
+    """One product for all, by a processor's tile unit."""
 
-    def __init__(self, member: nn.Module, dtype: torch.dtype):
-        plain: Any = member.get_base_layer() if isinstance(member, AdaptedLinear) else member
-        weight = plain.weight.detach().contiguous()
-        self.weight = kernels.plain_array(weight)
-        self.none = self.weight[0, :0]
-        self.bias = self.none if plain.bias is None else kernels.plain_array(plain.bias.detach())
-        self.adapter = _adapter(member, dtype)
-        self.outputs = len(weight)
+    most_rows = MOST_ROWS
 
-    def write(self, x: Any, residual: Any | None, result: Any, at: int) -> None:
-        """Into the result's outputs from `at` on; a residual is as wide as the result."""
-        threads = kernels.threads()
-        kernels.few_rows(x, self.weight, self.bias, result[:0] if residual is None else residual, result, at, threads)
-        if self.adapter is not None:
-            down, up = (kernels.plain_array(part) for part in self.adapter)
-            low = np.empty((len(x), len(down)), x.dtype)
-            kernels.few_rows(x, down, self.none, low[:0], low, 0, threads)
-            kernels.few_rows(low, up, self.none, result, result, at, threads)
+    def __init__(self, members: list[nn.Module], dtype: torch.dtype, room: Room):
+        super().__init__(members, dtype, room)
+        self.product = tiles.TileProduct(self.weights, [layer.bias for layer in self.layers], self.adapters, room)
+
+    def write(self, x: Any, residual: Any | None, result: Any) -> None:
+        """[B, in] and [B, all outputs]."""
+        self.product(x, result, residual)
+
+
+class _OfFewRows(_ByKernel):
+    """Layer by layer, for a handful of rows, as fast as weights can be read."""
+
+    most_rows = FEW_ROWS
+
+    def __init__(self, members: list[nn.Module], dtype: torch.dtype, room: Room):
+        super().__init__(members, dtype, room)
+        plain = kernels.plain_array
+        self.read = [
+            (
+                plain(weight),
+                plain(weight)[0, :0] if layer.bias is None else plain(layer.bias.detach().to(dtype)),
+                None if adapter is None else [plain(half) for half in adapter],
+                part.start,
+            )
+            for weight, layer, adapter, part in zip(self.weights, self.layers, self.adapters, self.parts, strict=True)
+        ]
+
+    def write(self, x: Any, residual: Any | None, result: Any) -> None:
+        """[B, in] and [B, all outputs]."""
+        threads, none = kernels.threads(), x[0, :0]
+        added = result[:0] if residual is None else residual
+        for weight, bias, adapter, at in self.read:
+            kernels.few_rows(x, weight, bias, added, result, at, threads)
+            if adapter is not None:
+                down, up = adapter
+                low = np.empty((len(x), len(down)), x.dtype)
+                kernels.few_rows(x, down, none, low[:0], low, 0, threads)
+                kernels.few_rows(low, up, none, result, result, at, threads)
 
 
 def _adapter(module: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:

@@ -27,6 +27,7 @@ class FusedStep:
         body: Any = network.body
         self.embed, self.norm, self.rotary = body.embed_tokens, _Norm(body.norm), body.rotary_emb
         self.layers = [_Layer.of(layer, products) for layer in body.layers]
+        self.room = kernels.Room()
         self.attend = kernels.attention(self.layers[0].heads // self.layers[0].groups, self.layers[0].width)
 
     def __call__(self, tokens: Tensor, positions: Tensor, first: Tensor, column: int, caches: list[Any]) -> Tensor:
@@ -36,37 +37,32 @@ class FusedStep:
         first              [B] the first column that each row looks at
         caches             with `keys` and `values` [rows, G, C, d], of each layer
         """
-        x = self.embed(tokens)  # [B, D]
-        cos, sin = (kernels.plain_array(part[:, 0].contiguous()) for part in self.rotary(x, positions[:, None]))
-        layer = self.layers[0]
-        query = np.empty((len(tokens), layer.heads, layer.width), np.float32)
-        scores = np.empty((len(tokens) * layer.groups, layer.heads // layer.groups, column + 1), np.float32)
-        mixed = x.new_empty(len(tokens), layer.heads * layer.width)
-        mixture, starts = kernels.plain_array(mixed), first.numpy()
+        embedded = self.embed(tokens)  # [B, D]
+        rotation = self.rotary(embedded, positions[:, None])
+        cos, sin = (kernels.plain_array(part[:, 0].contiguous()) for part in rotation)
+        x, rows, layer, room = kernels.plain_array(embedded), len(tokens), self.layers[0], self.room
+        query = room.of("query", rows, layer.heads * layer.width, np.float32).reshape(rows, layer.heads, layer.width)
+        scores = np.empty((rows * layer.groups, layer.heads // layer.groups, column + 1), np.float32)
+        mixture, normed = (
+            room.of("mixed", rows, layer.heads * layer.width, x.dtype),
+            room.of("x", rows, x.shape[1], x.dtype),
+        )
+        starts = first.numpy()
         with kernels.in_use():
             for layer, cache in zip(self.layers, caches, strict=True):
-                states = layer.states.whole(layer.before(x))
+                states = layer.states.whole(layer.before(x, normed))
                 keys, values = (kernels.plain_array(store) for store in (cache.keys, cache.values))
                 kernels.rotate_and_store(
-                    kernels.plain_array(states),
-                    cos,
-                    sin,
-                    layer.head_norms,
-                    layer.head_epsilon,
-                    query,
-                    keys,
-                    values,
-                    column,
+                    states, cos, sin, layer.head_norms, layer.head_epsilon, query, keys, values, column
                 )
                 seen = starts if layer.window is None else np.maximum(starts, column + 1 - layer.window)
                 self.attend(query, keys, values, seen, column + 1, layer.scale, scores, mixture)
-                x = layer.mixed.whole(mixed, x)
-                both = layer.gates.whole(layer.between(x))
-                gated = both.new_empty(len(both), both.shape[1] // 2)
-                sides = kernels.plain_array(both)
-                kernels.gated(sides, sides, gated.shape[1], kernels.plain_array(gated))
+                x = layer.mixed.whole(mixture, x)
+                sides = layer.gates.whole(layer.between(x, normed))
+                gated = room.of("gated", rows, sides.shape[1] // 2, x.dtype)
+                kernels.gated(sides, sides, gated.shape[1], gated)
                 x = layer.down.whole(gated, x)
-            return self.norm(x)
+            return kernels.tensor_of(self.norm(x, np.empty_like(x)))
 
 
 def fused_step(network: Network, products: Products) -> FusedStep | None:
@@ -88,10 +84,9 @@ class _Norm:
         self.weight = kernels.plain_array(module.weight.detach())
         self.epsilon = np.float32(module.variance_epsilon)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """[B, D] -> [B, D]."""
-        result = torch.empty_like(x)
-        kernels.rms_norm(kernels.plain_array(x), self.weight, self.epsilon, kernels.plain_array(result))
+    def __call__(self, x: Any, result: Any) -> Any:
+        """[B, D] -> [B, D], the given memory."""
+        kernels.rms_norm(x, self.weight, self.epsilon, result)
         return result
 
 

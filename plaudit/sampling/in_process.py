@@ -116,7 +116,7 @@ class _Sampler:
         uniforms: Tensor,
         most_rows: int,
     ):
-        self.network, self.prompts, self.copies = network, prompts, copies
+        self.network, self.products, self.prompts, self.copies = network, products, prompts, copies
         self.stops, self.limit, self.temperature, self.top_p = stops, limit, temperature, top_p
         device = network.device
         self.uniforms = torch.cat([uniforms, torch.zeros(1, limit)]).to(device)
@@ -128,7 +128,9 @@ class _Sampler:
         self.finished = torch.zeros(self.count + 1, dtype=torch.bool, device=device)
         self.samples = torch.zeros(0, dtype=torch.long, device=device)
         self.most_rows = most_rows
-        self.by_kernel = kernels.serve(network.body) and top_p == 1 and network.softcap is None
+        self.by_kernel = (
+            kernels.serve(network.body) and top_p == 1 and network.softcap is None and network.head in products
+        )
         own = weakref.proxy(self)  # not a circle
         self.recorded_draw = Recorded(lambda *given: own._draw(*given))
         self.decoder: Decoder = make_decoder(network, products, most_rows, max(map(len, prompts)), limit)
@@ -236,13 +238,15 @@ class _Sampler:
     def _draw(self, states: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         """([n] tokens, [n] log-probs) of [n, D] states."""
         head: Any = self.network.head
-        logits = head(states.to(head.weight.dtype))  # [n, V]
+        states = states.to(head.weight.dtype)
         if self.by_kernel:
-            tokens, log_probs = torch.empty_like(self.lengths[: len(logits)]), torch.empty_like(uniforms)
-            arrays = [kernels.plain_array(x.contiguous()) for x in (logits, uniforms, tokens, log_probs)]
+            tokens, log_probs = self.lengths.new_empty(len(states)), torch.empty_like(uniforms)
             with kernels.in_use():
-                kernels.draw(arrays[0], np.float32(self.temperature), *arrays[1:])
+                logits = self.products[head].whole(kernels.plain_array(states.contiguous()))  # [n, V]
+                arrays = [kernels.plain_array(x.contiguous()) for x in (uniforms, tokens, log_probs)]
+                kernels.draw(logits, np.float32(self.temperature), *arrays)
             return tokens, log_probs
+        logits = head(states)  # [n, V]
         drawn = []
         size = rows_at_once(logits)
         for some, numbers in zip(logits.split(size), uniforms.split(size), strict=True):

@@ -5,7 +5,7 @@ import torch
 from test_decoders import OPTIONS, PROMPTS, load
 
 from plaudit.config import LoraSettings
-from plaudit.models import kernels, laid_out
+from plaudit.models import kernels, laid_out, tiles
 from plaudit.models.network import make_trainable
 from plaudit.sampling import decoders
 from plaudit.sampling.decoders import SlotDecoder
@@ -58,8 +58,10 @@ def test_the_same_states(family, rows, targets, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("family", FUSED)
-@pytest.mark.parametrize("rows", [2, 7])
-def test_in_bfloat16_it_is_as_far_from_float32_as_the_modules_are(family, rows, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("rows", "unit"), [(2, True), (7, True), (7, False)])
+def test_in_bfloat16_it_is_as_far_from_float32_as_the_modules_are(family, rows, unit, tmp_path, monkeypatch):
+    if not unit:
+        monkeypatch.setattr(tiles, "available", lambda: False)
     exact, _ = steps(shaken(load(family, tmp_path / "exact"), "all"), rows)
     network = shaken(load(family, tmp_path / "rounded", dtype="bfloat16"), "all")
     fused, used = steps(network, rows)
@@ -87,6 +89,22 @@ def test_it_samples_what_the_modules_sample_while_rows_come_and_go(tmp_path, mon
     monkeypatch.setattr(decoders, "fused_step", lambda *_: None)
     plain = sample(network, PROMPTS, sequences_per_batch=5, **OPTIONS)
     assert [[c.token_ids for c in group] for group in drawn] == [[c.token_ids for c in group] for group in plain]
+
+
+@pytest.mark.skipif(not tiles.available(), reason="this processor has no tile unit, or it is locked")
+def test_each_product_is_for_the_rows_and_the_processor(tmp_path, monkeypatch):
+    def kinds(rows):
+        with laid_out.laid_out(network, rows) as products:
+            return {type(product).__name__ for product in products.values()}
+
+    network = load("llama", tmp_path, dtype="bfloat16")
+    assert kinds(laid_out.FEW_ROWS) == {"_OfFewRows"}
+    assert kinds(laid_out.FEW_ROWS + 1) == kinds(laid_out.MOST_ROWS) == {"_OfTiles"}
+    assert kinds(laid_out.MOST_ROWS + 1) == {"_Rearranged"}
+    monkeypatch.setattr(tiles, "fit", lambda inputs: inputs != network.body.config.intermediate_size)
+    assert kinds(7) == {"_OfTiles", "_Rearranged"}
+    monkeypatch.setattr(tiles, "available", lambda: False)
+    assert kinds(7) == {"_Rearranged"}
 
 
 def test_an_error_within_does_not_keep_the_kernels(tmp_path, monkeypatch):
