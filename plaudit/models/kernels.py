@@ -27,6 +27,9 @@ from numba import njit, prange, types
 from numba.extending import intrinsic
 from torch import Tensor, nn
 
+from plaudit.models import vectors
+from plaudit.models.vectors import LANES
+
 BLOCK = 256
 """Vocabulary entries that are summed before one of them is looked for."""
 LEAST, MOST = np.float32(-87.0), np.float32(88.0)
@@ -163,6 +166,24 @@ def _power_of_two(context: Any, exponent: Any) -> Any:
         return builder.bitcast(builder.shl(biased, ir.Constant(word, 23)), ir.FloatType())
 
     return types.float32(types.float32), generate
+
+
+@cache
+def ask_for(lines: int) -> Callable[[int], None]:
+    """Of so many lines of 64 bytes from an address on, to be read soon; to ask for what is not there is no error."""
+
+    @generated
+    def ask(context: Any, address: Any) -> Any:
+        def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
+            reading, soon, data = (ir.Constant(vectors.WORD, number) for number in (0, 2, 1))
+            for line in range(lines):
+                place = vectors.at(builder, given[0], 64 * line)
+                vectors.instruct(builder, "llvm.prefetch.p0", place, reading, soon, data)
+            return context.get_dummy_value()
+
+        return types.void(types.int64), generate
+
+    return ask
 
 
 @inlined
@@ -362,6 +383,113 @@ def rotate_and_store(
                 values[b, group, column, i] = states[b, at + i]
 
 
+@inlined
+def softmax(scores: Any) -> None:
+    """In place, of as many scores as a multiple of LANES; those at minus infinity come to nothing."""
+    top, total = _largest(scores), np.float32(0.0)
+    for block in range(len(scores) // LANES):  # of a fixed size, or they would not become vectors
+        row, part = scores[block * LANES : block * LANES + LANES], np.float32(0.0)
+        for i in range(LANES):
+            row[i] = exp(row[i] - top)
+            part += row[i]
+        total += part
+    for s in range(len(scores)):
+        scores[s] /= total
+
+
+@cache
+def mixture(heads: int, width: int) -> Callable[..., None]:
+    """Sums of rows of values, weighted by the chances of each head; they stay in registers, as in a loop they do not.
+
+    Its arguments:
+
+    values   [C, d] array, for its kind of numbers
+    first    address of the first row
+    chances  address of the first head's chances, float32
+    apart    bytes to the next head's
+    count    rows, at least one
+    result   address of [heads, d] float32, written
+    """
+    parts = range(width // LANES)
+
+    @generated
+    def mix(context: Any, values: Any, first: Any, chances: Any, apart: Any, count: Any, result: Any) -> Any:
+        size = 2 if values.dtype == types.uint16 else 4
+
+        def number(n: int) -> Any:
+            return ir.Constant(vectors.LONG, n)
+
+        def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
+            _, first, chances, apart, count, result = given
+            before, rows, after = builder.block, *map(builder.append_basic_block, ("rows", "after"))
+            builder.branch(rows)
+            builder.position_at_end(rows)
+            row = builder.phi(vectors.LONG)
+            row.add_incoming(number(0), before)
+            sums = [[builder.phi(vectors.FLOATS) for _ in parts] for _ in range(heads)]
+            value = builder.add(first, builder.mul(row, number(width * size)))
+            numbers = [vectors.load(builder, value, part * LANES * size, values.dtype) for part in parts]
+            totals = []
+            for head, of_head in enumerate(sums):
+                place = builder.add(chances, builder.mul(apart, number(head)))
+                chance = vectors.same(builder, builder.add(place, builder.mul(row, number(4))))
+                for total, some in zip(of_head, numbers, strict=True):
+                    more = builder.fmul(chance, some, flags=["contract"])
+                    totals.append(builder.fadd(total, more, flags=["contract"]))
+                    total.add_incoming(ir.Constant(vectors.FLOATS, None), before)
+                    total.add_incoming(totals[-1], rows)
+            next_row = builder.add(row, number(1))
+            row.add_incoming(next_row, rows)
+            builder.cbranch(builder.icmp_signed("<", next_row, count), rows, after)
+            builder.position_at_end(after)
+            for place, total in enumerate(totals):
+                vectors.store(builder, total, result, 4 * LANES * place)
+            return context.get_dummy_value()
+
+        return types.void(values, *[types.int64] * 5), generate
+
+    return mix
+
+
+@cache
+def attended(heads: int, width: int) -> Callable[..., None]:
+    """From the scores of one group of heads to what they have looked for.
+
+    Its arguments:
+
+    scores  [heads, count or more: a multiple of LANES], used up
+    values  [C, d], of which `count` rows from `begin` on are looked at
+    mixed   [heads, d] float32 to work in
+    result  [heads d], written
+    """
+    mix = mixture(heads, width) if width % LANES == 0 else None
+
+    @inlined
+    def write(scores: Any, values: Any, begin: int, count: int, mixed: Any, result: Any) -> None:
+        for head in range(heads):
+            row = scores[head][: -(-count // LANES) * LANES]
+            for s in range(count, len(row)):
+                row[s] = -np.inf
+            softmax(row)
+        if mix is not None:
+            first = np.int64(values.ctypes.data) + begin * width * values.itemsize
+            chances, apart = np.int64(scores.ctypes.data), 4 * scores.shape[1]
+            mix(values, first, chances, apart, count, np.int64(mixed.ctypes.data))
+        else:
+            for head in range(heads):
+                sums, row = mixed[head], scores[head]
+                sums[:] = 0
+                for s in range(count):
+                    for i in range(width):
+                        sums[i] += row[s] * wide(values[begin + s, i])
+        for head in range(heads):
+            sums, part = mixed[head], result[head * width : (head + 1) * width]
+            for i in range(width):
+                part[i] = narrow(sums[i], part)
+
+    return write
+
+
 @cache
 def attention(heads_per_group: int, width: int) -> Callable[..., None]:
     """softmax(scale q k') v over the columns of a cache that each row may look at.
@@ -373,10 +501,12 @@ def attention(heads_per_group: int, width: int) -> Callable[..., None]:
     first         [B] the first column of each row
     last          one more than the last column of all rows
     scale         of the scores
-    scores        [B G, H/G, C] float32, to work in
+    scores        [B G, H/G, C or more: a multiple of LANES] float32, to work in
     result        [B, H d], written
     """
     # H/G and d are known to the compiler, so that a head stays in registers: a fifth faster
+    write = attended(heads_per_group, width)
+    ask = ask_for(max(1, width // 32))  # as many lines as a row of bfloat16 has
 
     @compiled
     def attend(query: Any, keys: Any, values: Any, first: Any, last: int, scale: Any, scores: Any, result: Any) -> None:
@@ -384,53 +514,20 @@ def attention(heads_per_group: int, width: int) -> Callable[..., None]:
         for item in prange(len(query) * groups):
             b, group = item // groups, item % groups
             begin = first[b]
-            count = last - begin
-            key, value = keys[b, group], values[b, group]
-            for s in range(count):
+            key, value, of_item = keys[b, group], values[b, group], scores[item]
+            of_row = width * key.itemsize
+            soon = np.int64(value.ctypes.data) + begin * of_row  # a core that reads two places at once waits less
+            heads = query[b, group * heads_per_group : (group + 1) * heads_per_group]
+            for s in range(last - begin):
                 row = key[begin + s]
+                ask(soon + s * of_row)
                 for member in range(heads_per_group):
-                    head = query[b, group * heads_per_group + member]
-                    total = np.float32(0.0)
+                    head, total = heads[member], np.float32(0.0)
                     for i in range(width):
                         total += wide(row[i]) * head[i]
-                    scores[item, member, s] = total * scale
-            for member in range(heads_per_group):
-                chances = scores[item, member]
-                top = chances[0]
-                for s in range(count):
-                    top = max(top, chances[s])
-                total = np.float32(0.0)
-                for s in range(count):
-                    chances[s] = exp(chances[s] - top)
-                    total += chances[s]
-                for s in range(count):
-                    chances[s] /= total
-                head = query[b, group * heads_per_group + member]  # its scores are known: now it takes the mixture
-                for i in range(width):
-                    head[i] = 0.0
-                fours = count // 4 * 4
-                for s in range(0, fours, 4):  # the mixture goes through memory once in four columns
-                    row0, row1, row2, row3 = (
-                        value[begin + s],
-                        value[begin + s + 1],
-                        value[begin + s + 2],
-                        value[begin + s + 3],
-                    )
-                    chance0, chance1, chance2, chance3 = chances[s], chances[s + 1], chances[s + 2], chances[s + 3]
-                    for i in range(width):
-                        head[i] += (
-                            chance0 * wide(row0[i])
-                            + chance1 * wide(row1[i])
-                            + chance2 * wide(row2[i])
-                            + chance3 * wide(row3[i])
-                        )
-                for s in range(fours, count):
-                    row, chance = value[begin + s], chances[s]
-                    for i in range(width):
-                        head[i] += chance * wide(row[i])
-                at = (group * heads_per_group + member) * width
-                for i in range(width):
-                    result[b, at + i] = narrow(head[i], result)
+                    of_item[member, s] = total * scale
+            at = group * heads_per_group * width
+            write(of_item, value, begin, last - begin, heads, result[b, at : at + heads_per_group * width])
 
     return attend
 

@@ -26,8 +26,9 @@ from numba import prange, types
 from torch import Tensor
 from torch.nn import functional
 
-from plaudit.models import kernels
-from plaudit.models.kernels import Room, compiled, generated, inlined, narrow, plain_array, wide
+from plaudit.models import kernels, vectors
+from plaudit.models.kernels import Room, ask_for, compiled, generated, inlined, narrow, plain_array, wide
+from plaudit.models.vectors import BYTE, LONG, instruct
 
 SIDE = 16
 """Rows of a tile, and numbers of float32 in one of its rows."""
@@ -40,14 +41,11 @@ AHEAD = 1
 LINES = 8
 """Of 64 bytes, which each step asks for in each of four places: four pairs of blocks, in the time of four pairs."""
 SUMS, TURNED, SAVED, NOTHING, SCRATCH = 0, 4096, 5120, 5248, 8192
-"""Bytes into the memory that a thread works in: four tiles, a tile turned, the unit's state, zeros; and all of it."""
+"""Bytes into what a thread works in: four tiles, a tile turned, the unit's state, zeros; and all of it."""
 WEIGHT0, WEIGHT1, COLUMN, WIDTH, UP0, UP1, LOW = range(7)
-"""Columns of a table of pairs of blocks; see `Plan`."""
+"""Columns of a table of pairs of blocks; see `TileProduct`."""
 
 _PERMISSION, _TILE_DATA = 0x1023, 18  # of Linux' arch_prctl
-_BYTE, _WORD, _LONG, _FLOAT = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
-_ADDRESS = _BYTE.as_pointer()
-_HALVES, _WORDS, _FLOATS = (ir.VectorType(kind, SIDE) for kind in (ir.IntType(16), _WORD, _FLOAT))
 
 
 @cache
@@ -70,32 +68,18 @@ def fit(inputs: int) -> bool:
     return inputs % 2 == 0
 
 
-def _instruct(builder: Any, name: str, *arguments: Any) -> None:
-    """One instruction that gives nothing back."""
-    found = builder.module.globals.get(name)
-    if found is None:
-        kind = ir.FunctionType(ir.VoidType(), [argument.type for argument in arguments])
-        found = ir.Function(builder.module, kind, name)
-    builder.call(found, arguments)
-
-
-def _at(builder: Any, address: Any, offset: int = 0, kind: Any = _ADDRESS) -> Any:
-    """A pointer to so many bytes behind an address."""
-    return builder.inttoptr(builder.add(address, ir.Constant(_LONG, offset)), kind)
-
-
 def _number(tile: int) -> Any:
-    return ir.Constant(_BYTE, tile)
+    return ir.Constant(BYTE, tile)
 
 
 def _load(builder: Any, tile: int, address: Any, apart: Any = None, offset: int = 0) -> None:
     """A tile from rows that are so many bytes apart."""
-    apart = ir.Constant(_LONG, 2 * STEP) if apart is None else apart
-    _instruct(builder, "llvm.x86.tileloadd64", _number(tile), _at(builder, address, offset), apart)
+    apart = ir.Constant(LONG, 2 * STEP) if apart is None else apart
+    instruct(builder, "llvm.x86.tileloadd64", _number(tile), vectors.at(builder, address, offset), apart)
 
 
 def _add_product(builder: Any, sums: int, weight: int, x: int) -> None:
-    _instruct(builder, "llvm.x86.tdpbf16ps", *map(_number, (sums, weight, x)))
+    instruct(builder, "llvm.x86.tdpbf16ps", *map(_number, (sums, weight, x)))
 
 
 @generated
@@ -103,8 +87,8 @@ def _switch_on(context: Any, scratch: Any, config: Any) -> Any:
     """Set the unit up; how it was before is kept."""
 
     def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
-        _instruct(builder, "llvm.x86.sttilecfg", _at(builder, given[0], SAVED))
-        _instruct(builder, "llvm.x86.ldtilecfg", _at(builder, given[1]))
+        instruct(builder, "llvm.x86.sttilecfg", vectors.at(builder, given[0], SAVED))
+        instruct(builder, "llvm.x86.ldtilecfg", vectors.at(builder, given[1]))
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), generate
@@ -115,23 +99,13 @@ def _switch_back(context: Any, scratch: Any) -> Any:
     """As it was before: other libraries remember how they have set it up."""
 
     def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
-        _instruct(builder, "llvm.x86.ldtilecfg", _at(builder, given[0], SAVED))
+        instruct(builder, "llvm.x86.ldtilecfg", vectors.at(builder, given[0], SAVED))
         return context.get_dummy_value()
 
     return types.void(types.int64), generate
 
 
-@generated
-def _ask_for(context: Any, address: Any) -> Any:
-    """Some lines of memory, soon."""
-
-    def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
-        reading, soon, data = (ir.Constant(_WORD, number) for number in (0, 2, 1))
-        for line in range(LINES):
-            _instruct(builder, "llvm.prefetch.p0", _at(builder, given[0], 64 * line), reading, soon, data)
-        return context.get_dummy_value()
-
-    return types.void(types.int64), generate
+_ask_for = ask_for(LINES)
 
 
 @inlined
@@ -150,7 +124,7 @@ def _of_a_pair(tiles: int) -> Callable[..., None]:
     def begin(context: Any) -> Any:
         def generate(context: Any, builder: Any, _: Any, __: Any) -> Any:
             for tile in sums:
-                _instruct(builder, "llvm.x86.tilezero", _number(tile))
+                instruct(builder, "llvm.x86.tilezero", _number(tile))
             return context.get_dummy_value()
 
         return types.void(), generate
@@ -176,10 +150,10 @@ def _of_a_pair(tiles: int) -> Callable[..., None]:
     @generated
     def end(context: Any, scratch: Any) -> Any:
         def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
-            apart = ir.Constant(_LONG, 4 * SIDE)
+            apart = ir.Constant(LONG, 4 * SIDE)
             for tile in sums:
-                place = _at(builder, given[0], SUMS + tile * TILE)
-                _instruct(builder, "llvm.x86.tilestored64", _number(tile), place, apart)
+                place = vectors.at(builder, given[0], SUMS + tile * TILE)
+                instruct(builder, "llvm.x86.tilestored64", _number(tile), place, apart)
             return context.get_dummy_value()
 
         return types.void(types.int64), generate
@@ -210,39 +184,13 @@ _with_one_tile = _of_a_pair(1)
 _with_two_tiles = _of_a_pair(2)
 
 
-def _widened(builder: Any, address: Any) -> Any:
-    """16 bfloat16 as float32."""
-    halves = builder.load(_at(builder, address, kind=_HALVES.as_pointer()), align=2)
-    shift = ir.Constant(_WORDS, [ir.Constant(_WORD, 16)] * SIDE)
-    return builder.bitcast(builder.shl(builder.zext(halves, _WORDS), shift), _FLOATS)
+def _columns(builder: Any, tile: Any) -> list[Any]:
+    """Of a tile of float32."""
+    return vectors.turned([vectors.load(builder, tile, 4 * SIDE * i) for i in range(SIDE)], builder)
 
 
-def _put(builder: Any, numbers: Any, address: Any) -> None:
-    """16 float32 as bfloat16: rounded to the nearest, ties to even."""
-
-    def all_of(number: int) -> Any:
-        return ir.Constant(_WORDS, [ir.Constant(_WORD, number)] * SIDE)
-
-    bits = builder.bitcast(numbers, _WORDS)
-    last = builder.and_(builder.lshr(bits, all_of(16)), all_of(1))
-    rounded = builder.lshr(builder.add(bits, builder.add(last, all_of(0x7FFF))), all_of(16))
-    builder.store(builder.trunc(rounded, _HALVES), _at(builder, address, kind=_HALVES.as_pointer()), align=2)
-
-
-def _turned(builder: Any, address: Any) -> list[Any]:
-    """The columns of a tile of float32, by swapping its quarters, then theirs, down to single numbers."""
-    rows = [builder.load(_at(builder, address, 64 * i, _FLOATS.as_pointer()), align=64) for i in range(SIDE)]
-    size = SIDE // 2
-    while size:
-        swapped = list(rows)
-        for i in (i for i in range(SIDE) if not i & size):
-            first = [j if not j & size else SIDE + j - size for j in range(SIDE)]
-            second = [j + size if not j & size else SIDE + j for j in range(SIDE)]
-            for place, order in ((i, first), (i + size, second)):
-                mask = ir.Constant(_WORDS, [ir.Constant(_WORD, j) for j in order])
-                swapped[place] = builder.shuffle_vector(rows[i], rows[i + size], mask)
-        rows, size = swapped, size // 2
-    return rows
+def _halves(builder: Any, address: Any) -> Any:
+    return vectors.load(builder, address, kind=types.uint16)
 
 
 @generated
@@ -250,8 +198,8 @@ def _turn(context: Any, sums: Any, scratch: Any) -> Any:
     """A tile of sums, outputs first, to where rows come first."""
 
     def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
-        for b, row in enumerate(_turned(builder, given[0])):
-            builder.store(row, _at(builder, given[1], TURNED + 64 * b, _FLOATS.as_pointer()), align=64)
+        for b, row in enumerate(_columns(builder, given[0])):
+            vectors.store(builder, row, given[1], TURNED + 4 * SIDE * b)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), generate
@@ -262,9 +210,8 @@ def _finish_row(context: Any, turned: Any, bias: Any, residual: Any, result: Any
     """16 outputs of one row, with what is added to them, to their place."""
 
     def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
-        row = builder.load(_at(builder, given[0], TURNED, _FLOATS.as_pointer()), align=64)
-        row = builder.fadd(builder.fadd(row, _widened(builder, given[1])), _widened(builder, given[2]))
-        _put(builder, row, given[3])
+        row = builder.fadd(vectors.load(builder, given[0], TURNED), _halves(builder, given[1]))
+        vectors.store_rounded(builder, builder.fadd(row, _halves(builder, given[2])), given[3])
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 4), generate
@@ -278,9 +225,10 @@ def _finish_tile(
 
     def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
         sums, bias, residual, residual_apart, result, result_apart = given
-        added = _widened(builder, bias)
-        for row in _turned(builder, sums):
-            _put(builder, builder.fadd(builder.fadd(row, added), _widened(builder, residual)), result)
+        added = _halves(builder, bias)
+        for row in _columns(builder, sums):
+            whole = builder.fadd(builder.fadd(row, added), _halves(builder, residual))
+            vectors.store_rounded(builder, whole, result)
             residual = builder.add(residual, residual_apart)
             result = builder.add(result, result_apart)
         return context.get_dummy_value()
@@ -317,7 +265,7 @@ def multiply(
     bias       [at least 32 more than all outputs]
     residual   [B, outputs], or without rows for none; may be the result itself
     result     [B, outputs], written
-    scratch    [threads, 8192] bytes to work in, with zeros at NOTHING
+    scratch    [threads, SCRATCH] bytes to work in, with zeros at NOTHING
     config     [64] bytes, how the unit is set up
     threads    to use
     """

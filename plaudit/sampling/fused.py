@@ -18,6 +18,7 @@ from plaudit.models import kernels
 from plaudit.models.fused_modules import KINDS, window_of
 from plaudit.models.laid_out import Product, Products
 from plaudit.models.network import Network
+from plaudit.models.vectors import LANES
 
 
 class FusedStep:
@@ -42,7 +43,8 @@ class FusedStep:
         cos, sin = (kernels.plain_array(part[:, 0].contiguous()) for part in rotation)
         x, rows, layer, room = kernels.plain_array(embedded), len(tokens), self.layers[0], self.room
         query = room.of("query", rows, layer.heads * layer.width, np.float32).reshape(rows, layer.heads, layer.width)
-        scores = np.empty((rows * layer.groups, layer.heads // layer.groups, column + 1), np.float32)
+        seen_at_most = -(-(column + 1) // LANES) * LANES
+        scores = np.empty((rows * layer.groups, layer.heads // layer.groups, seen_at_most), np.float32)
         mixture, normed = (
             room.of("mixed", rows, layer.heads * layer.width, x.dtype),
             room.of("x", rows, x.shape[1], x.dtype),

@@ -1,0 +1,79 @@
+"""16 numbers at a time, as instructions that the compiler is given: where it would not find them in a loop itself.
+
+Addresses are whole numbers; a network's numbers are float32, or bfloat16 as uint16.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+
+LANES = 16
+"""Numbers of a vector."""
+BYTE, HALF, WORD, LONG, FLOAT = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
+HALVES, WORDS, FLOATS = (ir.VectorType(kind, LANES) for kind in (HALF, WORD, FLOAT))
+ADDRESS = BYTE.as_pointer()
+
+
+def at(builder: Any, address: Any, offset: int = 0, kind: Any = ADDRESS) -> Any:
+    """A pointer to so many bytes behind an address."""
+    return builder.inttoptr(builder.add(address, ir.Constant(LONG, offset)), kind)
+
+
+def instruct(builder: Any, name: str, *arguments: Any) -> None:
+    """One instruction that gives nothing back."""
+    found = builder.module.globals.get(name)
+    if found is None:
+        kind = ir.FunctionType(ir.VoidType(), [argument.type for argument in arguments])
+        found = ir.Function(builder.module, kind, name)
+    builder.call(found, arguments)
+
+
+def all_of(number: int) -> Any:
+    """16 times the same whole number."""
+    return ir.Constant(WORDS, [ir.Constant(WORD, number)] * LANES)
+
+
+def load(builder: Any, address: Any, offset: int = 0, kind: Any = types.float32) -> Any:
+    """16 numbers of this kind as float32."""
+    if kind == types.float32:
+        return builder.load(at(builder, address, offset, FLOATS.as_pointer()), align=4)
+    halves = builder.load(at(builder, address, offset, HALVES.as_pointer()), align=2)
+    return builder.bitcast(builder.shl(builder.zext(halves, WORDS), all_of(16)), FLOATS)
+
+
+def store(builder: Any, numbers: Any, address: Any, offset: int = 0) -> None:
+    """16 float32."""
+    builder.store(numbers, at(builder, address, offset, FLOATS.as_pointer()), align=4)
+
+
+def store_rounded(builder: Any, numbers: Any, address: Any) -> None:
+    """16 float32 as bfloat16: to the nearest, ties to even."""
+    bits = builder.bitcast(numbers, WORDS)
+    last = builder.and_(builder.lshr(bits, all_of(16)), all_of(1))
+    rounded = builder.lshr(builder.add(bits, builder.add(last, all_of(0x7FFF))), all_of(16))
+    builder.store(builder.trunc(rounded, HALVES), at(builder, address, kind=HALVES.as_pointer()), align=2)
+
+
+def same(builder: Any, address: Any) -> Any:
+    """16 times the float32 there."""
+    number = builder.load(at(builder, address, kind=FLOAT.as_pointer()), align=4)
+    first = builder.insert_element(ir.Constant(FLOATS, None), number, ir.Constant(WORD, 0))
+    return builder.shuffle_vector(first, first, all_of(0))
+
+
+def turned(rows: list[Any], builder: Any) -> list[Any]:
+    """The columns of 16 vectors, by swapping the quarters of the square, then theirs, down to single numbers."""
+    size = LANES // 2
+    while size:
+        swapped = list(rows)
+        for i in (i for i in range(LANES) if not i & size):
+            first = [j if not j & size else LANES + j - size for j in range(LANES)]
+            second = [j + size if not j & size else LANES + j for j in range(LANES)]
+            for place, order in ((i, first), (i + size, second)):
+                mask = ir.Constant(WORDS, [ir.Constant(WORD, j) for j in order])
+                swapped[place] = builder.shuffle_vector(rows[i], rows[i + size], mask)
+        rows, size = swapped, size // 2
+    return rows
