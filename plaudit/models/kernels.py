@@ -303,10 +303,10 @@ def gated(gates: Any, ups: Any, at: int, result: Any) -> None:
     """result = silu(gate) up: [B, I], and [B, I] from column `at` of `ups` on -> [B, I]."""
     rows, width = result.shape
     for b in prange(rows):
-        row, other, out = gates[b], ups[b], result[b]
+        row, other, out = gates[b][:width], ups[b][at : at + width], result[b]
         for i in range(width):
             gate = wide(row[i])
-            out[i] = narrow(wide(other[at + i]) * gate * _sigmoid(gate), result)
+            out[i] = narrow(wide(other[i]) * gate * _sigmoid(gate), result)
 
 
 @compiled
@@ -336,10 +336,12 @@ def rotate(x: Any, cos: Any, sin: Any, sign: Any, result: Any) -> None:
     for b in prange(rows):
         row, out, c, s = x[b], result[b], cos[b], sin[b]
         for at in range(0, total, width):
+            low, high = row[at : at + half], row[at + half : at + width]  # sums of indices would hinder vectors
+            to_low, to_high = out[at : at + half], out[at + half : at + width]
             for i in range(half):
-                first, second = _turned(wide(row[at + i]), wide(row[at + half + i]), wide(c[i]), sign * wide(s[i]))
-                out[at + i] = narrow(first, result)
-                out[at + half + i] = narrow(second, result)
+                first, second = _turned(wide(low[i]), wide(high[i]), wide(c[i]), sign * wide(s[i]))
+                to_low[i] = narrow(first, result)
+                to_high[i] = narrow(second, result)
 
 
 @compiled
@@ -360,27 +362,27 @@ def rotate_and_store(
     groups, half = keys.shape[1], width // 2
     for b in prange(rows):
         turned = np.empty(width, np.float32)
+        low, high, c, s = turned[:half], turned[half:], cos[b], sin[b]
         for head in range(heads + groups):
-            at = head * width
+            state = states[b][head * width : head * width + width]
             for i in range(width):
-                turned[i] = wide(states[b, at + i])
+                turned[i] = wide(state[i])
             if norms.shape[0] > 0:
                 norm = norms[0 if head < heads else 1]
                 factor = _one_over_rms(turned, epsilon)
                 for i in range(width):
                     turned[i] = wide(norm[i]) * turned[i] * factor
             for i in range(half):
-                turned[i], turned[half + i] = _turned(turned[i], turned[half + i], wide(cos[b, i]), wide(sin[b, i]))
+                low[i], high[i] = _turned(low[i], high[i], wide(c[i]), wide(s[i]))
             if head < heads:
-                for i in range(width):
-                    query[b, head, i] = turned[i]
+                query[b, head][:] = turned
             else:
+                key = keys[b, head - heads, column]
                 for i in range(width):
-                    keys[b, head - heads, column, i] = narrow(turned[i], keys)
+                    key[i] = narrow(turned[i], keys)
         for group in range(groups):
             at = (heads + groups + group) * width
-            for i in range(width):
-                values[b, group, column, i] = states[b, at + i]
+            values[b, group, column][:] = states[b][at : at + width]
 
 
 @inlined

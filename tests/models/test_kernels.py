@@ -115,9 +115,10 @@ def test_rotation_writes_one_column_and_nothing_else(normed, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("heads", "groups"), [(4, 4), (6, 2), (3, 1)])
-@pytest.mark.parametrize("last", [1, 4, 11, 16])
-def test_attention_over_the_columns_that_each_row_may_see(heads, groups, last, dtype):
-    rows, width, columns, scale = 5, 8, 16, 0.3
+@pytest.mark.parametrize("last", [1, 4, 11, 16, 37])
+@pytest.mark.parametrize("width", [8, 64])
+def test_attention_over_the_columns_that_each_row_may_see(heads, groups, last, width, dtype):
+    rows, columns, scale = 5, 48, 0.1
     query = 3 * torch.randn(rows, heads, width)
     keys, values = (torch.randn(rows, groups, columns, width).to(dtype) for _ in range(2))
     first = torch.tensor([0, 0, last - 1, last // 2, max(0, last - 3)])
