@@ -59,8 +59,12 @@ def inlined(function: F) -> F:
 
 
 def generated(function: Callable[..., Any]) -> Callable[..., Any]:
-    """One or two machine instructions, written down as such."""
-    made: Callable[..., Any] = intrinsic(function)
+    """Machine instructions, written down as such; constants that it is given are known to it.
+
+    It belongs to a module: what a compiled function finds in a function around it is part of its name on disk, and
+    would be another one in each process.
+    """
+    made: Callable[..., Any] = intrinsic(prefer_literal=True)(function)
     return made
 
 
@@ -168,22 +172,18 @@ def _power_of_two(context: Any, exponent: Any) -> Any:
     return types.float32(types.float32), generate
 
 
-@cache
-def ask_for(lines: int) -> Callable[[int], None]:
-    """Of so many lines of 64 bytes from an address on, to be read soon; to ask for what is not there is no error."""
+@generated
+def ask_for(context: Any, address: Any, lines: Any) -> Any:
+    """Of a constant number of lines of 64 bytes, to be read soon; to ask for what is not there is no error."""
 
-    @generated
-    def ask(context: Any, address: Any) -> Any:
-        def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
-            reading, soon, data = (ir.Constant(vectors.WORD, number) for number in (0, 2, 1))
-            for line in range(lines):
-                place = vectors.at(builder, given[0], 64 * line)
-                vectors.instruct(builder, "llvm.prefetch.p0", place, reading, soon, data)
-            return context.get_dummy_value()
+    def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
+        reading, soon, data = (ir.Constant(vectors.WORD, number) for number in (0, 2, 1))
+        for line in range(lines.literal_value):
+            place = vectors.at(builder, given[0], 64 * line)
+            vectors.instruct(builder, "llvm.prefetch.p0", place, reading, soon, data)
+        return context.get_dummy_value()
 
-        return types.void(types.int64), generate
-
-    return ask
+    return types.void(types.int64, lines), generate
 
 
 @inlined
@@ -399,12 +399,13 @@ def softmax(scores: Any) -> None:
         scores[s] /= total
 
 
-@cache
-def mixture(heads: int, width: int) -> Callable[..., None]:
+@generated
+def mixture(
+    context: Any, heads: Any, width: Any, values: Any, first: Any, chances: Any, apart: Any, count: Any, result: Any
+) -> Any:
     """Sums of rows of values, weighted by the chances of each head; they stay in registers, as in a loop they do not.
 
-    Its arguments:
-
+    heads    a constant, as is the width d, a multiple of LANES
     values   [C, d] array, for its kind of numbers
     first    address of the first row
     chances  address of the first head's chances, float32
@@ -412,84 +413,71 @@ def mixture(heads: int, width: int) -> Callable[..., None]:
     count    rows, at least one
     result   address of [heads, d] float32, written
     """
-    parts = range(width // LANES)
+    size = 2 if values.dtype == types.uint16 else 4
+    parts, of_heads = range(width.literal_value // LANES), range(heads.literal_value)
 
-    @generated
-    def mix(context: Any, values: Any, first: Any, chances: Any, apart: Any, count: Any, result: Any) -> Any:
-        size = 2 if values.dtype == types.uint16 else 4
+    def number(n: int) -> Any:
+        return ir.Constant(vectors.LONG, n)
 
-        def number(n: int) -> Any:
-            return ir.Constant(vectors.LONG, n)
+    def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
+        first, chances, apart, count, result = given[3:]
+        before, rows, after = builder.block, *map(builder.append_basic_block, ("rows", "after"))
+        builder.branch(rows)
+        builder.position_at_end(rows)
+        row = builder.phi(vectors.LONG)
+        row.add_incoming(number(0), before)
+        sums = [[builder.phi(vectors.FLOATS) for _ in parts] for _ in of_heads]
+        value = builder.add(first, builder.mul(row, number(width.literal_value * size)))
+        numbers = [vectors.load(builder, value, part * LANES * size, values.dtype) for part in parts]
+        totals = []
+        for head, of_head in enumerate(sums):
+            place = builder.add(chances, builder.mul(apart, number(head)))
+            chance = vectors.same(builder, builder.add(place, builder.mul(row, number(4))))
+            for total, some in zip(of_head, numbers, strict=True):
+                more = builder.fmul(chance, some, flags=["contract"])
+                totals.append(builder.fadd(total, more, flags=["contract"]))
+                total.add_incoming(ir.Constant(vectors.FLOATS, None), before)
+                total.add_incoming(totals[-1], rows)
+        next_row = builder.add(row, number(1))
+        row.add_incoming(next_row, rows)
+        builder.cbranch(builder.icmp_signed("<", next_row, count), rows, after)
+        builder.position_at_end(after)
+        for place, total in enumerate(totals):
+            vectors.store(builder, total, result, 4 * LANES * place)
+        return context.get_dummy_value()
 
-        def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
-            _, first, chances, apart, count, result = given
-            before, rows, after = builder.block, *map(builder.append_basic_block, ("rows", "after"))
-            builder.branch(rows)
-            builder.position_at_end(rows)
-            row = builder.phi(vectors.LONG)
-            row.add_incoming(number(0), before)
-            sums = [[builder.phi(vectors.FLOATS) for _ in parts] for _ in range(heads)]
-            value = builder.add(first, builder.mul(row, number(width * size)))
-            numbers = [vectors.load(builder, value, part * LANES * size, values.dtype) for part in parts]
-            totals = []
-            for head, of_head in enumerate(sums):
-                place = builder.add(chances, builder.mul(apart, number(head)))
-                chance = vectors.same(builder, builder.add(place, builder.mul(row, number(4))))
-                for total, some in zip(of_head, numbers, strict=True):
-                    more = builder.fmul(chance, some, flags=["contract"])
-                    totals.append(builder.fadd(total, more, flags=["contract"]))
-                    total.add_incoming(ir.Constant(vectors.FLOATS, None), before)
-                    total.add_incoming(totals[-1], rows)
-            next_row = builder.add(row, number(1))
-            row.add_incoming(next_row, rows)
-            builder.cbranch(builder.icmp_signed("<", next_row, count), rows, after)
-            builder.position_at_end(after)
-            for place, total in enumerate(totals):
-                vectors.store(builder, total, result, 4 * LANES * place)
-            return context.get_dummy_value()
-
-        return types.void(values, *[types.int64] * 5), generate
-
-    return mix
+    return types.void(heads, width, values, *[types.int64] * 5), generate
 
 
-@cache
-def attended(heads: int, width: int) -> Callable[..., None]:
-    """From the scores of one group of heads to what they have looked for.
-
-    Its arguments:
+@inlined
+def look(heads: int, width: int, scores: Any, values: Any, begin: int, count: int, mixed: Any, result: Any) -> None:
+    """From the scores of one group of heads to what they have looked for; numbers of heads and width are constants.
 
     scores  [heads, count or more: a multiple of LANES], used up
     values  [C, d], of which `count` rows from `begin` on are looked at
     mixed   [heads, d] float32 to work in
     result  [heads d], written
     """
-    mix = mixture(heads, width) if width % LANES == 0 else None
-
-    @inlined
-    def write(scores: Any, values: Any, begin: int, count: int, mixed: Any, result: Any) -> None:
+    for head in range(heads):
+        row = scores[head][: -(-count // LANES) * LANES]
+        for s in range(count, len(row)):
+            row[s] = -np.inf
+        softmax(row)
+    if width % LANES == 0:
+        first = np.int64(values.ctypes.data) + begin * width * values.itemsize
+        chances, apart = np.int64(scores.ctypes.data), 4 * scores.shape[1]
+        mixture(heads, width, values, first, chances, apart, count, np.int64(mixed.ctypes.data))
+    else:
         for head in range(heads):
-            row = scores[head][: -(-count // LANES) * LANES]
-            for s in range(count, len(row)):
-                row[s] = -np.inf
-            softmax(row)
-        if mix is not None:
-            first = np.int64(values.ctypes.data) + begin * width * values.itemsize
-            chances, apart = np.int64(scores.ctypes.data), 4 * scores.shape[1]
-            mix(values, first, chances, apart, count, np.int64(mixed.ctypes.data))
-        else:
-            for head in range(heads):
-                sums, row = mixed[head], scores[head]
-                sums[:] = 0
-                for s in range(count):
-                    for i in range(width):
-                        sums[i] += row[s] * wide(values[begin + s, i])
-        for head in range(heads):
-            sums, part = mixed[head], result[head * width : (head + 1) * width]
-            for i in range(width):
-                part[i] = narrow(sums[i], part)
-
-    return write
+            sums, row = mixed[head], scores[head]
+            sums[:] = 0
+            for s in range(count):
+                for i in range(width):
+                    sums[i] += row[s] * wide(values[begin + s, i])
+    for head in range(heads):
+        sums, part = mixed[head], result[head * width : (head + 1) * width]
+        for i in range(width):
+            part[i] = narrow(sums[i], part)
 
 
 @cache
@@ -507,8 +495,7 @@ def attention(heads_per_group: int, width: int) -> Callable[..., None]:
     result        [B, H d], written
     """
     # H/G and d are known to the compiler, so that a head stays in registers: a fifth faster
-    write = attended(heads_per_group, width)
-    ask = ask_for(max(1, width // 32))  # as many lines as a row of bfloat16 has
+    lines = max(1, width // 32)  # that a row of bfloat16 has
 
     @compiled
     def attend(query: Any, keys: Any, values: Any, first: Any, last: int, scale: Any, scores: Any, result: Any) -> None:
@@ -522,14 +509,15 @@ def attention(heads_per_group: int, width: int) -> Callable[..., None]:
             heads = query[b, group * heads_per_group : (group + 1) * heads_per_group]
             for s in range(last - begin):
                 row = key[begin + s]
-                ask(soon + s * of_row)
+                ask_for(soon + s * of_row, lines)
                 for member in range(heads_per_group):
                     head, total = heads[member], np.float32(0.0)
                     for i in range(width):
                         total += wide(row[i]) * head[i]
                     of_item[member, s] = total * scale
             at = group * heads_per_group * width
-            write(of_item, value, begin, last - begin, heads, result[b, at : at + heads_per_group * width])
+            out = result[b, at : at + heads_per_group * width]
+            look(heads_per_group, width, of_item, value, begin, last - begin, heads, out)
 
     return attend
 

@@ -96,7 +96,7 @@ def _switch_on(context: Any, scratch: Any, config: Any) -> Any:
 
 @generated
 def _switch_back(context: Any, scratch: Any) -> Any:
-    """As it was before: other libraries remember how they have set it up."""
+    """As it was before, for whoever has set it up."""
 
     def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
         instruct(builder, "llvm.x86.ldtilecfg", vectors.at(builder, given[0], SAVED))
@@ -105,15 +105,12 @@ def _switch_back(context: Any, scratch: Any) -> Any:
     return types.void(types.int64), generate
 
 
-_ask_for = ask_for(LINES)
-
-
 @inlined
 def _ask_for_four(address0: int, address1: int, address2: int, address3: int) -> None:
-    _ask_for(address0)
-    _ask_for(address1)
-    _ask_for(address2)
-    _ask_for(address3)
+    ask_for(address0, LINES)
+    ask_for(address1, LINES)
+    ask_for(address2, LINES)
+    ask_for(address3, LINES)
 
 
 def _of_a_pair(tiles: int) -> Callable[..., None]:

@@ -260,6 +260,24 @@ def test_pytorch_keeps_its_number_of_threads(threads):
     assert found.stdout.split() == [str(threads)]
 
 
+def test_machine_code_is_found_again_by_another_process(tmp_path):
+    code = (
+        "import numpy as np; from plaudit.models import kernels\n"
+        "query, cache = np.ones((1, 4, 16), np.float32), np.ones((1, 2, 16, 16), np.float32)\n"
+        "attend = kernels.attention(2, 16)\n"
+        "with kernels.in_use():\n"
+        "    attend(query, cache, cache, np.zeros(1, np.int64), 3, np.float32(1), np.ones((2, 2, 16), np.float32),\n"
+        "           np.ones((1, 64), np.float32))\n"
+        "print(attend.stats.cache_hits.total(), attend.stats.cache_misses.total())\n"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    found = [
+        subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    ]
+    assert [line.split() for line in found] == [["0", "1"], ["1", "0"]]
+
+
 def test_without_a_place_for_machine_code_it_is_made_anew(monkeypatch):
     """As in a container whose folders cannot be written to."""
 
