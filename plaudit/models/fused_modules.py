@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from plaudit.models import kernels
+from plaudit.models import kernels, machine_code
 from plaudit.models.attention import PackedRows
 
 KINDS = ("Llama", "Mistral", "Qwen2", "Qwen3")
@@ -26,7 +26,7 @@ PARTS = 16
 
 def fuse_modules(body: nn.Module) -> None:
     """Let a body's modules compute by kernels from now on; on other devices, and in other families, nothing changes."""
-    if not kernels.serve(body):
+    if not machine_code.serve(body):
         return
     config: Any = getattr(body, "config", None)
     for module in body.modules():
@@ -103,8 +103,8 @@ class _RmsNorm(torch.autograd.Function):
         """[..., D], [D] -> [..., D]."""
         x = x.contiguous()
         result = torch.empty_like(x)
-        with kernels.in_use():
-            kernels.rms_norm(_rows(x), kernels.plain_array(weight.detach()), np.float32(epsilon), _rows(result))
+        with machine_code.in_use():
+            kernels.rms_norm(_rows(x), machine_code.plain_array(weight.detach()), np.float32(epsilon), _rows(result))
         ctx.save_for_backward(x, weight)
         ctx.epsilon = epsilon
         return result
@@ -117,10 +117,10 @@ class _RmsNorm(torch.autograd.Function):
         to_x = torch.empty_like(x)
         trained = ctx.needs_input_grad[1]
         to_weight = np.empty((PARTS if trained else 0, len(weight)), np.float32)
-        with kernels.in_use():
+        with machine_code.in_use():
             kernels.rms_norm_backward(
-                _rows(x), kernels.plain_array(weight.detach()), np.float32(ctx.epsilon), _rows(gradient.contiguous()),
-                _rows(to_x), to_weight,
+                _rows(x), machine_code.plain_array(weight.detach()), np.float32(ctx.epsilon),
+                _rows(gradient.contiguous()), _rows(to_x), to_weight,
             )  # fmt: skip
         summed = torch.from_numpy(to_weight.sum(axis=0)).to(weight.dtype) if trained else None
         return to_x, summed, None
@@ -132,7 +132,7 @@ class _Gated(torch.autograd.Function):
         """[..., I] x 2 -> [..., I]."""
         gates, ups = gates.contiguous(), ups.contiguous()
         result = torch.empty_like(gates)
-        with kernels.in_use():
+        with machine_code.in_use():
             kernels.gated(_rows(gates), _rows(ups), 0, _rows(result))
         ctx.save_for_backward(gates, ups)
         return result
@@ -144,7 +144,7 @@ class _Gated(torch.autograd.Function):
         gates, ups = ctx.saved_tensors
         to_gates, to_ups = torch.empty_like(gates), torch.empty_like(ups)
         arrays = [_rows(x) for x in (gates, ups, gradient.contiguous(), to_gates, to_ups)]
-        with kernels.in_use():
+        with machine_code.in_use():
             kernels.gated_backward(*arrays)
         return to_gates, to_ups
 
@@ -167,10 +167,10 @@ class _Rotated(torch.autograd.Function):
 def _turned(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
     x = x.contiguous()
     result = torch.empty_like(x)
-    with kernels.in_use():
+    with machine_code.in_use():
         kernels.rotate(_rows(x), _rows(cos.contiguous()), _rows(sin.contiguous()), np.float32(sign), _rows(result))
     return result
 
 
 def _rows(x: Tensor) -> Any:
-    return kernels.plain_array(x.detach().view(-1, x.shape[-1]))
+    return machine_code.plain_array(x.detach().view(-1, x.shape[-1]))

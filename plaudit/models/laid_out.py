@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from plaudit.models import kernels, tiles
-from plaudit.models.kernels import Room
+from plaudit.models import kernels, machine_code, tiles
+from plaudit.models.machine_code import Room
 from plaudit.models.network import AdaptedLinear, Network
 
 ROWS = 32
@@ -79,7 +79,7 @@ def laid_out(network: Network, rows: int) -> Iterator[Products]:
 def _maker(network: Network, rows: int) -> Callable[[list[nn.Module]], _Siblings] | None:
     """Of the product for a group of layers; None where the layers' own are as good."""
     dtype, room = network.dtype, Room()
-    if rows <= FEW_ROWS and kernels.serve(network.body):
+    if rows <= FEW_ROWS and machine_code.serve(network.body):
         return lambda group: _OfFewRows(group, dtype, room)
     if not _packs_weights(network):
         return None
@@ -131,9 +131,9 @@ class _Plain:
 
     def whole(self, x: Any, residual: Any | None = None) -> Any:
         """[B, in] -> [B, all outputs]."""
-        parts = [member(kernels.tensor_of(x)) for member in self.members]
+        parts = [member(machine_code.tensor_of(x)) for member in self.members]
         result = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
-        return kernels.plain_array(result if residual is None else result + kernels.tensor_of(residual))
+        return machine_code.plain_array(result if residual is None else result + machine_code.tensor_of(residual))
 
 
 class _Siblings(ABC):
@@ -207,8 +207,8 @@ class _Rearranged(_Siblings):
 
     def whole(self, x: Any, residual: Any | None = None) -> Any:
         """[B, in] -> [B, all outputs]."""
-        added = None if residual is None else kernels.tensor_of(residual)
-        return kernels.plain_array(self.apart(kernels.tensor_of(x), added))
+        added = None if residual is None else machine_code.tensor_of(residual)
+        return machine_code.plain_array(self.apart(machine_code.tensor_of(x), added))
 
 
 def _product(weight: Tensor, bias: Tensor | None, x: Tensor, residual: Tensor | None) -> Tensor:
@@ -242,8 +242,8 @@ class _ByKernel(_Siblings):
         """[..., in] -> [..., all outputs]."""
         flat = x.reshape(-1, x.shape[-1]).contiguous()
         result = x.new_empty(len(flat), self.outputs)
-        with kernels.in_use():
-            self.write(kernels.plain_array(flat), None, kernels.plain_array(result))
+        with machine_code.in_use():
+            self.write(machine_code.plain_array(flat), None, machine_code.plain_array(result))
         return result.view(*x.shape[:-1], self.outputs)
 
     def whole(self, x: Any, residual: Any | None = None) -> Any:
@@ -274,7 +274,7 @@ class _OfFewRows(_ByKernel):
 
     def __init__(self, members: list[nn.Module], dtype: torch.dtype, room: Room):
         super().__init__(members, dtype, room)
-        plain = kernels.plain_array
+        plain = machine_code.plain_array
         self.read = [
             (
                 plain(weight),
@@ -287,7 +287,7 @@ class _OfFewRows(_ByKernel):
 
     def write(self, x: Any, residual: Any | None, result: Any) -> None:
         """[B, in] and [B, all outputs]."""
-        threads, none = kernels.threads(), x[0, :0]
+        threads, none = machine_code.threads(), x[0, :0]
         added = result[:0] if residual is None else residual
         for weight, bias, adapter, at in self.read:
             kernels.few_rows(x, weight, bias, added, result, at, threads)

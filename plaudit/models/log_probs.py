@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from plaudit.models import kernels
+from plaudit.models import kernels, machine_code
 
 TOKENS_PER_PRODUCT = 256
 """How many tokens' logits are held at once on a CPU, in the precision of the product."""
@@ -92,14 +92,14 @@ class _Options:
 
     def by_kernel(self, logits: Tensor) -> bool:
         """Whether a row is read from memory once, and written there once."""
-        return self.softcap is None and kernels.knows(logits)
+        return self.softcap is None and machine_code.knows(logits)
 
     def read(self, logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[m] each: log-probs of the ids, entropies (of no use where not wanted), log of the sums of exponentials."""
         if self.by_kernel(logits):
             found = torch.empty(3, len(logits))
-            with kernels.in_use():
-                rows, which, *written = [kernels.plain_array(x) for x in (logits, ids.contiguous(), *found)]
+            with machine_code.in_use():
+                rows, which, *written = [machine_code.plain_array(x) for x in (logits, ids.contiguous(), *found)]
                 kernels.read_log_probs(rows, which, np.float32(self.temperature), *written)
             return found[0], found[1], found[2]
         found = torch.zeros(3, len(logits), device=logits.device)
@@ -110,7 +110,7 @@ class _Options:
             found[0, rows] = below.gather(1, ids[rows, None]).squeeze(1) - log_totals
             if self.with_entropy:
                 weighted = below.softmax(dim=-1).mul_(
-                    below.clamp_(min=float(kernels.LEAST))
+                    below.clamp_(min=float(machine_code.LEAST))
                 )  # not 0 times minus infinity
                 found[1, rows] = log_totals - weighted.sum(dim=-1)
             found[2, rows] = top + log_totals
@@ -122,9 +122,9 @@ class _Options:
         That is factor / T * (onehot - p), times the cap's slope.
         """
         if self.by_kernel(logits):
-            with kernels.in_use():
-                which, *others = [kernels.plain_array(x.contiguous()) for x in (ids, normalisers, factors)]
-                kernels.to_slopes(kernels.plain_array(logits), which, np.float32(self.temperature), *others)
+            with machine_code.in_use():
+                which, *others = [machine_code.plain_array(x.contiguous()) for x in (ids, normalisers, factors)]
+                kernels.to_slopes(machine_code.plain_array(logits), which, np.float32(self.temperature), *others)
             return
         for rows, scaled in self.in_pieces(logits):
             slope = (scaled - normalisers[rows, None]).exp_().neg_()

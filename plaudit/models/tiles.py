@@ -26,8 +26,8 @@ from numba import prange, types
 from torch import Tensor
 from torch.nn import functional
 
-from plaudit.models import kernels, vectors
-from plaudit.models.kernels import Room, ask_for, compiled, generated, inlined, narrow, plain_array, wide
+from plaudit.models import machine_code, vectors
+from plaudit.models.machine_code import Room, ask_for, compiled, generated, inlined, narrow, plain_array, wide
 from plaudit.models.vectors import BYTE, LONG, instruct
 
 SIDE = 16
@@ -434,7 +434,7 @@ class TileProduct:
         added = result[:0] if residual is None else residual
         multiply(
             x, x_tiles, table, row * self.steps, low, low_tiles, row * up_steps, up_steps, bias, added, result,
-            _scratch(), _configuration(), kernels.threads(),
+            _scratch(), _configuration(), machine_code.threads(),
         )  # fmt: skip
 
 

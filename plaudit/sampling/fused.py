@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plaudit.models import kernels
+from plaudit.models import kernels, machine_code
 from plaudit.models.fused_modules import KINDS, window_of
 from plaudit.models.laid_out import Product, Products
 from plaudit.models.network import Network
@@ -28,7 +28,7 @@ class FusedStep:
         body: Any = network.body
         self.embed, self.norm, self.rotary = body.embed_tokens, _Norm(body.norm), body.rotary_emb
         self.layers = [_Layer.of(layer, products) for layer in body.layers]
-        self.room = kernels.Room()
+        self.room = machine_code.Room()
         self.attend = kernels.attention(self.layers[0].heads // self.layers[0].groups, self.layers[0].width)
 
     def __call__(self, tokens: Tensor, positions: Tensor, first: Tensor, column: int, caches: list[Any]) -> Tensor:
@@ -40,8 +40,8 @@ class FusedStep:
         """
         embedded = self.embed(tokens)  # [B, D]
         rotation = self.rotary(embedded, positions[:, None])
-        cos, sin = (kernels.plain_array(part[:, 0].contiguous()) for part in rotation)
-        x, rows, layer, room = kernels.plain_array(embedded), len(tokens), self.layers[0], self.room
+        cos, sin = (machine_code.plain_array(part[:, 0].contiguous()) for part in rotation)
+        x, rows, layer, room = machine_code.plain_array(embedded), len(tokens), self.layers[0], self.room
         query = room.of("query", rows, layer.heads * layer.width, np.float32).reshape(rows, layer.heads, layer.width)
         seen_at_most = -(-(column + 1) // LANES) * LANES
         scores = np.empty((rows * layer.groups, layer.heads // layer.groups, seen_at_most), np.float32)
@@ -50,10 +50,10 @@ class FusedStep:
             room.of("x", rows, x.shape[1], x.dtype),
         )
         starts = first.numpy()
-        with kernels.in_use():
+        with machine_code.in_use():
             for layer, cache in zip(self.layers, caches, strict=True):
                 states = layer.states.whole(layer.before(x, normed))
-                keys, values = (kernels.plain_array(store) for store in (cache.keys, cache.values))
+                keys, values = (machine_code.plain_array(store) for store in (cache.keys, cache.values))
                 kernels.rotate_and_store(
                     states, cos, sin, layer.head_norms, layer.head_epsilon, query, keys, values, column
                 )
@@ -64,14 +64,14 @@ class FusedStep:
                 gated = room.of("gated", rows, sides.shape[1] // 2, x.dtype)
                 kernels.gated(sides, sides, gated.shape[1], gated)
                 x = layer.down.whole(gated, x)
-            return kernels.tensor_of(self.norm(x, np.empty_like(x)))
+            return machine_code.tensor_of(self.norm(x, np.empty_like(x)))
 
 
 def fused_step(network: Network, products: Products) -> FusedStep | None:
     """None where the body is of another kind, or not on a CPU."""
     layers: Any = getattr(network.body, "layers", None)
     known = [f"{kind}DecoderLayer" for kind in KINDS]
-    if not kernels.serve(network.body) or not layers or any(type(layer).__name__ not in known for layer in layers):
+    if not machine_code.serve(network.body) or not layers or any(type(layer).__name__ not in known for layer in layers):
         return None
     config: Any = network.body.config
     if config.hidden_act != "silu":
@@ -83,7 +83,7 @@ class _Norm:
     """An RMS norm of the body."""
 
     def __init__(self, module: Any):
-        self.weight = kernels.plain_array(module.weight.detach())
+        self.weight = machine_code.plain_array(module.weight.detach())
         self.epsilon = np.float32(module.variance_epsilon)
 
     def __call__(self, x: Any, result: Any) -> Any:
@@ -131,7 +131,7 @@ class _Layer:
             mixed=products[looking.o_proj],
             gates=products[gates.gate_proj],
             down=products[gates.down_proj],
-            head_norms=kernels.plain_array(weights),
+            head_norms=machine_code.plain_array(weights),
             head_epsilon=np.float32(looking.q_norm.variance_epsilon if norms else 0.0),
             heads=config.num_attention_heads,
             groups=config.num_key_value_heads,

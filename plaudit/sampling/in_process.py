@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plaudit.models import kernels
+from plaudit.models import kernels, machine_code
 from plaudit.models.kernels import BLOCK
 from plaudit.models.laid_out import Products, laid_out
 from plaudit.models.log_probs import rows_at_once, scale
@@ -129,7 +129,7 @@ class _Sampler:
         self.samples = torch.zeros(0, dtype=torch.long, device=device)
         self.most_rows = most_rows
         self.by_kernel = (
-            kernels.serve(network.body) and top_p == 1 and network.softcap is None and network.head in products
+            machine_code.serve(network.body) and top_p == 1 and network.softcap is None and network.head in products
         )
         own = weakref.proxy(self)  # not a circle
         self.recorded_draw = Recorded(lambda *given: own._draw(*given))
@@ -241,9 +241,9 @@ class _Sampler:
         states = states.to(head.weight.dtype)
         if self.by_kernel:
             tokens, log_probs = self.lengths.new_empty(len(states)), torch.empty_like(uniforms)
-            with kernels.in_use():
-                logits = self.products[head].whole(kernels.plain_array(states.contiguous()))  # [n, V]
-                arrays = [kernels.plain_array(x.contiguous()) for x in (uniforms, tokens, log_probs)]
+            with machine_code.in_use():
+                logits = self.products[head].whole(machine_code.plain_array(states.contiguous()))  # [n, V]
+                arrays = [machine_code.plain_array(x.contiguous()) for x in (uniforms, tokens, log_probs)]
                 kernels.draw(logits, np.float32(self.temperature), *arrays)
             return tokens, log_probs
         logits = head(states)  # [n, V]

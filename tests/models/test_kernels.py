@@ -11,8 +11,8 @@ import torch
 from torch.nn import functional
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from plaudit.models import kernels
-from plaudit.models.kernels import plain_array
+from plaudit.models import kernels, machine_code
+from plaudit.models.machine_code import plain_array
 from plaudit.sampling.in_process import draw
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -32,13 +32,13 @@ def close(found, expected):
 @numba.njit
 def exps(x, result):
     for i in range(len(x)):
-        result[i] = kernels.exp(x[i])
+        result[i] = machine_code.exp(x[i])
 
 
 @numba.njit
 def narrowed(x, result):
     for i in range(len(x)):
-        result[i] = kernels.narrow(x[i], result)
+        result[i] = machine_code.narrow(x[i], result)
 
 
 def test_exp_is_within_rounding_and_nothing_at_minus_infinity():
@@ -177,7 +177,7 @@ def test_log_probs_entropies_and_slopes(size, temperature, dtype):
     chosen = expected.gather(1, ids[:, None]).squeeze(1)
     (chosen * factors).sum().backward()
     arrays = [plain_array(x) for x in (logits, ids, log_probs, entropies, normalisers, factors)]
-    with kernels.in_use():
+    with machine_code.in_use():
         kernels.read_log_probs(*arrays[:2], np.float32(temperature), *arrays[2:5])
     torch.testing.assert_close(log_probs, chosen.float(), rtol=1e-5, atol=1e-5)
     own = -(expected.exp() * expected.clamp(min=-1e300)).sum(dim=-1)
@@ -185,7 +185,7 @@ def test_log_probs_entropies_and_slopes(size, temperature, dtype):
     torch.testing.assert_close(
         normalisers, (logits.double() / temperature).logsumexp(dim=-1).float(), rtol=1e-6, atol=1e-5
     )
-    with kernels.in_use():
+    with machine_code.in_use():
         kernels.to_slopes(*arrays[:2], np.float32(temperature), *arrays[4:])
     torch.testing.assert_close(logits.float(), exact.grad.to(dtype).float(), rtol=2**-7, atol=2e-6)
 
@@ -197,7 +197,7 @@ def test_what_is_no_number_stays_visible(dtype):
     logits[2, 299] = torch.inf
     log_probs, entropies, normalisers = torch.empty(3, 3).unbind()
     arrays = [plain_array(x) for x in (logits, torch.zeros(3).long(), log_probs, entropies, normalisers)]
-    with kernels.in_use():
+    with machine_code.in_use():
         kernels.read_log_probs(*arrays[:2], np.float32(1.0), *arrays[2:])
     assert log_probs.isfinite().tolist() == [True, False, False]
     assert entropies.isfinite().tolist() == [True, False, False]
@@ -236,7 +236,7 @@ def test_threads_change_nothing():
     try:
         for threads, result in enumerate(found, start=1):
             torch.set_num_threads(threads)
-            with kernels.in_use():
+            with machine_code.in_use():
                 assert numba.get_num_threads() == min(threads, numba.config.NUMBA_NUM_THREADS)
                 kernels.rms_norm(x.numpy(), weight.numpy(), np.float32(1e-5), result.numpy())
     finally:
@@ -248,10 +248,10 @@ def test_threads_change_nothing():
 def test_pytorch_keeps_its_number_of_threads(threads):
     """Which Numba's threads set for everybody when they start."""
     code = (
-        "import numpy, torch; from plaudit.models import kernels\n"
+        "import numpy, torch; from plaudit.models import kernels, machine_code\n"
         "x = numpy.ones((4, 8), numpy.float32)\n"
         "for _ in range(2):\n"
-        "    with kernels.in_use():\n"
+        "    with machine_code.in_use():\n"
         "        kernels.rms_norm(x, x[0], numpy.float32(1e-5), x.copy())\n"
         "print(torch.get_num_threads())\n"
     )
@@ -260,22 +260,23 @@ def test_pytorch_keeps_its_number_of_threads(threads):
     assert found.stdout.split() == [str(threads)]
 
 
-def test_machine_code_is_found_again_by_another_process(tmp_path):
+def test_machine_code_is_found_again_by_another_process_but_not_that_of_other_sources(tmp_path):
     code = (
-        "import numpy as np; from plaudit.models import kernels\n"
+        "import numpy as np; from plaudit.models import kernels, machine_code\n"
         "query, cache = np.ones((1, 4, 16), np.float32), np.ones((1, 2, 16, 16), np.float32)\n"
         "attend = kernels.attention(2, 16)\n"
-        "with kernels.in_use():\n"
+        "with machine_code.in_use():\n"
         "    attend(query, cache, cache, np.zeros(1, np.int64), 3, np.float32(1), np.ones((2, 2, 16), np.float32),\n"
         "           np.ones((1, 64), np.float32))\n"
         "print(attend.stats.cache_hits.total(), attend.stats.cache_misses.total())\n"
     )
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    changed = f"from plaudit.models import machine_code; machine_code.SOURCES = 'others'\n{code}"
     found = [
-        subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
-        for _ in range(2)
+        subprocess.run([sys.executable, "-c", each], env=environment, capture_output=True, text=True, check=True).stdout
+        for each in (code, code, changed)
     ]
-    assert [line.split() for line in found] == [["0", "1"], ["1", "0"]]
+    assert [line.split() for line in found] == [["0", "1"], ["1", "0"], ["0", "1"]]
 
 
 def test_without_a_place_for_machine_code_it_is_made_anew(monkeypatch):
@@ -286,12 +287,12 @@ def test_without_a_place_for_machine_code_it_is_made_anew(monkeypatch):
             raise RuntimeError("cannot cache function: no locator available")
         return numba.njit(**options)
 
-    monkeypatch.setattr(kernels, "njit", refuse)
+    monkeypatch.setattr(machine_code, "njit", refuse)
 
     def double(x):
         for i in numba.prange(len(x)):
             x[i] *= 2
 
     x = np.ones(3, np.float32)
-    kernels.compiled(double)(x)
+    machine_code.compiled(double)(x)
     assert x.tolist() == [2, 2, 2]

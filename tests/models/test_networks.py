@@ -5,7 +5,7 @@ import torch
 from conftest import make_model
 
 from plaudit.config import LoraSettings, ModelSettings
-from plaudit.models import kernels, log_probs
+from plaudit.models import log_probs, machine_code
 from plaudit.models.loading import load_causal, reward_from_causal
 from plaudit.models.log_probs import chunked_log_probs
 from plaudit.models.network import make_trainable
@@ -56,7 +56,7 @@ def test_log_probs_equal_those_from_the_full_logits(model, temperature):
 @pytest.mark.parametrize("chunk", [1, 3, None])
 def test_chunks_change_neither_log_probs_nor_gradients(chunk, softcap, frozen, kernels_serve, monkeypatch):
     """By kernels and by tensors, under a frozen head and under one that is trained."""
-    monkeypatch.setattr(kernels, "knows", lambda _: kernels_serve)
+    monkeypatch.setattr(machine_code, "knows", lambda _: kernels_serve)
     monkeypatch.setattr(log_probs, "BYTES_IN_CACHE", 4 * 30 * 4)  # four rows
     torch.manual_seed(0)
     head = torch.nn.Linear(8, 30).requires_grad_(not frozen)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from plaudit.models import tiles
-from plaudit.models.kernels import Room, in_use, plain_array
+from plaudit.models.machine_code import Room, in_use, plain_array
 from plaudit.models.tiles import TileProduct
 
 pytestmark = pytest.mark.skipif(not tiles.available(), reason="this processor has no tile unit, or it is locked")

@@ -5,7 +5,7 @@ import torch
 from test_decoders import OPTIONS, PROMPTS, load
 
 from plaudit.config import LoraSettings
-from plaudit.models import kernels, laid_out, tiles
+from plaudit.models import kernels, laid_out, machine_code, tiles
 from plaudit.models.network import make_trainable
 from plaudit.sampling import decoders
 from plaudit.sampling.decoders import SlotDecoder
@@ -51,7 +51,7 @@ def test_the_same_states(family, rows, targets, tmp_path, monkeypatch):
     network = shaken(load(family, tmp_path), targets)
     fused, used = steps(network, rows)
     assert isinstance(used, FusedStep)
-    monkeypatch.setattr(kernels, "serve", lambda _: False)
+    monkeypatch.setattr(machine_code, "serve", lambda _: False)
     plain, used = steps(network, rows)
     assert used is None
     torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-5)
@@ -66,7 +66,7 @@ def test_in_bfloat16_it_is_as_far_from_float32_as_the_modules_are(family, rows, 
     network = shaken(load(family, tmp_path / "rounded", dtype="bfloat16"), "all")
     fused, used = steps(network, rows)
     assert isinstance(used, FusedStep)
-    monkeypatch.setattr(kernels, "serve", lambda _: False)
+    monkeypatch.setattr(machine_code, "serve", lambda _: False)
     plain, _ = steps(network, rows)
     ours, theirs = ((x.float() - exact).abs().mean() for x in (fused, plain))
     assert ours < 1.2 * theirs

@@ -9,7 +9,7 @@ from devices import META, OneDevice, tensors, without_values
 from test_decoders import FAMILIES, OPTIONS, PROMPTS, load, trained_log_probs
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from plaudit.models import kernels
+from plaudit.models import machine_code
 from plaudit.models.laid_out import laid_out
 from plaudit.sampling import decoders, in_process, recorded
 from plaudit.sampling.decoders import SlotDecoder
@@ -74,7 +74,7 @@ class Streams:
 def taped(monkeypatch):
     """As if the CPU could record, which it does at the second call; its kernels, which no tape sees, are off."""
     streams = Streams()
-    monkeypatch.setattr(kernels, "serve", lambda _: False)
+    monkeypatch.setattr(machine_code, "serve", lambda _: False)
     monkeypatch.setattr(recorded, "records", lambda _: True)
     monkeypatch.setattr(recorded, "WORTHWHILE", 2)
     monkeypatch.setattr(recorded, "waiting_fails", Waiting)
