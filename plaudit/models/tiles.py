@@ -388,8 +388,10 @@ class TileProduct:
             self.bias[: self.outputs] = plain_array(whole.detach().to(torch.bfloat16))
 
     def _pairs(self, weight: Tensor, steps: int) -> Any:
-        """[pairs, 7] lines of a table for one weight [N, K], which is copied only where its end is no whole tile."""
-        weight = functional.pad(weight.detach(), (0, STEP * steps - weight.shape[1])).contiguous()
+        """[pairs, 7] lines of a table for one weight [N, K], of which only what does not fill a tile is copied."""
+        weight, missing = weight.detach().contiguous(), STEP * steps - weight.shape[1]
+        if missing:  # to pad by nothing would copy
+            weight = functional.pad(weight, (0, missing))
         whole = len(weight) // SIDE
         addresses = weight.data_ptr() + 2 * STEP * steps * SIDE * np.arange(whole, dtype=np.int64)
         self.kept.append(weight)

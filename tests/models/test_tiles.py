@@ -114,6 +114,16 @@ def test_the_unit_is_left_as_it_was_set_up():
     assert scratch[tiles.SAVED :][:64].tolist() == its_own.tolist()
 
 
+def test_weights_stay_where_they_are_but_for_what_does_not_fill_a_tile():
+    weights = [random(64, 96), random(40, 96)]
+    made = TileProduct(weights, [None, None], [None, None], Room())
+    assert made.kept[0].data_ptr() == weights[0].data_ptr()
+    assert [tuple(part.shape) for part in made.kept] == [(64, 96), (40, 96), (16, 96)]
+    assert made.kept[1].data_ptr() == weights[1].data_ptr()
+    (whole,) = TileProduct([random(32, 90)], [None], [None], Room()).kept
+    assert whole.shape == (32, 96)
+
+
 def test_memory_is_given_out_again_for_one_use_and_kept_apart_for_others():
     room = Room()
     large = room.of("a", 8, 32, np.uint16)
