@@ -131,10 +131,7 @@ def wide(context: Any, number: Any) -> Any:
     """float32 of a network's number."""
 
     def generate(_: Any, builder: Any, __: Any, given: Any) -> Any:
-        if number == types.float32:
-            return given[0]
-        bits = builder.shl(builder.zext(given[0], ir.IntType(32)), ir.Constant(ir.IntType(32), 16))
-        return builder.bitcast(bits, ir.FloatType())
+        return given[0] if number == types.float32 else vectors.widened(builder, given[0])
 
     return types.float32(number), generate
 
@@ -144,13 +141,7 @@ def narrow(context: Any, number: Any, array: Any) -> Any:
     """A float32 as the numbers of this array are: rounded to the nearest, ties to even."""
 
     def generate(_: Any, builder: Any, __: Any, given: Any) -> Any:
-        if array.dtype == types.float32:
-            return given[0]
-        word = ir.IntType(32)
-        bits = builder.bitcast(given[0], word)
-        last = builder.and_(builder.lshr(bits, ir.Constant(word, 16)), ir.Constant(word, 1))
-        rounded = builder.add(bits, builder.add(last, ir.Constant(word, 0x7FFF)))
-        return builder.trunc(builder.lshr(rounded, ir.Constant(word, 16)), ir.IntType(16))
+        return given[0] if array.dtype == types.float32 else vectors.rounded(builder, given[0])
 
     return array.dtype(types.float32, array), generate
 

@@ -157,19 +157,16 @@ def _of_a_pair(tiles: int) -> Callable[..., None]:
 
     @inlined
     def compute(
-        weight0: int, weight1: int, apart: int, x: int, x_apart: int, steps: int,
-        up0: int, up1: int, up_apart: int, low: int, up_steps: int,
+        pair: Any, apart: int, x: int, x_apart: int, steps: int, up_apart: int, low: int, up_steps: int,
         asked0: int, asked1: int, asked2: int, asked3: int, scratch: int,
     ) -> None:  # fmt: skip
+        weight0, weight1, up0, up1 = pair[WEIGHT0], pair[WEIGHT1], pair[UP0], pair[UP1]
         begin()
-        if asked0 != 0:
-            for k in range(steps):
-                step(weight0 + 2 * STEP * k, weight1 + 2 * STEP * k, apart, x + x_apart * k)
+        for k in range(steps):
+            step(weight0 + 2 * STEP * k, weight1 + 2 * STEP * k, apart, x + x_apart * k)
+            if asked0 != 0:
                 more = 64 * LINES * k
                 _ask_for_four(asked0 + more, asked1 + more, asked2 + more, asked3 + more)
-        else:
-            for k in range(steps):
-                step(weight0 + 2 * STEP * k, weight1 + 2 * STEP * k, apart, x + x_apart * k)
         for k in range(up_steps):
             step(up0 + 2 * STEP * k, up1 + 2 * STEP * k, up_apart, low + x_apart * k)
         end(scratch)
@@ -298,13 +295,13 @@ def multiply(
                 x_of_tile, low_of_tile = x_at + TILE * tile, low_of_pair + TILE * tile
                 if tile + 1 < tiles:
                     _with_two_tiles(
-                        pair[WEIGHT0], pair[WEIGHT1], apart, x_of_tile, x_apart, steps,
-                        pair[UP0], pair[UP1], up_apart, low_of_tile, ups, asked0, asked1, asked2, asked3, mine,
+                        pair, apart, x_of_tile, x_apart, steps, up_apart, low_of_tile, ups,
+                        asked0, asked1, asked2, asked3, mine,
                     )  # fmt: skip
                 else:
                     _with_one_tile(
-                        pair[WEIGHT0], pair[WEIGHT1], apart, x_of_tile, x_apart, steps,
-                        pair[UP0], pair[UP1], up_apart, low_of_tile, ups, asked0, asked1, asked2, asked3, mine,
+                        pair, apart, x_of_tile, x_apart, steps, up_apart, low_of_tile, ups,
+                        asked0, asked1, asked2, asked3, mine,
                     )  # fmt: skip
                 asked0 = np.int64(0)
                 for block in range(2):
@@ -381,11 +378,10 @@ class TileProduct:
             column += len(weight)
         self.table = np.concatenate(parts)
         self.down_table = np.concatenate(lows) if lows else None
-        self.bias = np.zeros(max(self.outputs, STEP * self.lows) + STEP, np.uint16)
-        self.no_bias = self.bias if all(bias is None for bias in biases) else np.zeros_like(self.bias)
-        if self.no_bias is not self.bias:
-            whole = torch.cat([w.new_zeros(len(w)) if b is None else b for w, b in zip(weights, biases, strict=True)])
-            self.bias[: self.outputs] = plain_array(whole.detach().to(torch.bfloat16))
+        self.no_bias = np.zeros(max(self.outputs, STEP * self.lows) + STEP, np.uint16)
+        self.bias = self.no_bias.copy()
+        whole = torch.cat([w.new_zeros(len(w)) if b is None else b for w, b in zip(weights, biases, strict=True)])
+        self.bias[: self.outputs] = plain_array(whole.detach().to(torch.bfloat16))
 
     def _pairs(self, weight: Tensor, steps: int) -> Any:
         """[pairs, 7] lines of a table for one weight [N, K], of which only what does not fill a tile is copied."""

@@ -31,17 +31,31 @@ def instruct(builder: Any, name: str, *arguments: Any) -> None:
     builder.call(found, arguments)
 
 
-def all_of(number: int) -> Any:
-    """16 times the same whole number."""
-    return ir.Constant(WORDS, [ir.Constant(WORD, number)] * LANES)
+def all_of(number: int, kind: Any = WORDS) -> Any:
+    """16 times the same whole number, or once."""
+    return ir.Constant(kind, [ir.Constant(WORD, number)] * LANES if kind == WORDS else number)
+
+
+def widened(builder: Any, halves: Any) -> Any:
+    """bfloat16 as float32, one or 16."""
+    words, floats = (WORD, FLOAT) if halves.type == HALF else (WORDS, FLOATS)
+    return builder.bitcast(builder.shl(builder.zext(halves, words), all_of(16, words)), floats)
+
+
+def rounded(builder: Any, numbers: Any) -> Any:
+    """float32 as bfloat16, one or 16: to the nearest, ties to even."""
+    words, halves = (WORD, HALF) if numbers.type == FLOAT else (WORDS, HALVES)
+    bits = builder.bitcast(numbers, words)
+    last = builder.and_(builder.lshr(bits, all_of(16, words)), all_of(1, words))
+    bits = builder.add(bits, builder.add(last, all_of(0x7FFF, words)))
+    return builder.trunc(builder.lshr(bits, all_of(16, words)), halves)
 
 
 def load(builder: Any, address: Any, offset: int = 0, kind: Any = types.float32) -> Any:
     """16 numbers of this kind as float32."""
     if kind == types.float32:
         return builder.load(at(builder, address, offset, FLOATS.as_pointer()), align=4)
-    halves = builder.load(at(builder, address, offset, HALVES.as_pointer()), align=2)
-    return builder.bitcast(builder.shl(builder.zext(halves, WORDS), all_of(16)), FLOATS)
+    return widened(builder, builder.load(at(builder, address, offset, HALVES.as_pointer()), align=2))
 
 
 def store(builder: Any, numbers: Any, address: Any, offset: int = 0) -> None:
@@ -50,11 +64,8 @@ def store(builder: Any, numbers: Any, address: Any, offset: int = 0) -> None:
 
 
 def store_rounded(builder: Any, numbers: Any, address: Any) -> None:
-    """16 float32 as bfloat16: to the nearest, ties to even."""
-    bits = builder.bitcast(numbers, WORDS)
-    last = builder.and_(builder.lshr(bits, all_of(16)), all_of(1))
-    rounded = builder.lshr(builder.add(bits, builder.add(last, all_of(0x7FFF))), all_of(16))
-    builder.store(builder.trunc(rounded, HALVES), at(builder, address, kind=HALVES.as_pointer()), align=2)
+    """16 float32 as bfloat16."""
+    builder.store(rounded(builder, numbers), at(builder, address, kind=HALVES.as_pointer()), align=2)
 
 
 def same(builder: Any, address: Any) -> Any:

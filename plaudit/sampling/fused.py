@@ -45,10 +45,8 @@ class FusedStep:
         query = room.of("query", rows, layer.heads * layer.width, np.float32).reshape(rows, layer.heads, layer.width)
         seen_at_most = -(-(column + 1) // LANES) * LANES
         scores = np.empty((rows * layer.groups, layer.heads // layer.groups, seen_at_most), np.float32)
-        mixture, normed = (
-            room.of("mixed", rows, layer.heads * layer.width, x.dtype),
-            room.of("x", rows, x.shape[1], x.dtype),
-        )
+        mixture = room.of("mixed", rows, layer.heads * layer.width, x.dtype)
+        normed = room.of("x", rows, x.shape[1], x.dtype)
         starts = first.numpy()
         with machine_code.in_use():
             for layer, cache in zip(self.layers, caches, strict=True):
