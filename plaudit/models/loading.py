@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from plaudit.config import ModelSettings
 from plaudit.errors import ModelError
 from plaudit.files import whole_folder
+from plaudit.models import memory
 from plaudit.models.layers import set_layers
 from plaudit.models.masters import to_bfloat16
 from plaudit.models.network import Network, merged_body_weights, score_head, takes_packed_batches
@@ -72,7 +73,8 @@ def load_causal(source: str, settings: ModelSettings) -> LoadedModel:
     Raises ModelError when it cannot be loaded, has no tokenizer, or computes its logits in an unknown way.
     """
     folder = _resolve(source)
-    _, dtype = device_and_dtype(settings)
+    device, dtype = device_and_dtype(settings)
+    _prepare(device)
     model = _from_pretrained(AutoModelForCausalLM, folder, source, dtype)
     return as_causal(model, load_tokenizer(folder, source), settings, source)
 
@@ -106,6 +108,7 @@ def load_reward(source: str, settings: ModelSettings) -> LoadedModel:
     """A reward model (a sequence classifier of one label, or of one for each named head) as a frozen network."""
     folder = _resolve(source)
     device, dtype = device_and_dtype(settings)
+    _prepare(device)
     count = _kept_scores(folder).count
     model = _from_pretrained(AutoModelForSequenceClassification, folder, source, dtype, num_labels=count)
     tokenizer = load_tokenizer(folder, source)
@@ -238,6 +241,11 @@ def device_and_dtype(settings: ModelSettings) -> tuple[torch.device, torch.dtype
     else:
         fast = device.type == "cpu" and _cpu_multiplies_bfloat16()
     return device, torch.bfloat16 if fast else torch.float32
+
+
+def _prepare(device: torch.device) -> None:
+    if device.type == "cpu":
+        memory.keep()
 
 
 def _cpu_multiplies_bfloat16() -> bool:

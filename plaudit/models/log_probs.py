@@ -19,6 +19,8 @@ from plaudit.models import kernels, machine_code
 
 TOKENS_PER_PRODUCT = 256
 """How many tokens' logits are held at once on a CPU, in the precision of the product."""
+TOKENS_PER_TRAINED_PRODUCT = 1024
+"""The same where the head is trained: each product gives a gradient as large as the head, to be added to the last."""
 BYTES_IN_CACHE = 1 << 23
 """Within, of float32 logits: larger pieces leave the cache, and their memory is asked of the system anew each time."""
 BYTES_ELSEWHERE = 1 << 28
@@ -47,9 +49,8 @@ def chunked_log_probs(
     """
     weight: Any = head.weight
     bias = getattr(head, "bias", None)
-    if chunk is None:
-        chunk = TOKENS_PER_PRODUCT if weight.device.type == "cpu" else _rows_at_once(weight.device, len(weight))
-    options = _Options(temperature, softcap, with_entropy, chunk)
+    chunks = _chunks(weight) if chunk is None else (chunk, chunk)
+    options = _Options(temperature, softcap, with_entropy, *chunks)
     log_probs, entropies = _LogProbs.apply(hidden.to(weight.dtype), weight, bias, token_ids, options)
     return log_probs, entropies if with_entropy else None
 
@@ -76,12 +77,20 @@ def _rows_at_once(device: torch.device, vocabulary: int) -> int:
     return max(1, (BYTES_IN_CACHE if device.type == "cpu" else BYTES_ELSEWHERE) // (4 * vocabulary))
 
 
+def _chunks(weight: Tensor) -> tuple[int, int]:
+    """Tokens of a product with the head, and of one in the backward pass of a head that is trained."""
+    if weight.device.type == "cpu":
+        return TOKENS_PER_PRODUCT, TOKENS_PER_TRAINED_PRODUCT
+    return (_rows_at_once(weight.device, len(weight)),) * 2
+
+
 @dataclass(frozen=True)
 class _Options:
     temperature: float
     softcap: float | None
     with_entropy: bool
     chunk: int
+    trained_chunk: int
 
     def in_pieces(self, logits: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """(rows, [m, V] float32 scaled logits) of as many rows as are worked on at a time."""
@@ -173,18 +182,19 @@ class _LogProbs(torch.autograd.Function):
             return (gradient[:, None] * slopes).to(hidden.dtype), None, None, None, None
         options: _Options = ctx.options
         to_hidden: list[Tensor] = []
-        to_weight = torch.zeros_like(weight, dtype=torch.float32) if weight.requires_grad else None
+        to_weight: Tensor | None = None
         to_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and bias.requires_grad else None
         given = (hidden, ids, normalisers, gradient.float())
-        for states, some, its_normalisers, back in zip(*(x.split(options.chunk) for x in given), strict=True):
+        for states, some, its_normalisers, back in zip(*(x.split(options.trained_chunk) for x in given), strict=True):
             product = functional.linear(states, weight, bias)
             options.to_slopes(product, some, its_normalisers, back)
             if to_bias is not None:
                 to_bias += product.sum(dim=0, dtype=torch.float32)
             if hidden.requires_grad:
                 to_hidden.append(product @ weight)
-            if to_weight is not None:
-                to_weight += product.T @ states
+            if weight.requires_grad:
+                further = product.T @ states
+                to_weight = further if to_weight is None else to_weight.float().add_(further)
         return (
             torch.cat(to_hidden).to(hidden.dtype) if to_hidden else None,
             None if to_weight is None else to_weight.to(weight.dtype),

@@ -51,13 +51,16 @@ class Optimiser:
 
     def step(self) -> float:
         """Apply the gradients that have been summed up, clear them, and return their norm before clipping."""
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_gradient_norm)
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        norm, most = torch.nn.utils.get_total_norm(gradients), self.settings.max_gradient_norm
         if not norm.isfinite():
             raise ModelError(
                 f"the gradient of optimiser step {self.steps_taken + 1} is {float(norm)}, so nothing could be learnt "
                 "from it; the run's last checkpoint is from before it.\nLook at the run's metrics.jsonl for what grew; "
                 "a lower learning rate or a higher KL price usually mends it."
             )
+        if norm > most:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, most, norm)
         for group in self._adam.param_groups:
             group["lr"] = self.learning_rate
         self._adam.step()
