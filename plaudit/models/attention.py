@@ -3,8 +3,8 @@
 The body of a model runs on one row of tokens without padding; attention alone needs to know which tokens belong
 together. `transformers` hands the body's extra arguments through to its attention: `layout` says it here.
 
-On a CPU, PyTorch's fused attention is slow where RLHF needs it most: backward in bfloat16, and forward at one query
-token. Rows of up to `SHORT` keys therefore go through two batched matmuls and a softmax, scores in float32.
+On a CPU, PyTorch's fused attention is slow where RLHF needs it most: backward in bfloat16, over short rows, and forward
+at one query token. There it is ours (`plaudit.models.row_attention` and `plaudit.models.kernels`).
 
 H query heads in H/G groups of G share G key heads; d head width; N tokens of the packed row; A rows of at most Q
 queries and S keys.
@@ -19,13 +19,17 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from plaudit.models import machine_code
+from plaudit.models.row_attention import RowAttention
 from plaudit.text.rows import AttentionRows
 
 NAME = "plaudit"
 KEYS_AT_ONCE = 1 << 20
 """Numbers of a cache's keys that are held in float32 at a time, where a query of one token looks at them."""
-SHORT = 256
-"""Keys up to which attention on a CPU holds its probabilities; PyTorch's own computes them again in the backward."""
+LONGEST = 1024
+"""Keys of a row up to which attention on a CPU is ours; beyond, PyTorch's blocks of bfloat16 are faster."""
+UNLIMITED = 1 << 40
+"""Of a window that hides nothing."""
 
 
 class Layout(Protocol):
@@ -76,6 +80,7 @@ class PackedRows:
     def __init__(self, rows: AttentionRows):
         self.rows = rows
         self._biases: dict[tuple[int, int | None], Tensor] = {}
+        self._by_kernel: RowAttention | None = None
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, *, scale: float, window: int | None, softcap: float | None
@@ -90,16 +95,13 @@ class PackedRows:
         self, flat: list[Tensor], heads: int, *, scale: float, window: int | None, softcap: float | None = None
     ) -> Tensor:
         """Of queries, keys and values, [N, H d] and [N, G d] x 2 -> [N, H d]."""
+        if softcap is None and machine_code.knows(flat[0]) and self.rows.blocks[-1].keys.shape[1] <= LONGEST:
+            if self._by_kernel is None:
+                self._by_kernel = RowAttention(self.rows)
+            query, key, value = flat
+            return self._by_kernel(query, key, value, heads, scale, UNLIMITED if window is None else window)
         width = flat[0].shape[1] // heads
-        blocks = self.rows.blocks
-        holds = softcap is None and flat[0].device.type == "cpu"
-        short = sum(block.keys.shape[1] <= SHORT for block in blocks) if holds else 0  # the first ones
-        mixed = []  # of each block, [A Q, H d]
-        if short:
-            biases = [self._bias(i, window) for i in range(short)]
-            mixed.append(_ShortRows.apply(*flat, self.rows, biases, heads, scale))
-        for i in range(short, len(blocks)):
-            mixed.append(self._long(i, flat, heads, width, scale, window, softcap))
+        mixed = [self._block(i, flat, heads, width, scale, window, softcap) for i in range(len(self.rows.blocks))]
         together = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
         return _Pick.apply(together, self.rows.owners)
 
@@ -111,7 +113,7 @@ class PackedRows:
             self._biases[name] = bias_where(allowed)[:, None]
         return self._biases[name]
 
-    def _long(
+    def _block(
         self,
         number: int,
         flat: list[Tensor],
@@ -217,61 +219,6 @@ class CacheColumns:
         return self._rows[window].attend(query, key, value, scale=scale, window=None, softcap=softcap)
 
 
-class _ShortRows(torch.autograd.Function):
-    """softmax(scale Q K' + bias) V of the first blocks' rows; the probabilities are kept for the backward pass."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        rows: AttentionRows,
-        biases: list[Tensor],
-        heads: int,
-        scale: float,
-    ) -> Tensor:
-        """[N, H d], [N, G d] x 2, the bias of each block to compute -> [sum of A Q, H d]."""
-        width = query.shape[1] // heads
-        groups = key.shape[1] // width
-        mixed, kept = [], []
-        for block, bias in zip(rows.blocks, biases, strict=False):
-            grouped = _gather(query, block.queries, groups, width)  # [A G, H/G Q, d]
-            keys, values = (_gather(x, block.keys, groups, width) for x in (key, value))  # [A G, S, d]
-            # scores in float32: bfloat16 would round an exponent of 20 by 0.06
-            scores = torch.bmm(grouped.float() * scale, keys.float().transpose(1, 2))
-            by_head = scores.view(len(block.keys), heads, -1, scores.shape[-1])  # [A, H, Q, S]
-            chances = by_head.add_(bias).softmax(dim=-1).to(value.dtype).view(scores.shape)
-            mixed.append(_queries_first(torch.bmm(chances, values), len(block.queries), heads))
-            kept += [grouped, keys, values, chances]
-        ctx.save_for_backward(*kept)
-        ctx.rows, ctx.blocks, ctx.scale, ctx.heads = rows, rows.blocks[: len(biases)], scale, heads
-        return torch.cat(mixed)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of the three inputs."""
-        saved = ctx.saved_tensors  # asked for once: under checkpointing they are computed again at each asking
-        to_queries, to_keys, to_values = [], [], []
-        parts = gradient.split([block.queries.numel() for block in ctx.blocks])
-        for number, (block, part) in enumerate(zip(ctx.blocks, parts, strict=True)):
-            query, keys, values, chances = saved[4 * number : 4 * number + 4]
-            count, groups = len(block.queries), len(keys) // len(block.queries)
-            back = part.view(count, block.queries.shape[1], groups, -1, keys.shape[-1]).permute(0, 2, 3, 1, 4)
-            back = back.reshape(count * groups, -1, keys.shape[-1])  # [A G, H/G Q, d]
-            to_chances = torch.bmm(back, values.transpose(1, 2))
-            to_scores = torch.ops.aten._softmax_backward_data(to_chances, chances, -1, chances.dtype)
-            to_queries.append(_queries_first(torch.bmm(to_scores, keys).mul_(ctx.scale), count, ctx.heads))
-            to_keys.append(torch.bmm(to_scores.transpose(1, 2), query).mul_(ctx.scale))  # [A G, S, d]
-            to_values.append(torch.bmm(chances.transpose(1, 2), back))
-        return (
-            _to_owners(torch.cat(to_queries), ctx.rows),
-            _add_keys(to_keys, ctx.rows),
-            _add_keys(to_values, ctx.rows),
-            *(None,) * 4,
-        )
-
-
 class _Pick(torch.autograd.Function):
     """x[places], no place twice: the gradient is written, where PyTorch's own would be added up."""
 
@@ -287,40 +234,3 @@ class _Pick(torch.autograd.Function):
         back = gradient.new_zeros(ctx.shape)
         back[ctx.places] = gradient
         return back, None
-
-
-def _gather(flat: Tensor, places: Tensor, groups: int, width: int) -> Tensor:
-    """[N, H d] -> [A G, H/G Q, d], the tokens of each row."""
-    rows = flat[places].view(*places.shape, groups, -1, width)  # [A, Q, G, H/G, d]
-    return rows.permute(0, 2, 3, 1, 4).reshape(len(places) * groups, -1, width)
-
-
-def _queries_first(grouped: Tensor, count: int, heads: int) -> Tensor:
-    """[A G, H/G Q, d] -> [A Q, H d]."""
-    by_head = grouped.view(count, heads, -1, grouped.shape[-1])
-    return by_head.transpose(1, 2).reshape(-1, heads * grouped.shape[-1])
-
-
-def _to_owners(flat: Tensor, rows: AttentionRows) -> Tensor:
-    """[sum of A Q, D] of the first blocks -> [N, D], zero for queries of the others."""
-    if len(flat) == sum(block.queries.numel() for block in rows.blocks):
-        return flat[rows.owners]
-    mine = rows.owners < len(flat)
-    result = flat.new_zeros(len(rows.owners), flat.shape[1])
-    result[mine] = flat[rows.owners[mine]]
-    return result
-
-
-def _add_keys(grouped: list[Tensor], rows: AttentionRows) -> Tensor:
-    """[A G, S, d] of each of the first blocks -> [N, G d]; a key of several rows gets the sum, in float32."""
-    flat = [
-        _queries_first(one, len(block.keys), len(one) // len(block.keys))
-        for one, block in zip(grouped, rows.blocks, strict=False)
-    ]  # [A S, G d] of each
-    if not rows.shared:
-        return _to_owners(torch.cat(flat), rows)  # queries and keys are the same tokens
-    total = torch.zeros(len(rows.owners), flat[0].shape[1], dtype=torch.float32, device=flat[0].device)
-    for one, block in zip(flat, rows.blocks, strict=False):
-        # past a row's end the places are 0 and the gradients too, since nothing attends there
-        total.index_add_(0, block.keys.flatten(), one.float())
-    return total.to(flat[0].dtype)

@@ -173,8 +173,8 @@ def rotate_and_store(
 
 
 @inlined
-def softmax(scores: Any) -> None:
-    """In place, of as many scores as a multiple of LANES; those at minus infinity come to nothing."""
+def exponentials(scores: Any) -> Any:
+    """e^(score - top) in place of as many scores as a multiple of LANES; returns the top one and their sum."""
     top, total = largest(scores), np.float32(0.0)
     for block in range(len(scores) // LANES):  # of a fixed size, or they would not become vectors
         row, part = scores[block * LANES : block * LANES + LANES], np.float32(0.0)
@@ -182,58 +182,75 @@ def softmax(scores: Any) -> None:
             row[i] = exp(row[i] - top)
             part += row[i]
         total += part
+    return top, total
+
+
+@inlined
+def softmax(scores: Any) -> None:
+    """In place, of as many scores as a multiple of LANES; those at minus infinity come to nothing."""
+    _, total = exponentials(scores)
     for s in range(len(scores)):
         scores[s] /= total
 
 
 @generated
 def mixture(
-    context: Any, heads: Any, width: Any, values: Any, first: Any, chances: Any, apart: Any, count: Any, result: Any
-) -> Any:
+    context: Any, heads: Any, width: Any, values: Any, first: Any, apart: Any, chances: Any, chances_apart: Any,
+    step: Any, count: Any, result: Any, result_apart: Any, added: Any,
+) -> Any:  # fmt: skip
     """Sums of rows of values, weighted by the chances of each head; they stay in registers, as in a loop they do not.
 
     heads    a constant, as is the width d, a multiple of LANES
-    values   [C, d] array, for its kind of numbers
-    first    address of the first row
-    chances  address of the first head's chances, float32
-    apart    bytes to the next head's
+    values   an array, for its kind of numbers
+    first    address of the first row, `apart` bytes from the next
+    chances  address of the first head's chance of it, float32; `chances_apart` bytes from the next head's, and `step`
+             from that of the next row
     count    rows, at least one
-    result   address of [heads, d] float32, written
+    result   address of the first head's d float32, written, `result_apart` bytes from the next head's
+    added    a constant: 1 to add to what is there, 0 to begin with nothing
     """
     size = 2 if values.dtype == types.uint16 else 4
     parts, of_heads = range(width.literal_value // LANES), range(heads.literal_value)
 
-    def number(n: int) -> Any:
-        return ir.Constant(vectors.LONG, n)
-
     def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
-        first, chances, apart, count, result = given[3:]
+        first, apart, chances, chances_apart, step, count, result, result_apart = given[3:11]
+
+        def place(address: Any, row: Any, of_row: Any) -> Any:
+            return builder.add(address, builder.mul(row, of_row))
+
+        numbered = [ir.Constant(vectors.LONG, head) for head in of_heads]
+        results = [place(result, head, result_apart) for head in numbered]
+        of_chances = [place(chances, head, chances_apart) for head in numbered]
+        nothing = ir.Constant(vectors.FLOATS, None)
+        begun = [
+            [vectors.load(builder, at, 4 * LANES * part) if added.literal_value else nothing for part in parts]
+            for at in results
+        ]
         before, rows, after = builder.block, *map(builder.append_basic_block, ("rows", "after"))
         builder.branch(rows)
         builder.position_at_end(rows)
         row = builder.phi(vectors.LONG)
-        row.add_incoming(number(0), before)
+        row.add_incoming(ir.Constant(vectors.LONG, 0), before)
         sums = [[builder.phi(vectors.FLOATS) for _ in parts] for _ in of_heads]
-        value = builder.add(first, builder.mul(row, number(width.literal_value * size)))
+        value = place(first, row, apart)
         numbers = [vectors.load(builder, value, part * LANES * size, values.dtype) for part in parts]
         totals = []
-        for head, of_head in enumerate(sums):
-            place = builder.add(chances, builder.mul(apart, number(head)))
-            chance = vectors.same(builder, builder.add(place, builder.mul(row, number(4))))
-            for total, some in zip(of_head, numbers, strict=True):
+        for at, its_begun, of_head in zip(of_chances, begun, sums, strict=True):
+            chance = vectors.same(builder, place(at, row, step))
+            for total, start, some in zip(of_head, its_begun, numbers, strict=True):
                 more = builder.fmul(chance, some, flags=["contract"])
                 totals.append(builder.fadd(total, more, flags=["contract"]))
-                total.add_incoming(ir.Constant(vectors.FLOATS, None), before)
+                total.add_incoming(start, before)
                 total.add_incoming(totals[-1], rows)
-        next_row = builder.add(row, number(1))
+        next_row = builder.add(row, ir.Constant(vectors.LONG, 1))
         row.add_incoming(next_row, rows)
         builder.cbranch(builder.icmp_signed("<", next_row, count), rows, after)
         builder.position_at_end(after)
-        for place, total in enumerate(totals):
-            vectors.store(builder, total, result, 4 * LANES * place)
+        for number, total in enumerate(totals):
+            vectors.store(builder, total, results[number // len(parts)], 4 * LANES * (number % len(parts)))
         return context.get_dummy_value()
 
-    return types.void(heads, width, values, *[types.int64] * 5), generate
+    return types.void(heads, width, values, *[types.int64] * 8, added), generate
 
 
 @inlined
@@ -251,9 +268,11 @@ def look(heads: int, width: int, scores: Any, values: Any, begin: int, count: in
             row[s] = -np.inf
         softmax(row)
     if width % LANES == 0:
-        first = np.int64(values.ctypes.data) + begin * width * values.itemsize
-        chances, apart = np.int64(scores.ctypes.data), 4 * scores.shape[1]
-        mixture(heads, width, values, first, chances, apart, count, np.int64(mixed.ctypes.data))
+        apart = width * values.itemsize
+        mixture(
+            heads, width, values, np.int64(values.ctypes.data) + begin * apart, apart, np.int64(scores.ctypes.data),
+            4 * scores.shape[1], 4, count, np.int64(mixed.ctypes.data), 4 * width, 0,
+        )  # fmt: skip
     else:
         for head in range(heads):
             sums, row = mixed[head], scores[head]

@@ -31,17 +31,20 @@ _lock = threading.Lock()
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+_OPTIONS: dict[str, Any] = {
+    "fastmath": {"contract", "reassoc", "nsz", "arcp"}, "error_model": "numpy", "nogil": True,
+}  # fmt: skip
+
+
 def compiled(function: F) -> F:
     """Machine code, made at the first call and kept on disk where a folder can be written to.
 
     Sums may be taken in any order, as in every matrix product; infinities and what is no number stay what they are.
     """
-    free = {"contract", "reassoc", "nsz", "arcp"}
-    options: dict[str, Any] = {"fastmath": free, "error_model": "numpy", "nogil": True, "parallel": True}
     try:
-        kept: Any = njit(**options, cache=True)(function)
+        kept: Any = njit(**_OPTIONS, parallel=True, cache=True)(function)
     except RuntimeError:  # neither beside the code nor in the user's own
-        made: F = njit(**options)(function)
+        made: F = njit(**_OPTIONS, parallel=True)(function)
         return made
     kept._cache._cache_file._source_stamp = SOURCES  # its own would be of the function's file alone
     return cast(F, kept)
@@ -50,6 +53,12 @@ def compiled(function: F) -> F:
 def inlined(function: F) -> F:
     """Part of the functions that call it."""
     made: F = njit(inline="always")(function)
+    return made
+
+
+def called(function: F) -> F:
+    """Compiled once for all places of a function that call it, where `inlined` would compile it at each."""
+    made: F = njit(**_OPTIONS)(function)
     return made
 
 

@@ -54,15 +54,15 @@ def load(family, folder, **changes):
     return load_causal(str(folder), ModelSettings(dtype="float32", **changes))
 
 
-WAYS = {"one block of short rows": (256, 1 << 30), "no short rows": (0, 1 << 30), "blocks of both kinds": (7, 0)}
+WAYS = {"ours": (1 << 30, 1 << 30), "PyTorch's, in one block": (0, 1 << 30), "PyTorch's, in many": (0, 0)}
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_packed_equals_alone_in_log_probs_scores_and_gradients(family, way, tmp_path, monkeypatch):
     """The family's own attention on each sequence alone against all of ours on all of them packed."""
-    short, cost = WAYS[way]
-    monkeypatch.setattr(attention, "SHORT", short)
+    longest, cost = WAYS[way]
+    monkeypatch.setattr(attention, "LONGEST", longest)
     monkeypatch.setattr(rows, "COST_OF_A_BLOCK", cost)
     assert len(collate(SEQUENCES).rows.blocks) == (1 if cost else 6)
     model = load(family, tmp_path / family)
