@@ -386,6 +386,16 @@ def few_rows(x: Any, weight: Any, bias: Any, residual: Any, result: Any, at: int
 
 
 @compiled
+def add(x: Any, total: Any) -> None:
+    """x added to a float32 total, both [n]; PyTorch would copy x to float32 first."""
+    pieces = -(-len(x) // BLOCK)
+    for piece in prange(pieces):
+        some, sums = x[piece * BLOCK : (piece + 1) * BLOCK], total[piece * BLOCK : (piece + 1) * BLOCK]
+        for i in range(len(some)):
+            sums[i] += wide(some[i])
+
+
+@compiled
 def read_log_probs(logits: Any, ids: Any, temperature: Any, log_probs: Any, entropies: Any, normalisers: Any) -> None:
     """Log-softmax(logits / temperature) at the ids, the entropy of each row, and log of the sum of its exponentials.
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from plaudit.models import kernels, machine_code
+from plaudit.models.masters import add_to
 
 TOKENS_PER_PRODUCT = 256
 """How many tokens' logits are held at once on a CPU, in the precision of the product."""
@@ -194,7 +195,11 @@ class _LogProbs(torch.autograd.Function):
                 to_hidden.append(product @ weight)
             if weight.requires_grad:
                 further = product.T @ states
-                to_weight = further if to_weight is None else to_weight.float().add_(further)
+                if to_weight is None:
+                    to_weight = further
+                else:
+                    to_weight = to_weight.float()
+                    add_to(to_weight, further)
         return (
             torch.cat(to_hidden).to(hidden.dtype) if to_hidden else None,
             None if to_weight is None else to_weight.to(weight.dtype),

@@ -16,6 +16,8 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from plaudit.models import kernels, machine_code
+
 PERIOD = 1 << 18
 """Weights of a tensor after which the thresholds repeat."""
 
@@ -49,8 +51,19 @@ class Masters:
         if master.grad is None:
             master.grad = parameter.grad.float()
         else:
-            master.grad += parameter.grad
+            add_to(master.grad, parameter.grad)
         parameter.grad = None
+
+
+def add_to(total: Tensor, x: Tensor) -> None:
+    """Add x, of any precision, to a float32 tensor of its shape."""
+    if not (machine_code.knows(x) and total.is_contiguous()):
+        total += x
+        return
+    with machine_code.in_use():
+        kernels.add(
+            machine_code.plain_array(x.detach().contiguous().view(-1)), machine_code.plain_array(total.view(-1))
+        )
 
 
 def to_bfloat16(weights: Tensor) -> Tensor:

@@ -50,6 +50,16 @@ def test_gradients_of_micro_batches_are_summed_in_float32():
     assert held.of(weight).grad.tolist() == [2.0] * 3
 
 
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_sums_are_those_of_float32_however_the_total_lies_in_memory(dtype, turned):
+    x = torch.randn(37, 129).to(dtype)
+    total = torch.randn(129, 37).T if turned else torch.randn(37, 129)
+    expected = total + x.float()
+    masters.add_to(total, x)
+    torch.testing.assert_close(total, expected, rtol=1e-6, atol=1e-6)
+
+
 def test_an_update_finer_than_bfloat16_is_kept_and_counts(tiny_model):
     """A hundred steps each far below half a unit in the last place lower the loss, and masters hold their sum."""
     model = load_causal(str(tiny_model), FULL)
