@@ -147,7 +147,7 @@ def measure_options() -> dict[str, Any]:
         results: list[Any] = []
         for start in range(0, len(jobs), len(OPTIONS)):
             own = jobs[start : start + len(OPTIONS)]
-            results += take_turns([(sys.executable, "ours.py", name) for name in own], models, 5)
+            results += take_turns([(sys.executable, "ours.py", name) for name in own], models, 5)[0]
         return dict(zip(jobs, results, strict=True))
 
 

@@ -93,28 +93,35 @@ class Worker:
         }
 
 
-def take_turns(programs: list[tuple[str, str, str]], models: tuple[str, str], repetitions: int) -> list[dict[str, Any]]:
-    """What each (python, script, job) gives, alternating."""
+def take_turns(
+    programs: list[tuple[str, str, str]], models: tuple[str, str], repetitions: int
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """What each (python, script, job) gives, alternating; and the machine's limits, medians of measurements between."""
     workers = []
     for program in programs:
         workers.append(Worker(*program, models))
         workers[-1].read_until("ready")  # one after the other, so that neither warms up beside the other
+    measured = [limits()]
     for _ in range(repetitions):
         for worker in workers:
             worker.tell("go")
             worker.read_until("seconds")
+        measured.append(limits())
     for worker in workers:
         worker.tell("stop")
         worker.read_until("peak_memory_gb")
         worker.process.wait()
-    return [worker.result() for worker in workers]
+    machine = {kind: statistics.median(one[kind] for one in measured) for kind in measured[0]}
+    return [worker.result() for worker in workers], machine
 
 
 def compare(job: str, peers: Path, models: tuple[str, str], repetitions: int) -> dict[str, Any]:
     """Both programs, in turn."""
     peer = peers / PEERS.get(job.partition(":")[0], "trl") / "bin" / "python"
-    ours, theirs = take_turns([(sys.executable, "ours.py", job), (str(peer), "peer.py", job)], models, repetitions)
-    return {"ours": ours, "peer": theirs, "ratio": round(ours["tokens_a_second"] / theirs["tokens_a_second"], 2)}
+    programs = [(sys.executable, "ours.py", job), (str(peer), "peer.py", job)]
+    (ours, theirs), machine = take_turns(programs, models, repetitions)
+    ratio = round(ours["tokens_a_second"] / theirs["tokens_a_second"], 2)
+    return {"ours": ours, "peer": theirs, "ratio": ratio, "machine": machine}
 
 
 def limits() -> dict[str, float]:
@@ -239,11 +246,9 @@ def main() -> None:
         for name in arguments.only:
             size, _, job = name.rpartition("/")
             models, body, head = make_models(size, Path(folder))
-            before = limits()
             row = compare(job, arguments.peers, models, arguments.repetitions)
-            machine = {kind: max(value, before[kind]) for kind, value in limits().items()}
-            share = share_of_limit(job, row["ours"]["tokens_a_second"], machine, body, head)
-            results["jobs"][name] = row | {"share_of_limit": share, "machine": machine}
+            share = share_of_limit(job, row["ours"]["tokens_a_second"], row["machine"], body, head)
+            results["jobs"][name] = row | {"share_of_limit": share}
             results["jobs"] = {name: results["jobs"][name] for name in JOBS if name in results["jobs"]}
             target.write_text(json.dumps(results, indent=2) + "\n")
             (HERE.parent / "speed.md").write_text(table(results))

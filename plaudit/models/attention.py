@@ -27,7 +27,7 @@ NAME = "plaudit"
 KEYS_AT_ONCE = 1 << 20
 """Numbers of a cache's keys that are held in float32 at a time, where a query of one token looks at them."""
 LONGEST = 1024
-"""Keys of a row up to which attention on a CPU is ours; beyond, PyTorch's blocks of bfloat16 are faster."""
+"""Keys of a batch's longest row up to which attention on a CPU is ours; beyond, PyTorch's bfloat16 is faster."""
 UNLIMITED = 1 << 40
 """Of a window that hides nothing."""
 

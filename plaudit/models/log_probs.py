@@ -197,9 +197,9 @@ class _LogProbs(torch.autograd.Function):
                 further = product.T @ states
                 if to_weight is None:
                     to_weight = further
-                else:
-                    to_weight = to_weight.float()
-                    add_to(to_weight, further)
+                    continue
+                to_weight = to_weight.float()  # from the second on
+                add_to(to_weight, further)
         return (
             torch.cat(to_hidden).to(hidden.dtype) if to_hidden else None,
             None if to_weight is None else to_weight.to(weight.dtype),

@@ -56,8 +56,9 @@ class Masters:
 
 
 def add_to(total: Tensor, x: Tensor) -> None:
-    """Add x, of any precision, to a float32 tensor of its shape."""
-    if not (machine_code.knows(x) and total.is_contiguous()):
+    """total += x, without a copy of x where it is of fewer bits."""
+    plain = machine_code.knows(x) and total.is_contiguous() and total.shape == x.shape and total.device == x.device
+    if not plain or total.dtype != torch.float32:
         total += x
         return
     with machine_code.in_use():

@@ -9,37 +9,49 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import threading
 from functools import cache
+from pathlib import Path
 
 PAGE = 1 << 21
 """Bytes of a large page."""
-LARGEST_KEPT = 1 << 25
-"""Bytes of one piece; larger ones still come from the system, since between others they would leave gaps."""
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX, _MMAP_MAX_DEFAULT = -1, -3, -4, 65536  # of glibc's malloc.h
+_TRIM_THRESHOLD, _MMAP_MAX, _MMAP_MAX_DEFAULT = -1, -4, 65536  # of glibc's malloc.h
 _HUGE_PAGES = 14  # of Linux' madvise
 
 
-@cache
 def keep() -> bool:
-    """Keep what is freed from now on, in large pages. False, and nothing changes, where glibc is not at hand.
+    """Keep from now on what this process frees, up to half of the machine's memory, in large pages.
 
-    Half of the machine's memory is reserved, of which nothing is taken before it is used.
+    That much is reserved, of which nothing is taken before it is used. What was used once stays with the process, so
+    that it holds its peak until it ends.
+
+    Returns False, and changes nothing for good, where that cannot be had: without glibc, under another allocator, where
+    the system counts what is reserved as used, or outside of the main thread, whose memory alone it is.
     """
-    if platform.libc_ver()[0] != "glibc":
+    return threading.current_thread() is threading.main_thread() and _reserve()
+
+
+@cache
+def _reserve() -> bool:
+    overcommit = Path("/proc/sys/vm/overcommit_memory")
+    if platform.libc_ver()[0] != "glibc" or not overcommit.exists() or overcommit.read_text().strip() == "2":
         return False
     library = ctypes.CDLL(None)
     library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     library.free.restype, library.free.argtypes = None, [ctypes.c_void_p]
+    library.sbrk.restype, library.sbrk.argtypes = ctypes.c_void_p, [ctypes.c_long]
     library.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    reserved = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 // PAGE * PAGE
-    library.mallopt(_TRIM_THRESHOLD, -1)  # never
+    size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 // PAGE * PAGE
+    before = library.sbrk(0)
     library.mallopt(_MMAP_MAX, 0)  # so that the heap grows, whose top remains when this piece is freed
-    place = library.malloc(reserved)
-    if place is not None:
-        first = -(-place // PAGE) * PAGE
-        library.madvise(first, reserved - PAGE, _HUGE_PAGES)  # an error where the system has none: then small ones
-        library.free(place)
+    place = library.malloc(size)
     library.mallopt(_MMAP_MAX, _MMAP_MAX_DEFAULT)
-    library.mallopt(_MMAP_THRESHOLD, LARGEST_KEPT)
-    return True
+    if place is None:
+        return False
+    in_heap = before is not None and library.sbrk(0) >= before + size // 2  # what was free at its top counts too
+    if in_heap:
+        library.mallopt(_TRIM_THRESHOLD, -1)  # never
+        library.madvise(-(-place // PAGE) * PAGE, size - PAGE, _HUGE_PAGES)  # an error where there are none: small ones
+    library.free(place)
+    return in_heap

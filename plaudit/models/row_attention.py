@@ -50,7 +50,7 @@ class _Places:
         """From padded blocks, those of fewest keys first."""
         queries, keys = [], []
         for block in reversed(rows.blocks):
-            for row in range(len(block.queries)):
+            for row in reversed(range(len(block.queries))):
                 queries.append(block.queries[row, : block.query_lengths[row]].numpy())
                 keys.append(block.keys[row, : block.key_lengths[row]].numpy())
         return cls(np.concatenate(queries), _begins(queries), np.concatenate(keys), _begins(keys))
@@ -72,7 +72,14 @@ class RowAttention:
         self.places = _Places.of(rows)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, heads: int, scale: float, window: int) -> Tensor:
-        """[N, H d], [N, G d] x 2 -> [N, H d]; a query sees itself and what is before it, `window` tokens in all."""
+        """[N, H d], [N, G d] x 2 -> [N, H d]; a query sees itself and what is before it, `window` tokens in all.
+
+        Raises ValueError where the widths do not fit, or a query sees nothing.
+        """
+        width = query.shape[1] // heads
+        if query.shape[1] != heads * width or key.shape != value.shape or key.shape[1] % width or window < 1:
+            shapes = [tuple(x.shape) for x in (query, key, value)]
+            raise ValueError(f"no attention of {heads} heads and a window of {window} over {shapes}")
         return _Attend.apply(query, key, value, self.places, heads, scale, window)
 
 
@@ -84,7 +91,7 @@ class _Attend(torch.autograd.Function):
         """[N, H d], [N, G d] x 2 -> [N, H d]."""
         query, key, value = (x.contiguous() for x in (query, key, value))
         result = torch.empty_like(query)
-        normalisers = torch.empty(len(query), heads)
+        normalisers = torch.empty(len(query), heads, dtype=torch.float32)
         ctx.save_for_backward(query, key, value, normalisers)
         ctx.more = places, heads, scale, window
         _run(attend, ctx, query, key, value, normalisers, result)
@@ -97,10 +104,10 @@ class _Attend(torch.autograd.Function):
         query, key, value, normalisers = ctx.saved_tensors
         places: _Places = ctx.more[0]
         to_query = torch.empty_like(query)
-        to_rows = torch.empty(2, len(places.keys), key.shape[1])
+        to_rows = torch.empty(2, len(places.keys), key.shape[1], dtype=torch.float32)
         _run(attend_backward, ctx, query, key, value, normalisers, gradient.contiguous(), to_query, *to_rows)
         owners = torch.from_numpy(places.keys)
-        sums = (torch.zeros(key.shape).index_add_(0, owners, part) for part in to_rows)
+        sums = (torch.zeros(key.shape, dtype=torch.float32).index_add_(0, owners, part) for part in to_rows)
         to_key, to_value = (total.to(x.dtype) for total, x in zip(sums, (key, value), strict=True))
         return to_query, to_key, to_value, *(None,) * 4
 
@@ -178,7 +185,7 @@ def _turn(x: Any, rows: int, result: Any) -> None:
 
 @called
 def _hide(row: Any, first: int, last: int, begin: int, end: int, hidden: Any) -> None:
-    """What is beyond the columns from `first` to `last`, within `begin` to `end`."""
+    """What is outside of the columns from `first` to `last`, within `begin` to `end`."""
     for s in range(begin, min(first, end)):
         row[s] = hidden
     for s in range(last + 1, end):
@@ -290,7 +297,7 @@ def attend_backward(
                     _fetch(gradient, some, head * width, width, one, given)
                     begin = max(0, seen - window) // WIDE * WIDE
                     limit = -(-(seen - 1 + len(some)) // WIDE) * WIDE
-                    for q in range(0, len(some), FEW):
+                    for q in range(0, len(some), FEW):  # these see keys to `last` only, but have zeros to the limit
                         last = seen - 1 + min(q + FEW, len(some))
                         end = -(-last // WIDE) * WIDE
                         _scores(looking, q, turned_keys, begin, end, chances)

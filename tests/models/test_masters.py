@@ -9,7 +9,7 @@ from plaudit.config import ModelSettings, OptimiserSettings
 from plaudit.models import masters
 from plaudit.models.loading import load_causal, load_reward, reward_from_causal, save_causal, save_reward
 from plaudit.models.masters import Masters, to_bfloat16
-from plaudit.models.network import load_trainable_state, make_trainable, trainable_state
+from plaudit.models.network import Network, load_trainable_state, make_trainable, trainable_state
 from plaudit.models.score_facts import ScoreFacts
 from plaudit.text.batches import collate
 from plaudit.text.chat import TokenSequence
@@ -58,6 +58,24 @@ def test_sums_are_those_of_float32_however_the_total_lies_in_memory(dtype, turne
     expected = total + x.float()
     masters.add_to(total, x)
     torch.testing.assert_close(total, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_total_that_the_kernel_does_not_know_is_added_to_as_well():
+    for total in (torch.ones(3, 4, dtype=torch.bfloat16), torch.ones(3, 4, dtype=torch.float64)):
+        masters.add_to(total, torch.full((4,), 2.0))
+        assert total.tolist() == [[3.0] * 4] * 3
+
+
+@pytest.mark.parametrize(("gradient", "norm", "kept"), [(3.0, 6.0, 0.5), (0.25, 0.5, 0.25), (None, 0.0, None)])
+def test_gradients_are_clipped_to_the_largest_norm_and_else_left(gradient, norm, kept):
+    network = Network(nn.Linear(4, 1, bias=False), nn.Identity())
+    optimiser = Optimiser(network, OptimiserSettings(learning_rate=0.1, max_gradient_norm=1.0), 10)
+    network.body.weight.grad = None if gradient is None else torch.full((1, 4), gradient)
+    seen = []
+    optimiser._adam.register_step_pre_hook(lambda *_: seen.append(network.body.weight.grad))
+    found = optimiser.step()
+    assert found == pytest.approx(norm)
+    assert seen[0] is None if kept is None else seen[0].tolist() == [[pytest.approx(kept, rel=1e-5)] * 4]
 
 
 def test_an_update_finer_than_bfloat16_is_kept_and_counts(tiny_model):

@@ -76,6 +76,21 @@ def test_chunks_change_neither_log_probs_nor_gradients(chunk, softcap, frozen, k
     torch.testing.assert_close(gradients, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("chunk", [3, None])
+def test_a_trained_head_in_bfloat16_has_its_gradient_summed_over_chunks(chunk, monkeypatch):
+    """Within rounding of each chunk's part of it."""
+    monkeypatch.setattr(log_probs, "TOKENS_PER_TRAINED_PRODUCT", 4)
+    torch.manual_seed(0)
+    head = torch.nn.Linear(8, 30, bias=False).bfloat16()
+    hidden, ids = torch.randn(10, 8).bfloat16(), torch.randint(30, (10,))
+    exact = torch.nn.Linear(8, 30, bias=False)
+    exact.load_state_dict(head.state_dict())
+    exact(hidden.float()).log_softmax(-1).gather(1, ids[:, None]).sum().backward()
+    chunked_log_probs(hidden, ids, head, chunk=chunk)[0].sum().backward()
+    scale = float(exact.weight.grad.abs().max())
+    torch.testing.assert_close(head.weight.grad.float(), exact.weight.grad, rtol=0.02, atol=0.02 * scale)
+
+
 def test_nothing_changes_with_batch_mates(model):
     scorer = reward_from_causal(model, seed=0).network
     together = collate(SEQUENCES)

@@ -1,5 +1,7 @@
 """Attention over packed rows against the formula, row by row in float64."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -72,8 +74,8 @@ def test_results_and_gradients_are_those_of_the_formula(layout, heads, groups, w
         torch.testing.assert_close(one.double(), other, rtol=spare, atol=spare * float(other.detach().abs().max()))
 
 
-def test_scores_as_large_as_float32_allows_take_the_largest():
-    query = torch.tensor([[1e18], [1e18], [-1e18]]).repeat(1, 16).requires_grad_()
+def test_of_scores_far_apart_the_largest_takes_all():
+    query = torch.tensor([[1e36], [1e36], [-1e36]]).repeat(1, 16).requires_grad_()
     key = torch.tensor([[1.0], [3.0], [2.0]]).repeat(1, 16)
     value = torch.tensor([[10.0], [20.0], [30.0]]).repeat(1, 16)
     rows = [([0, 1, 2], [0, 1, 2])]
@@ -83,23 +85,44 @@ def test_scores_as_large_as_float32_allows_take_the_largest():
     assert query.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("layout", [alone, shared])
+def test_rows_are_the_longest_first(layout):
+    rows, tokens, shares = layout()
+    places = RowAttention(attention_rows(rows, tokens, shared=shares, device="cpu")).places
+    lengths = [end - begin for begin, end in pairwise(places.key_begins.tolist())]
+    assert lengths == sorted((len(keys) for _, keys in rows), reverse=True)
+    assert places.most_keys == lengths[0]
+
+
+@pytest.mark.parametrize("change", [{"heads": 3}, {"window": 0}, {"value": 8}, {"key": 24, "value": 24}])
+def test_widths_that_do_not_fit_are_refused(change):
+    rows, tokens, _ = alone()
+    use = {"query": 32, "key": 16, "value": 16, "heads": 2, "window": 4} | change
+    attend = RowAttention(attention_rows(rows, tokens, shared=False, device="cpu"))
+    query, key, value = (torch.ones(tokens, use[name]) for name in ("query", "key", "value"))
+    with pytest.raises(ValueError, match="no attention of"):
+        attend(query, key, value, use["heads"], 1.0, use["window"])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
 def test_threads_and_other_rows_change_nothing(threads):
     rows, tokens, _ = alone()
     torch.manual_seed(0)
     given = [torch.randn(tokens, n * 16).requires_grad_() for n in (4, 2, 2)]
     before = torch.get_num_threads()
 
-    def results(some, threads):
+    def results(threads, some, of_some):
+        """Of tokens that are in some of the rows."""
         torch.set_num_threads(threads)
-        rest = [r for r in rows if r not in some]
-        layout = attention_rows(some + rest, tokens, shared=False, device="cpu")
-        result = RowAttention(layout)(*given, 4, 0.3, UNLIMITED)
-        return [result, *torch.autograd.grad(result.square().sum(), given)]
+        layout = attention_rows(some, tokens, shared=False, device="cpu")
+        result = RowAttention(layout)(*given, 4, 0.3, UNLIMITED)[of_some]
+        return [result, *(x[of_some] for x in torch.autograd.grad(result.square().sum(), given))]
 
     try:
-        for one, other in zip(results(rows, 1), results(rows[::-1], threads), strict=True):
-            assert one.equal(other)
+        for row in rows:
+            both = [results(1, rows, row[0]), results(threads, [row], row[0])]
+            for one, other in zip(*both, strict=True):
+                assert one.equal(other)
     finally:
         torch.set_num_threads(before)
 
