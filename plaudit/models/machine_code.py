@@ -7,6 +7,7 @@ Arrays are contiguous: the compiler uses vectors only where it knows that.
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import Any, TypeVar, cast
 import numba
 import numpy as np
 import torch
+from filelock import FileLock
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
@@ -46,8 +48,24 @@ def compiled(function: F) -> F:
     except RuntimeError:  # neither beside the code nor in the user's own
         made: F = njit(**_OPTIONS, parallel=True)(function)
         return made
-    kept._cache._cache_file._source_stamp = SOURCES  # its own would be of the function's file alone
+    file = kept._cache._cache_file
+    file._source_stamp = SOURCES  # its own would be of the function's file alone
+    file.load, file.save = _alone(file, file.load), _alone(file, file.save)
     return cast(F, kept)
+
+
+def _alone(file: Any, use: Callable[..., Any]) -> Callable[..., Any]:
+    """Use of a file of machine code by one process at a time.
+
+    Numba's own index would lose what two of them save at once, or find the code of one signature under another's.
+    """
+
+    def used(*given: Any) -> Any:
+        os.makedirs(file._cache_path, exist_ok=True)
+        with FileLock(os.path.join(file._cache_path, "plaudit.lock")):
+            return use(*given)
+
+    return used
 
 
 def inlined(function: F) -> F:

@@ -279,6 +279,24 @@ def test_machine_code_is_found_again_by_another_process_but_not_that_of_other_so
     assert [line.split() for line in found] == [["0", "1"], ["1", "0"], ["0", "1"]]
 
 
+def test_processes_that_compile_at_once_keep_each_other_s_machine_code(tmp_path):
+    code = (
+        "import sys, time; import numpy as np; from numba.core.caching import IndexDataCacheFile as File\n"
+        "save = File._save_index; File._save_index = lambda *given: (time.sleep(3), save(*given))\n"
+        "from plaudit.models import kernels, machine_code\n"
+        "with machine_code.in_use():\n"
+        "    for kind in sys.argv[1:]:\n"
+        "        x = np.ones((1, 16), kind); kernels.rms_norm(x, x[0], np.float32(1), x)\n"
+        "print(kernels.rms_norm.stats.cache_hits.total())\n"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    options = {"env": environment, "stdout": subprocess.PIPE, "text": True}
+    kinds = ["float32", "uint16"]
+    both = [subprocess.Popen([sys.executable, "-c", code, kind], **options) for kind in kinds]
+    assert [one.wait() for one in both] == [0, 0]
+    assert subprocess.run([sys.executable, "-c", code, *kinds], check=True, **options).stdout.strip() == "2"
+
+
 def test_without_a_place_for_machine_code_it_is_made_anew(monkeypatch):
     """As in a container whose folders cannot be written to."""
 
