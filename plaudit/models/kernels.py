@@ -26,6 +26,8 @@ from plaudit.models.vectors import LANES
 
 BLOCK = 256
 """Vocabulary entries that are summed before one of them is looked for."""
+LINES = 2
+"""Of 64 bytes, that are asked for ahead of a value of attention: as many as 64 numbers of bfloat16 have."""
 
 
 @inlined
@@ -286,11 +288,14 @@ def look(heads: int, width: int, scores: Any, values: Any, begin: int, count: in
             part[i] = narrow(sums[i], part)
 
 
-@cache
-def attention(heads_per_group: int, width: int) -> Callable[..., None]:
+@inlined
+def attend(
+    heads_per_group: int, width: int, query: Any, keys: Any, values: Any, first: Any, last: int, scale: Any,
+    scores: Any, result: Any,
+) -> None:  # fmt: skip
     """softmax(scale q k') v over the columns of a cache that each row may look at.
 
-    Its arguments:
+    H/G and d are constants, so that a head stays in registers: a fifth faster.
 
     query         [B, H, d] float32; used up
     keys, values  [B, G, C, d]
@@ -300,89 +305,38 @@ def attention(heads_per_group: int, width: int) -> Callable[..., None]:
     scores        [B G, H/G, C or more: a multiple of LANES] float32, to work in
     result        [B, H d], written
     """
-    # H/G and d are known to the compiler, so that a head stays in registers: a fifth faster
-    lines = max(1, width // 32)  # that a row of bfloat16 has
+    groups = keys.shape[1]
+    for item in prange(len(query) * groups):
+        b, group = item // groups, item % groups
+        begin = first[b]
+        key, value, of_item = keys[b, group], values[b, group], scores[item]
+        of_row = width * key.itemsize
+        soon = np.int64(value.ctypes.data) + begin * of_row  # a core that reads two places at once waits less
+        heads = query[b, group * heads_per_group : (group + 1) * heads_per_group]
+        for s in range(last - begin):
+            row = key[begin + s]
+            ask_for(soon + s * of_row, LINES)
+            for member in range(heads_per_group):
+                head, total = heads[member], np.float32(0.0)
+                for i in range(width):
+                    total += wide(row[i]) * head[i]
+                of_item[member, s] = total * scale
+        at = group * heads_per_group * width
+        out = result[b, at : at + heads_per_group * width]
+        look(heads_per_group, width, of_item, value, begin, last - begin, heads, out)
+
+
+@cache
+def attention(heads_per_group: int, width: int) -> Callable[..., None]:
+    """`attend` for this H/G and d, with the arguments that follow them."""
 
     @compiled
-    def attend(query: Any, keys: Any, values: Any, first: Any, last: int, scale: Any, scores: Any, result: Any) -> None:
-        groups = keys.shape[1]
-        for item in prange(len(query) * groups):
-            b, group = item // groups, item % groups
-            begin = first[b]
-            key, value, of_item = keys[b, group], values[b, group], scores[item]
-            of_row = width * key.itemsize
-            soon = np.int64(value.ctypes.data) + begin * of_row  # a core that reads two places at once waits less
-            heads = query[b, group * heads_per_group : (group + 1) * heads_per_group]
-            for s in range(last - begin):
-                row = key[begin + s]
-                ask_for(soon + s * of_row, lines)
-                for member in range(heads_per_group):
-                    head, total = heads[member], np.float32(0.0)
-                    for i in range(width):
-                        total += wide(row[i]) * head[i]
-                    of_item[member, s] = total * scale
-            at = group * heads_per_group * width
-            out = result[b, at : at + heads_per_group * width]
-            look(heads_per_group, width, of_item, value, begin, last - begin, heads, out)
+    def attention(
+        query: Any, keys: Any, values: Any, first: Any, last: int, scale: Any, scores: Any, result: Any
+    ) -> None:
+        attend(heads_per_group, width, query, keys, values, first, last, scale, scores, result)
 
-    return attend
-
-
-@inlined
-def _finished(total: Any, bias: Any, residual: Any, b: int, n: int, at: int, result: Any) -> None:
-    """A sum of `few_rows`, with what is added to it, to its place."""
-    if len(bias) > 0:
-        total += wide(bias[n])
-    if len(residual) > 0:
-        total += wide(residual[b, at + n])
-    result[b, at + n] = narrow(total, result)
-
-
-@compiled
-def few_rows(x: Any, weight: Any, bias: Any, residual: Any, result: Any, at: int, threads: int) -> None:
-    """result = x weight' + bias + residual in the N columns from `at` on, as fast as the weight can be read.
-
-    x         [B, K]
-    weight    [N, K]
-    bias      [N], or [0] for none
-    residual  as wide as the result, or without rows for none; may be the result itself
-    threads   `threads()`
-
-    Each thread reads four places of the weight at a time, far from each other: a core that reads one place after the
-    other waits for memory, and gets half of what it can give.
-    """
-    rows, inputs = x.shape
-    outputs = len(weight)
-    widened = np.empty((rows, inputs), np.float32)
-    for b in range(rows):
-        for i in range(inputs):
-            widened[b, i] = wide(x[b, i])
-    for thread in prange(threads):
-        begin, end = outputs * thread // threads, outputs * (thread + 1) // threads
-        apart = (end - begin) // 4
-        for n0 in range(begin, begin + apart):
-            n1, n2, n3 = n0 + apart, n0 + 2 * apart, n0 + 3 * apart
-            row0, row1, row2, row3 = weight[n0], weight[n1], weight[n2], weight[n3]
-            for b in range(rows):
-                given = widened[b]
-                total0 = total1 = total2 = total3 = np.float32(0.0)
-                for i in range(inputs):
-                    number = given[i]
-                    total0 += wide(row0[i]) * number
-                    total1 += wide(row1[i]) * number
-                    total2 += wide(row2[i]) * number
-                    total3 += wide(row3[i]) * number
-                _finished(total0, bias, residual, b, n0, at, result)
-                _finished(total1, bias, residual, b, n1, at, result)
-                _finished(total2, bias, residual, b, n2, at, result)
-                _finished(total3, bias, residual, b, n3, at, result)
-        for n in range(begin + 4 * apart, end):
-            row = weight[n]
-            for b in range(rows):
-                given, total = widened[b], np.float32(0.0)
-                for i in range(inputs):
-                    total += wide(row[i]) * given[i]
-                _finished(total, bias, residual, b, n, at, result)
+    return attention
 
 
 @compiled

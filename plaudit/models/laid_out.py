@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from plaudit.models import kernels, machine_code, tiles
-from plaudit.models.machine_code import Room
+from plaudit.models import few_rows, machine_code, tiles
+from plaudit.models.linear_table import LinearTable
 from plaudit.models.network import AdaptedLinear, Network
 
 ROWS = 32
@@ -39,11 +39,7 @@ class Product(Protocol):
     """Linear layers of one input, their outputs side by side."""
 
     def whole(self, x: Any, residual: Any | None = None) -> Any:
-        """[B, in] -> [B, all outputs], plus a residual of that shape; as kernels have numbers, where they are in use.
-
-        The result is of use until the next one of that width, with a residual if it has one. It may lie where the
-        residual was.
-        """
+        """[B, in] -> [B, all outputs], plus a residual of that shape; as kernels have numbers, and where they run."""
         ...
 
 
@@ -78,19 +74,16 @@ def laid_out(network: Network, rows: int) -> Iterator[Products]:
 
 def _maker(network: Network, rows: int) -> Callable[[list[nn.Module]], _Siblings] | None:
     """Of the product for a group of layers; None where the layers' own are as good."""
-    dtype, room = network.dtype, Room()
-    if rows <= FEW_ROWS and machine_code.serve(network.body):
-        return lambda group: _OfFewRows(group, dtype, room)
-    if not _packs_weights(network):
-        return None
-    if rows > MOST_ROWS or not tiles.available():
-        return lambda group: _Rearranged(group, dtype)
+    dtype, packs = network.dtype, _packs_weights(network)
+    few, unit = rows <= FEW_ROWS and machine_code.serve(network.body), packs and tiles.available()
 
     def make(group: list[nn.Module]) -> _Siblings:
         first: Any = group[0]
-        return _OfTiles(group, dtype, room) if tiles.fit(first.in_features) else _Rearranged(group, dtype)
+        if few or (unit and rows <= MOST_ROWS and tiles.fit(first.in_features)):
+            return ByKernel(group, dtype, by_tiles=not few)
+        return _Rearranged(group, dtype)
 
-    return make
+    return make if few or packs else None
 
 
 def _packs_weights(network: Network) -> bool:
@@ -218,22 +211,17 @@ def _product(weight: Tensor, bias: Tensor | None, x: Tensor, residual: Tensor | 
     return operations._linear_pointwise.binary(x, residual, weight, bias, "add")
 
 
-class _ByKernel(_Siblings):
+class ByKernel(_Siblings):
     """By a kernel that reads weights where they lie, for no more rows than it is good for."""
 
-    most_rows: int
-
-    def __init__(self, members: list[nn.Module], dtype: torch.dtype, room: Room):
+    def __init__(self, members: list[nn.Module], dtype: torch.dtype, by_tiles: bool):
         super().__init__(members, dtype)
-        self.room = room
-
-    @abstractmethod
-    def write(self, x: Any, residual: Any | None, result: Any) -> None:
-        """[B, in] and [B, all outputs], where kernels are in use; the residual may be the result itself."""
+        biases = [None if layer.bias is None else layer.bias.detach().to(dtype) for layer in self.layers]
+        self.table, self.by_tiles = LinearTable(self.weights, biases, self.adapters), by_tiles
 
     def one(self, place: int, x: Tensor) -> Tensor:
         """[..., in] -> [..., out] of one layer; a prefill has more rows, and goes the layer's own way."""
-        if x.numel() > self.most_rows * x.shape[-1]:
+        if x.numel() > (MOST_ROWS if self.by_tiles else FEW_ROWS) * x.shape[-1]:
             member: Any = self.members[place]
             return type(member).forward(member, x)
         return super().one(place, x)
@@ -241,61 +229,19 @@ class _ByKernel(_Siblings):
     def apart(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., all outputs]."""
         flat = x.reshape(-1, x.shape[-1]).contiguous()
-        result = x.new_empty(len(flat), self.outputs)
         with machine_code.in_use():
-            self.write(machine_code.plain_array(flat), None, machine_code.plain_array(result))
+            result = machine_code.tensor_of(self.whole(machine_code.plain_array(flat)))
         return result.view(*x.shape[:-1], self.outputs)
 
     def whole(self, x: Any, residual: Any | None = None) -> Any:
         """[B, in] -> [B, all outputs]."""
-        result = self.room.of("plain" if residual is None else "added", len(x), self.outputs, x.dtype)
-        self.write(x, residual, result)
+        result = np.empty((len(x), self.outputs), x.dtype)
+        given = x, self.table.plan, result[:0] if residual is None else residual, result
+        if self.by_tiles:
+            tiles.product(*given, tiles.workplace(), machine_code.threads())
+        else:
+            few_rows.product(*given, machine_code.threads())
         return result
-
-
-class _OfTiles(_ByKernel):
-    """One product for all, by a processor's tile unit."""
-
-    most_rows = MOST_ROWS
-
-    def __init__(self, members: list[nn.Module], dtype: torch.dtype, room: Room):
-        super().__init__(members, dtype, room)
-        self.product = tiles.TileProduct(self.weights, [layer.bias for layer in self.layers], self.adapters, room)
-
-    def write(self, x: Any, residual: Any | None, result: Any) -> None:
-        """[B, in] and [B, all outputs]."""
-        self.product(x, result, residual)
-
-
-class _OfFewRows(_ByKernel):
-    """Layer by layer, for a handful of rows, as fast as weights can be read."""
-
-    most_rows = FEW_ROWS
-
-    def __init__(self, members: list[nn.Module], dtype: torch.dtype, room: Room):
-        super().__init__(members, dtype, room)
-        plain = machine_code.plain_array
-        self.read = [
-            (
-                plain(weight),
-                plain(weight)[0, :0] if layer.bias is None else plain(layer.bias.detach().to(dtype)),
-                None if adapter is None else [plain(half) for half in adapter],
-                part.start,
-            )
-            for weight, layer, adapter, part in zip(self.weights, self.layers, self.adapters, self.parts, strict=True)
-        ]
-
-    def write(self, x: Any, residual: Any | None, result: Any) -> None:
-        """[B, in] and [B, all outputs]."""
-        threads, none = machine_code.threads(), x[0, :0]
-        added = result[:0] if residual is None else residual
-        for weight, bias, adapter, at in self.read:
-            kernels.few_rows(x, weight, bias, added, result, at, threads)
-            if adapter is not None:
-                down, up = adapter
-                low = np.empty((len(x), len(down)), x.dtype)
-                kernels.few_rows(x, down, none, low[:0], low, 0, threads)
-                kernels.few_rows(low, up, none, result, result, at, threads)
 
 
 def _adapter(module: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:

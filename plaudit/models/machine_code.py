@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 from llvmlite import ir
-from numba import njit, types
+from numba import carray, njit, types
 from numba.extending import intrinsic
 from torch import Tensor, nn
 
@@ -43,10 +43,19 @@ def compiled(function: F) -> F:
 
     Sums may be taken in any order, as in every matrix product; infinities and what is no number stay what they are.
     """
+    return _kept(function, parallel=True)
+
+
+def composed(function: F) -> F:
+    """Likewise, of a function that does nothing side by side but what it calls."""
+    return _kept(function, parallel=False)
+
+
+def _kept(function: F, parallel: bool) -> F:
     try:
-        kept: Any = njit(**_OPTIONS, parallel=True, cache=True)(function)
+        kept: Any = njit(**_OPTIONS, parallel=parallel, cache=True)(function)
     except RuntimeError:  # neither beside the code nor in the user's own
-        made: F = njit(**_OPTIONS, parallel=True)(function)
+        made: F = njit(**_OPTIONS, parallel=parallel)(function)
         return made
     file = kept._cache._cache_file
     file._source_stamp = SOURCES  # its own would be of the function's file alone
@@ -134,25 +143,6 @@ def tensor_of(array: Any) -> Tensor:
     return x.view(torch.bfloat16) if x.dtype == torch.uint16 else x
 
 
-class Room:
-    """Memory to work in, one thing after the other: new memory has to be asked of the system, page by page."""
-
-    def __init__(self) -> None:
-        self.whole: dict[tuple[str, int, Any], Any] = {}
-        self.parts: dict[tuple[str, int, Any, int], Any] = {}
-
-    def of(self, use: str, rows: int, width: int, kind: Any) -> Any:
-        """[rows, width] numbers, whatever they were; the same memory for one use, width and kind of number."""
-        part = self.parts.get((use, width, kind, rows))
-        if part is None:
-            whole = self.whole.get((use, width, kind))
-            if whole is None or len(whole) < rows:  # torch begins where a line of memory does
-                whole = torch.empty(rows * width * np.dtype(kind).itemsize, dtype=torch.uint8).numpy()
-                self.whole[use, width, kind] = whole = whole.view(kind).reshape(rows, width)
-            part = self.parts[use, width, kind, rows] = whole[:rows]
-        return part
-
-
 @generated
 def wide(context: Any, number: Any) -> Any:
     """float32 of a network's number."""
@@ -171,6 +161,20 @@ def narrow(context: Any, number: Any, array: Any) -> Any:
         return given[0] if array.dtype == types.float32 else vectors.rounded(builder, given[0])
 
     return array.dtype(types.float32, array), generate
+
+
+@generated
+def _pointer(context: Any, address: Any) -> Any:
+    def generate(_: Any, builder: Any, __: Any, given: Any) -> Any:
+        return builder.inttoptr(given[0], vectors.ADDRESS)
+
+    return types.voidptr(types.int64), generate
+
+
+@inlined
+def array_at(address: int, shape: Any, like: Any) -> Any:
+    """Memory at an address as an array, of the same numbers as another."""
+    return carray(_pointer(address), shape, like.dtype)
 
 
 @generated

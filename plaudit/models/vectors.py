@@ -75,6 +75,15 @@ def same(builder: Any, address: Any) -> Any:
     return builder.shuffle_vector(first, first, all_of(0))
 
 
+def sum_of(builder: Any, numbers: Any) -> Any:
+    """Of 16 float32, in any order."""
+    name = "llvm.vector.reduce.fadd.v16f32"
+    found = builder.module.globals.get(name)
+    if found is None:
+        found = ir.Function(builder.module, ir.FunctionType(FLOAT, [FLOAT, FLOATS]), name)
+    return builder.call(found, [ir.Constant(FLOAT, 0.0), numbers], fastmath=["reassoc"])
+
+
 def turned(rows: list[Any], builder: Any) -> list[Any]:
     """The columns of 16 vectors, by swapping the quarters of the square, then theirs, down to single numbers."""
     size = LANES // 2

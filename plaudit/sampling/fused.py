@@ -1,24 +1,36 @@
 """One decoding step of a Llama-like body on a CPU: matrix products, and kernels for what is between them.
 
-The same numbers as the body's own modules give, within rounding, in a tenth of the calls.
+The same numbers as the body's own modules give, within rounding; in one call where all products are by kernels too, for
+at one token a row Python and PyTorch take as long to call a layer's parts as the parts do.
 
-B rows, D hidden width; H query heads and G key heads of width d; C columns of a cache.
+B rows, D hidden width, I of the gates; H query heads and G key heads of width d; C columns of a cache; L layers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from plaudit.models import kernels, machine_code
+from plaudit.models import few_rows, kernels, machine_code, tiles
 from plaudit.models.fused_modules import KINDS, window_of
-from plaudit.models.laid_out import Product, Products
+from plaudit.models.laid_out import ByKernel, Product, Products
+from plaudit.models.linear_table import OUTPUTS
+from plaudit.models.machine_code import array_at, compiled, plain_array
 from plaudit.models.network import Network
 from plaudit.models.vectors import LANES
+
+STATES, MIXED, GATES, DOWN = range(4)
+"""Products of a layer."""
+BEFORE, BETWEEN, HEAD_NORMS, KEYS, VALUES, WINDOW = range(6)
+"""Of a layer: addresses of its norms' weights and of its cache, and how many columns it sees."""
+MANY = 2**31
+"""More columns than there are."""
 
 
 class FusedStep:
@@ -28,41 +40,128 @@ class FusedStep:
         body: Any = network.body
         self.embed, self.norm, self.rotary = body.embed_tokens, _Norm(body.norm), body.rotary_emb
         self.layers = [_Layer.of(layer, products) for layer in body.layers]
-        self.room = machine_code.Room()
-        self.attend = kernels.attention(self.layers[0].heads // self.layers[0].groups, self.layers[0].width)
+        members = self.layers[0].heads // self.layers[0].groups
+        self.attend = kernels.attention(members, self.layers[0].width)
+        self.plans, by_tiles = _plans(self.layers)
+        if self.plans is not None:
+            self.whole_step = whole_step(members, self.layers[0].width, by_tiles)
+            self.scratch = tiles.workplace()
+        self.places: Any = None  # once there is a cache
 
     def __call__(self, tokens: Tensor, positions: Tensor, first: Tensor, column: int, caches: list[Any]) -> Tensor:
         """[B, D] the states after one more token of each row, whose keys and values go to this column.
 
         tokens, positions  [B]
         first              [B] the first column that each row looks at
-        caches             with `keys` and `values` [rows, G, C, d], of each layer
+        caches             with `keys` and `values` [rows, G, C, d], of each layer, the same at each step
         """
         embedded = self.embed(tokens)  # [B, D]
         rotation = self.rotary(embedded, positions[:, None])
-        cos, sin = (machine_code.plain_array(part[:, 0].contiguous()) for part in rotation)
-        x, rows, layer, room = machine_code.plain_array(embedded), len(tokens), self.layers[0], self.room
-        query = room.of("query", rows, layer.heads * layer.width, np.float32).reshape(rows, layer.heads, layer.width)
-        seen_at_most = -(-(column + 1) // LANES) * LANES
-        scores = np.empty((rows * layer.groups, layer.heads // layer.groups, seen_at_most), np.float32)
-        mixture = room.of("mixed", rows, layer.heads * layer.width, x.dtype)
-        normed = room.of("x", rows, x.shape[1], x.dtype)
-        starts = first.numpy()
+        cos, sin = (plain_array(part[:, 0].contiguous()) for part in rotation)
+        step = self._layer_by_layer if self.plans is None else self._at_once
         with machine_code.in_use():
-            for layer, cache in zip(self.layers, caches, strict=True):
-                states = layer.states.whole(layer.before(x, normed))
-                keys, values = (machine_code.plain_array(store) for store in (cache.keys, cache.values))
-                kernels.rotate_and_store(
-                    states, cos, sin, layer.head_norms, layer.head_epsilon, query, keys, values, column
-                )
-                seen = starts if layer.window is None else np.maximum(starts, column + 1 - layer.window)
-                self.attend(query, keys, values, seen, column + 1, layer.scale, scores, mixture)
-                x = layer.mixed.whole(mixture, x)
-                sides = layer.gates.whole(layer.between(x, normed))
-                gated = room.of("gated", rows, sides.shape[1] // 2, x.dtype)
-                kernels.gated(sides, sides, gated.shape[1], gated)
-                x = layer.down.whole(gated, x)
-            return machine_code.tensor_of(self.norm(x, np.empty_like(x)))
+            return machine_code.tensor_of(step(plain_array(embedded), cos, sin, first.numpy(), column, caches))
+
+    def _at_once(self, x: Any, cos: Any, sin: Any, first: Any, column: int, caches: list[Any]) -> Any:
+        if self.places is None:
+            self.places = np.stack([layer.places(cache) for layer, cache in zip(self.layers, caches, strict=True)])
+        layer, result = self.layers[0], np.empty_like(x)
+        self.whole_step(
+            x, cos, sin, self.plans, self.places, self.norm.weight, self.norm.epsilon, layer.head_norms,
+            layer.head_epsilon, layer.scale, plain_array(caches[0].keys), first, column, result, self.scratch,
+            machine_code.threads(),
+        )  # fmt: skip
+        return result
+
+    def _layer_by_layer(self, x: Any, cos: Any, sin: Any, first: Any, column: int, caches: list[Any]) -> Any:
+        rows, layer = len(x), self.layers[0]
+        query = np.empty((rows, layer.heads, layer.width), np.float32)
+        scores = np.empty((rows * layer.groups, layer.heads // layer.groups, _whole_lanes(column + 1)), np.float32)
+        mixture = np.empty((rows, layer.heads * layer.width), x.dtype)
+        normed = np.empty_like(x)
+        for layer, slots in zip(self.layers, caches, strict=True):
+            states = layer.states.whole(layer.before(x, normed))
+            keys, values = plain_array(slots.keys), plain_array(slots.values)
+            kernels.rotate_and_store(
+                states, cos, sin, layer.head_norms, layer.head_epsilon, query, keys, values, column
+            )
+            seen = np.maximum(first, column + 1 - layer.window)
+            self.attend(query, keys, values, seen, column + 1, layer.scale, scores, mixture)
+            x = layer.mixed.whole(mixture, x)
+            sides = layer.gates.whole(layer.between(x, normed))
+            gated = np.empty((rows, sides.shape[1] // 2), x.dtype)
+            kernels.gated(sides, sides, gated.shape[1], gated)
+            x = layer.down.whole(gated, x)
+        return self.norm(x, normed)
+
+
+@machine_code.inlined
+def _whole_lanes(columns: int) -> int:
+    return -(-columns // LANES) * LANES
+
+
+@cache
+def whole_step(heads_per_group: int, width: int, by_tiles: bool) -> Callable[..., None]:
+    """All layers and the last norm, of as many rows as the products by kernel are good for.
+
+    Its arguments:
+
+    x              [B, D], used up
+    cos, sin       [B, d]
+    plans          [L, 4, 10] of each layer's products, as of `LinearTable`
+    places         [L, 6], see `_Layer.places`
+    norm           [D] weights of the last norm; `epsilon`: of all norms but those of heads
+    head_norms     [2 or 0, d] of the first layer, for their shape; `head_epsilon`
+    scale          of attention's scores
+    cache          [rows, G, C, d], the first layer's keys, for its shape
+    first, column  as a `FusedStep` is given them
+    result         [B, D], written
+    scratch        `tiles.workplace()`; threads: to use
+    """
+
+    @compiled
+    def step(
+        x: Any, cos: Any, sin: Any, plans: Any, places: Any, norm: Any, epsilon: Any, head_norms: Any,
+        head_epsilon: Any, scale: Any, cache: Any, first: Any, column: int, result: Any, scratch: Any, threads: int,
+    ) -> None:  # fmt: skip
+        rows, hidden = x.shape
+        groups = cache.shape[1]
+        heads, inner = groups * heads_per_group, plans[0, GATES, OUTPUTS] // 2
+        normed, none, seen = np.empty_like(x), x[:0], np.empty_like(first)
+        states = np.empty((rows, plans[0, STATES, OUTPUTS]), x.dtype)
+        query = np.empty((rows, heads, width), np.float32)
+        scores = np.empty((rows * groups, heads_per_group, _whole_lanes(column + 1)), np.float32)
+        mixture = np.empty((rows, heads * width), x.dtype)
+        sides, gated = np.empty((rows, 2 * inner), x.dtype), np.empty((rows, inner), x.dtype)
+        for layer in range(len(plans)):
+            place = places[layer]
+            for part in range(4):
+                if part == STATES:
+                    kernels.rms_norm(x, array_at(place[BEFORE], (hidden,), x), epsilon, normed)
+                    given, residual, to = normed, none, states
+                elif part == MIXED:
+                    keys, values = array_at(place[KEYS], cache.shape, x), array_at(place[VALUES], cache.shape, x)
+                    norms = array_at(place[HEAD_NORMS], head_norms.shape, x)
+                    kernels.rotate_and_store(states, cos, sin, norms, head_epsilon, query, keys, values, column)
+                    for b in range(rows):
+                        seen[b] = max(first[b], column + 1 - place[WINDOW])
+                    kernels.attend(
+                        heads_per_group, width, query, keys, values, seen, column + 1, scale, scores, mixture
+                    )
+                    given, residual, to = mixture, x, x
+                elif part == GATES:
+                    kernels.rms_norm(x, array_at(place[BETWEEN], (hidden,), x), epsilon, normed)
+                    given, residual, to = normed, none, sides
+                else:
+                    kernels.gated(sides, sides, inner, gated)
+                    given, residual, to = gated, x, x
+                if by_tiles:
+                    tiles.product(given, plans[layer, part], residual, to, scratch, threads)
+                else:
+                    few_rows.product(given, plans[layer, part], residual, to, threads)
+        kernels.rms_norm(x, norm, epsilon, result)
+
+    return step
 
 
 def fused_step(network: Network, products: Products) -> FusedStep | None:
@@ -98,7 +197,7 @@ class _Layer:
     states           to queries, keys and values; `mixed` back to the residual
     gates            to gates and ups; `down` back to the residual
     head_norms       [2, d] weights of the norms of each head of queries and of keys, or [0, d]
-    scale            of scores; `window`: how many columns are seen, None for all
+    scale            of scores; `window`: how many columns are seen
     """
 
     before: _Norm
@@ -113,7 +212,7 @@ class _Layer:
     groups: int
     width: int
     scale: np.float32
-    window: int | None
+    window: int
 
     @classmethod
     def of(cls, layer: Any, products: Products) -> _Layer:
@@ -135,5 +234,21 @@ class _Layer:
             groups=config.num_key_value_heads,
             width=width,
             scale=np.float32(looking.scaling),
-            window=window_of(looking),
+            window=window_of(looking) or MANY,
         )
+
+    def places(self, cache: Any) -> list[int]:
+        """As `whole_step` wants them, with this layer's cache."""
+        stores = [plain_array(store) for store in (cache.keys, cache.values)]
+        read = self.before.weight, self.between.weight, self.head_norms, *stores
+        return [*(array.ctypes.data for array in read), self.window]
+
+
+def _plans(layers: list[_Layer]) -> tuple[Any, bool]:
+    """[L, 4, 10] of all products, or None unless all are by the same kernel; and whether that is the tile unit's."""
+    rows = [[layer.states, layer.mixed, layer.gates, layer.down] for layer in layers]
+    known = [[product for product in row if isinstance(product, ByKernel)] for row in rows]
+    kinds = {product.by_tiles for row in known for product in row}
+    if known != rows or len(kinds) != 1:
+        return None, False
+    return np.array([[product.table.plan for product in row] for row in known]), kinds.pop()

@@ -138,28 +138,6 @@ def test_attention_over_the_columns_that_each_row_may_see(heads, groups, last, w
     close(found, expected)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rows", [1, 3])
-@pytest.mark.parametrize("outputs", [1, 32, 45])
-@pytest.mark.parametrize("threads", [1, 2, 5])
-def test_products_of_few_rows(threads, rows, outputs, dtype):
-    x, weight = torch.randn(rows, 40).to(dtype), torch.randn(outputs, 40).to(dtype)
-    bias, residual = torch.randn(outputs).to(dtype), torch.randn(rows, outputs + 6).to(dtype)
-    found = torch.full((rows, outputs + 6), 9.0, dtype=dtype)
-    given = [plain_array(part) for part in (x, weight)]
-    none = plain_array(weight)[0, :0]
-    kernels.few_rows(*given, none, plain_array(found)[:0], plain_array(found), 4, threads)
-    product = x.float() @ weight.float().T
-    close(found[:, 4:-2], product)
-    assert (found[:, :4] == 9).all()
-    assert (found[:, -2:] == 9).all()
-    kernels.few_rows(*given, plain_array(bias), plain_array(residual), plain_array(found), 4, threads)
-    close(found[:, 4:-2], product + bias.float() + residual[:, 4:-2].float())
-    before = found.clone()
-    kernels.few_rows(*given, none, plain_array(found), plain_array(found), 4, threads)  # added to itself
-    close(found[:, 4:-2], product + before[:, 4:-2].float())
-
-
 SIZES = [5, 256, 1000, 49_152]
 
 

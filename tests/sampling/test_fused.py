@@ -5,7 +5,7 @@ import torch
 from test_decoders import OPTIONS, PROMPTS, load
 
 from plaudit.config import LoraSettings
-from plaudit.models import kernels, laid_out, machine_code, tiles
+from plaudit.models import laid_out, machine_code, tiles
 from plaudit.models.network import make_trainable
 from plaudit.sampling import decoders
 from plaudit.sampling.decoders import SlotDecoder
@@ -95,21 +95,23 @@ def test_it_samples_what_the_modules_sample_while_rows_come_and_go(tmp_path, mon
 def test_each_product_is_for_the_rows_and_the_processor(tmp_path, monkeypatch):
     def kinds(rows):
         with laid_out.laid_out(network, rows) as products:
-            return {type(product).__name__ for product in products.values()}
+            return {(type(product).__name__, getattr(product, "by_tiles", None)) for product in products.values()}
 
+    few, unit, rearranged = ("ByKernel", False), ("ByKernel", True), ("_Rearranged", None)
     network = load("llama", tmp_path, dtype="bfloat16")
-    assert kinds(laid_out.FEW_ROWS) == {"_OfFewRows"}
-    assert kinds(laid_out.FEW_ROWS + 1) == kinds(laid_out.MOST_ROWS) == {"_OfTiles"}
-    assert kinds(laid_out.MOST_ROWS + 1) == {"_Rearranged"}
+    assert kinds(laid_out.FEW_ROWS) == {few}
+    assert kinds(laid_out.FEW_ROWS + 1) == kinds(laid_out.MOST_ROWS) == {unit}
+    assert kinds(laid_out.MOST_ROWS + 1) == {rearranged}
     monkeypatch.setattr(tiles, "fit", lambda inputs: inputs != network.body.config.intermediate_size)
-    assert kinds(7) == {"_OfTiles", "_Rearranged"}
+    assert kinds(7) == {unit, rearranged}
     monkeypatch.setattr(tiles, "available", lambda: False)
-    assert kinds(7) == {"_Rearranged"}
+    assert kinds(7) == {rearranged}
 
 
 def test_an_error_within_does_not_keep_the_kernels(tmp_path, monkeypatch):
     network = load("llama", tmp_path)
-    monkeypatch.setattr(kernels, "gated", lambda *_: 1 / 0)
+    monkeypatch.setattr(FusedStep, "_at_once", lambda *_: 1 / 0)
+    monkeypatch.setattr(FusedStep, "_layer_by_layer", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         sample(network, PROMPTS, **OPTIONS)
     monkeypatch.undo()
