@@ -30,14 +30,20 @@ class Masters:
 
     def __init__(self, parameters: Iterable[nn.Parameter]):
         self._held: dict[nn.Parameter, nn.Parameter] = {}
+        self._rounded: dict[nn.Parameter, nn.Parameter] = {}
         for parameter in parameters:
             if parameter.dtype == torch.bfloat16 and parameter not in self._held:
                 self._held[parameter] = nn.Parameter(parameter.detach().float())
+                self._rounded[self._held[parameter]] = parameter
                 parameter.register_post_accumulate_grad_hook(self._take_gradient)
 
     def of(self, parameter: nn.Parameter) -> nn.Parameter:
         """Its master; the parameter itself where it has none."""
         return self._held.get(parameter, parameter)
+
+    def rounded(self, master: nn.Parameter) -> nn.Parameter | None:
+        """The weight that a master is of; None where it is no master."""
+        return self._rounded.get(master)
 
     def publish(self) -> None:
         """Let the computation see what the masters have become."""
@@ -84,18 +90,18 @@ def _round(weights: Tensor, into: Tensor) -> None:
 
     Infinities stay, and so do the NaNs that computations give.
     """
-    thresholds = _thresholds(weights.device)
-    shifted = torch.empty_like(thresholds)
+    drawn = thresholds(weights.device)
+    shifted = torch.empty_like(drawn)
     bits, halves = weights.view(torch.int32).view(-1), into.view(torch.int16).view(-1)
     for part, target in zip(bits.split(PERIOD), halves.split(PERIOD), strict=True):
         sums = shifted[: len(part)]
-        torch.add(part, thresholds[: len(part)], out=sums)
+        torch.add(part, drawn[: len(part)], out=sums)
         sums >>= 16
         target.copy_(sums)
 
 
 @cache
-def _thresholds(device: torch.device) -> Tensor:
+def thresholds(device: torch.device) -> Tensor:
     """[PERIOD] int32, even over what bfloat16 drops of a float32, 0 to 2^16 - 1."""
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 1 << 16, (PERIOD,), generator=generator, dtype=torch.int32).to(device)

@@ -11,6 +11,7 @@ from torch import nn
 
 from plaudit.config import OptimiserSettings
 from plaudit.errors import ModelError, WorkspaceError
+from plaudit.models import adam
 from plaudit.models.network import Network, load_trainable_state, trainable_state
 from plaudit.workspace import Run
 
@@ -59,12 +60,14 @@ class Optimiser:
                 "from it; the run's last checkpoint is from before it.\nLook at the run's metrics.jsonl for what grew; "
                 "a lower learning rate or a higher KL price usually mends it."
             )
-        if norm > most:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, most, norm)
         for group in self._adam.param_groups:
             group["lr"] = self.learning_rate
-        self._adam.step()
-        self.network.publish()
+        if adam.knows(self.parameters):
+            adam.take_step(self._adam, min(1.0, most / (float(norm) + 1e-6)), self.network.masters)
+        else:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, most, norm)
+            self._adam.step()
+            self.network.publish()
         self._adam.zero_grad(set_to_none=True)
         self.steps_taken += 1
         return float(norm)

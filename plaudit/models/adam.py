@@ -1,0 +1,94 @@
+"""AdamW on a CPU: clipping, the update and the rounding of what is computed with, in one pass over memory.
+
+n weights of a tensor.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numba import prange
+from torch import Tensor, nn
+
+from plaudit.models import machine_code
+from plaudit.models.machine_code import compiled, plain_array
+from plaudit.models.masters import PERIOD, Masters, thresholds
+
+PIECE = 1 << 12
+"""Weights that are updated by one thread, one after the other: a part of PERIOD."""
+DROPPED = 16
+"""Bits of a float32 that bfloat16 does not have."""
+
+
+def knows(parameters: list[nn.Parameter]) -> bool:
+    """Whether `take_step` can be used on them."""
+    return all(p.dtype == torch.float32 and p.device.type == "cpu" and p.is_contiguous() for p in parameters)
+
+
+@torch.no_grad()
+def take_step(optimiser: torch.optim.AdamW, factor: float, masters: Masters | None) -> None:
+    """A step on gradients times a factor, as the optimiser's own would be; weights that have masters are rounded again.
+
+    Loshchilov and Hutter 2019 (arXiv:1711.05101), algorithm 2, with g = factor times the gradient and t steps taken:
+
+        m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2
+        w = w - rate decay w - rate (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + epsilon)
+
+    Its moments are kept where the optimiser keeps them, so that either can go on after the other. Parameters are of
+    those that it `knows`; the ones without a gradient stay as they are.
+    """
+    with machine_code.in_use():
+        for group in optimiser.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = optimiser.state[parameter]
+                if not state:
+                    state["step"] = torch.zeros((), dtype=torch.float32)
+                    state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+                state["step"] += 1
+                rounded = None if masters is None else masters.rounded(parameter)
+                read = [parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"]]
+                arrays = [*map(_flat, read), np.empty(0, np.uint16) if rounded is None else _flat(rounded)]
+                arrays += thresholds(parameter.device).numpy(), _numbers(group, float(state["step"]), factor)
+                _update(*arrays)
+
+
+def _numbers(group: dict[str, Any], steps: float, factor: float) -> Any:
+    """[8] float32: factor, 1 - b1, b2, 1 - b2, rate / m's correction, 1 / root of v's, epsilon, what decay leaves."""
+    (first, second), rate = group["betas"], group["lr"]
+    corrected = rate / (1 - first**steps), 1 / (1 - second**steps) ** 0.5
+    numbers = [factor, 1 - first, second, 1 - second, *corrected, group["eps"], 1 - rate * group["weight_decay"]]
+    return np.array(numbers, np.float32)
+
+
+def _flat(x: Tensor) -> Any:
+    return plain_array(x.detach().contiguous().view(-1))
+
+
+@compiled
+def _update(weights: Any, gradients: Any, means: Any, squares: Any, rounded: Any, drawn: Any, numbers: Any) -> None:
+    """See `take_step`.
+
+    weights, gradients, means, squares  [n] float32; the gradients are read alone
+    rounded  [n] bfloat16, written: up or down at its threshold; or [0]
+    drawn    [PERIOD] int32, the thresholds
+    numbers  as of `_numbers`
+    """
+    factor, new_mean, old_square, new_square = numbers[0], numbers[1], numbers[2], numbers[3]
+    rate, root, epsilon, left = numbers[4], numbers[5], numbers[6], numbers[7]
+    pieces = -(-len(weights) // PIECE)
+    for piece in prange(pieces):
+        begin, end = piece * PIECE, min((piece + 1) * PIECE, len(weights))
+        weight, gradient, mean, square = weights[begin:end], gradients[begin:end], means[begin:end], squares[begin:end]
+        for i in range(len(weight)):
+            slope = factor * gradient[i]
+            mean[i] += new_mean * (slope - mean[i])
+            square[i] = old_square * square[i] + new_square * (slope * slope)
+            weight[i] = left * weight[i] - rate * mean[i] / (np.sqrt(square[i]) * root + epsilon)
+        if len(rounded) > 0:
+            bits, to, threshold = weight.view(np.int32), rounded[begin:end], drawn[begin % PERIOD :]
+            for i in range(len(bits)):
+                to[i] = np.uint16((bits[i] + threshold[i]) >> DROPPED)
