@@ -126,7 +126,10 @@ if kind in ("rloo", "ppo"):
             "model.lora={rank: 16, alpha: 32, targets: attention}", "rl.prompts_per_step=8", "rl.samples_per_prompt=4",
             f"rl.reward=function:{home / 'shorter.py'}:shorter", "model.tokens_per_micro_batch=8192",
         ],
-        "ppo": ["model.lora=null", "rl.prompts_per_step=32", f"rl.reward={reward_folder}", "rl.missing_eos_score=-1"],
+        "ppo": [
+            "model.lora=null", "rl.prompts_per_step=32", f"rl.reward={reward_folder}", "rl.missing_eos_score=-1",
+            "model.tokens_per_micro_batch=8192",
+        ],
     }  # fmt: skip
     config: Config = resolve(
         overrides=[
