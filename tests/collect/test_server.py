@@ -127,7 +127,7 @@ def test_bodies_that_lie_about_their_length_get_an_answer_or_are_cut_off(sqlite_
             (b"Content-Length: -5\r\n\r\n", b"400"),
             (b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n", b"400"),
             (b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", b"400"),
-            (b"Transfer-Encoding: chunked\r\n\r\n" + b"fffff\r\n" + b"x" * 0xFFFFF + b"\r\n" * 2, b"413"),
+            (b"Transfer-Encoding: chunked\r\n\r\n" + b"fffff\r\n" + b"x" * 0xFFFFF + b"\r\n0\r\n\r\n", b"413"),
             (b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b"4"),
         ]:
             with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
