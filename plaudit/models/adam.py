@@ -50,7 +50,7 @@ def take_step(optimiser: torch.optim.AdamW, factor: float, masters: Masters | No
                     state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
                 state["step"] += 1
                 rounded = None if masters is None else masters.rounded(parameter)
-                read = [parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"]]
+                read = [parameter, parameter.grad.contiguous(), state["exp_avg"], state["exp_avg_sq"]]
                 arrays = [*map(_flat, read), np.empty(0, np.uint16) if rounded is None else _flat(rounded)]
                 arrays += thresholds(parameter.device).numpy(), _numbers(group, float(state["step"]), factor)
                 _update(*arrays)
@@ -65,7 +65,7 @@ def _numbers(group: dict[str, Any], steps: float, factor: float) -> Any:
 
 
 def _flat(x: Tensor) -> Any:
-    return plain_array(x.detach().contiguous().view(-1))
+    return plain_array(x.detach().view(-1))
 
 
 @compiled

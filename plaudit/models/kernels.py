@@ -26,8 +26,6 @@ from plaudit.models.vectors import LANES
 
 BLOCK = 256
 """Vocabulary entries that are summed before one of them is looked for."""
-LINES = 2
-"""Of 64 bytes, that are asked for ahead of a value of attention: as many as 64 numbers of bfloat16 have."""
 
 
 @inlined
@@ -290,12 +288,13 @@ def look(heads: int, width: int, scores: Any, values: Any, begin: int, count: in
 
 @inlined
 def attend(
-    heads_per_group: int, width: int, query: Any, keys: Any, values: Any, first: Any, last: int, scale: Any,
+    heads_per_group: int, width: int, lines: int, query: Any, keys: Any, values: Any, first: Any, last: int, scale: Any,
     scores: Any, result: Any,
 ) -> None:  # fmt: skip
     """softmax(scale q k') v over the columns of a cache that each row may look at.
 
-    H/G and d are constants, so that a head stays in registers: a fifth faster.
+    H/G and d are constants, so that a head stays in registers: a fifth faster; and so is how many lines of 64 bytes are
+    asked for ahead, which `lines_of` says.
 
     query         [B, H, d] float32; used up
     keys, values  [B, G, C, d]
@@ -315,7 +314,7 @@ def attend(
         heads = query[b, group * heads_per_group : (group + 1) * heads_per_group]
         for s in range(last - begin):
             row = key[begin + s]
-            ask_for(soon + s * of_row, LINES)
+            ask_for(soon + s * of_row, lines)
             for member in range(heads_per_group):
                 head, total = heads[member], np.float32(0.0)
                 for i in range(width):
@@ -326,15 +325,21 @@ def attend(
         look(heads_per_group, width, of_item, value, begin, last - begin, heads, out)
 
 
+def lines_of(width: int) -> int:
+    """Of 64 bytes, that a head's numbers of bfloat16 take."""
+    return max(1, width // 32)
+
+
 @cache
 def attention(heads_per_group: int, width: int) -> Callable[..., None]:
     """`attend` for this H/G and d, with the arguments that follow them."""
+    lines = lines_of(width)
 
     @compiled
     def attention(
         query: Any, keys: Any, values: Any, first: Any, last: int, scale: Any, scores: Any, result: Any
     ) -> None:
-        attend(heads_per_group, width, query, keys, values, first, last, scale, scores, result)
+        attend(heads_per_group, width, lines, query, keys, values, first, last, scale, scores, result)
 
     return attention
 

@@ -218,6 +218,7 @@ class ByKernel(_Siblings):
         super().__init__(members, dtype)
         biases = [None if layer.bias is None else layer.bias.detach().to(dtype) for layer in self.layers]
         self.table, self.by_tiles = LinearTable(self.weights, biases, self.adapters), by_tiles
+        self.kind = machine_code.plain_array(self.weights[0]).dtype
 
     def one(self, place: int, x: Tensor) -> Tensor:
         """[..., in] -> [..., out] of one layer; a prefill has more rows, and goes the layer's own way."""
@@ -235,6 +236,7 @@ class ByKernel(_Siblings):
 
     def whole(self, x: Any, residual: Any | None = None) -> Any:
         """[B, in] -> [B, all outputs]."""
+        assert x.dtype == self.kind  # kernels take what the table's addresses point to for the same
         result = np.empty((len(x), self.outputs), x.dtype)
         given = x, self.table.plan, result[:0] if residual is None else residual, result
         if self.by_tiles:

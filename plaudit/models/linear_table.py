@@ -27,7 +27,7 @@ class LinearTable:
     TABLE, LINES            address of a table of all weights, and its lines
     DOWN_TABLE, DOWN_LINES  of one of the first halves of adapters, whose outputs are beside each other
     BIAS                    address of [outputs + 32] numbers
-    NOTHING                 of as many zeros, or of as many as the first halves give
+    NOTHING                 of as many zeros, or of 32 more than the first halves give
     STEPS                   inputs, of 32
     UP_STEPS                inputs that an output takes from the first halves, of 32
     LOWS                    all outputs of the first halves, of 32
@@ -48,7 +48,7 @@ class LinearTable:
         adapters: list[tuple[Tensor, Tensor] | None],
     ):
         """Weights [N, K] and biases [N]; adapters ([rank, K], [N, rank]), with the scale in the second."""
-        steps, self.outputs = -(-weights[0].shape[1] // STEP), sum(map(len, weights))
+        steps, outputs = -(-weights[0].shape[1] // STEP), sum(map(len, weights))
         self.kept: list[Tensor] = []  # what the addresses are of
         ranks = [len(adapter[0]) for adapter in adapters if adapter is not None]
         up_steps = -(-max(ranks) // STEP) if ranks else 0
@@ -70,17 +70,17 @@ class LinearTable:
             column += len(weight)
         self.table = np.concatenate(parts)
         self.down_table = np.concatenate(lows) if lows else self.table[:0]
-        bias, nothing = weights[0].new_zeros(2, max(self.outputs, STEP * up_steps * len(ranks)) + STEP)
+        bias, nothing = weights[0].new_zeros(2, max(outputs, STEP * up_steps * len(ranks)) + STEP)
         torch.cat(
             [w.new_zeros(len(w)) if b is None else b.detach() for w, b in zip(weights, biases, strict=True)],
-            out=bias[: self.outputs],
+            out=bias[:outputs],
         )
         self.kept += [bias, nothing]
         self.plan = np.zeros(10, np.int64)
         for address, lines, table in ((TABLE, LINES, self.table), (DOWN_TABLE, DOWN_LINES, self.down_table)):
             self.plan[address], self.plan[lines] = table.ctypes.data, len(table)
         self.plan[BIAS], self.plan[NOTHING] = bias.data_ptr(), nothing.data_ptr()
-        self.plan[[STEPS, UP_STEPS, LOWS, OUTPUTS]] = steps, up_steps, up_steps * len(ranks), self.outputs
+        self.plan[[STEPS, UP_STEPS, LOWS, OUTPUTS]] = steps, up_steps, up_steps * len(ranks), outputs
 
     def _lines(self, weight: Tensor, steps: int) -> Any:
         """Of a table, for one weight [N, K], of which only what does not fill a block is copied."""

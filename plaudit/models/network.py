@@ -70,7 +70,10 @@ class Network:
         return trained if self.masters is None else [self.masters.of(p) for p in trained]
 
     def publish(self) -> None:
-        """Compute with the trained weights as they are now; to be called whenever they have changed."""
+        """Compute with the trained weights as they are now; to be called when they have changed.
+
+        A step of `plaudit.models.adam` has done so itself.
+        """
         if self.masters is not None:
             self.masters.publish()
 

@@ -8,27 +8,20 @@ B rows, D hidden width, I of the gates; H query heads and G key heads of width d
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from plaudit.models import few_rows, kernels, machine_code, tiles
+from plaudit.models import kernels, machine_code, tiles
 from plaudit.models.fused_modules import KINDS, window_of
 from plaudit.models.laid_out import ByKernel, Product, Products
-from plaudit.models.linear_table import OUTPUTS
-from plaudit.models.machine_code import array_at, compiled, plain_array
+from plaudit.models.machine_code import plain_array
 from plaudit.models.network import Network
-from plaudit.models.vectors import LANES
+from plaudit.models.whole_step import whole_lanes, whole_step
 
-STATES, MIXED, GATES, DOWN = range(4)
-"""Products of a layer."""
-BEFORE, BETWEEN, HEAD_NORMS, KEYS, VALUES, WINDOW = range(6)
-"""Of a layer: addresses of its norms' weights and of its cache, and how many columns it sees."""
 MANY = 2**31
 """More columns than there are."""
 
@@ -42,7 +35,7 @@ class FusedStep:
         self.layers = [_Layer.of(layer, products) for layer in body.layers]
         members = self.layers[0].heads // self.layers[0].groups
         self.attend = kernels.attention(members, self.layers[0].width)
-        self.plans, by_tiles = _plans(self.layers)
+        self.plans, by_tiles = _plans(self.layers, self.norm)
         if self.plans is not None:
             self.whole_step = whole_step(members, self.layers[0].width, by_tiles)
             self.scratch = tiles.workplace()
@@ -76,7 +69,7 @@ class FusedStep:
     def _layer_by_layer(self, x: Any, cos: Any, sin: Any, first: Any, column: int, caches: list[Any]) -> Any:
         rows, layer = len(x), self.layers[0]
         query = np.empty((rows, layer.heads, layer.width), np.float32)
-        scores = np.empty((rows * layer.groups, layer.heads // layer.groups, _whole_lanes(column + 1)), np.float32)
+        scores = np.empty((rows * layer.groups, layer.heads // layer.groups, whole_lanes(column + 1)), np.float32)
         mixture = np.empty((rows, layer.heads * layer.width), x.dtype)
         normed = np.empty_like(x)
         for layer, slots in zip(self.layers, caches, strict=True):
@@ -93,75 +86,6 @@ class FusedStep:
             kernels.gated(sides, sides, gated.shape[1], gated)
             x = layer.down.whole(gated, x)
         return self.norm(x, normed)
-
-
-@machine_code.inlined
-def _whole_lanes(columns: int) -> int:
-    return -(-columns // LANES) * LANES
-
-
-@cache
-def whole_step(heads_per_group: int, width: int, by_tiles: bool) -> Callable[..., None]:
-    """All layers and the last norm, of as many rows as the products by kernel are good for.
-
-    Its arguments:
-
-    x              [B, D], used up
-    cos, sin       [B, d]
-    plans          [L, 4, 10] of each layer's products, as of `LinearTable`
-    places         [L, 6], see `_Layer.places`
-    norm           [D] weights of the last norm; `epsilon`: of all norms but those of heads
-    head_norms     [2 or 0, d] of the first layer, for their shape; `head_epsilon`
-    scale          of attention's scores
-    cache          [rows, G, C, d], the first layer's keys, for its shape
-    first, column  as a `FusedStep` is given them
-    result         [B, D], written
-    scratch        `tiles.workplace()`; threads: to use
-    """
-
-    @compiled
-    def step(
-        x: Any, cos: Any, sin: Any, plans: Any, places: Any, norm: Any, epsilon: Any, head_norms: Any,
-        head_epsilon: Any, scale: Any, cache: Any, first: Any, column: int, result: Any, scratch: Any, threads: int,
-    ) -> None:  # fmt: skip
-        rows, hidden = x.shape
-        groups = cache.shape[1]
-        heads, inner = groups * heads_per_group, plans[0, GATES, OUTPUTS] // 2
-        normed, none, seen = np.empty_like(x), x[:0], np.empty_like(first)
-        states = np.empty((rows, plans[0, STATES, OUTPUTS]), x.dtype)
-        query = np.empty((rows, heads, width), np.float32)
-        scores = np.empty((rows * groups, heads_per_group, _whole_lanes(column + 1)), np.float32)
-        mixture = np.empty((rows, heads * width), x.dtype)
-        sides, gated = np.empty((rows, 2 * inner), x.dtype), np.empty((rows, inner), x.dtype)
-        for layer in range(len(plans)):
-            place = places[layer]
-            for part in range(4):
-                if part == STATES:
-                    kernels.rms_norm(x, array_at(place[BEFORE], (hidden,), x), epsilon, normed)
-                    given, residual, to = normed, none, states
-                elif part == MIXED:
-                    keys, values = array_at(place[KEYS], cache.shape, x), array_at(place[VALUES], cache.shape, x)
-                    norms = array_at(place[HEAD_NORMS], head_norms.shape, x)
-                    kernels.rotate_and_store(states, cos, sin, norms, head_epsilon, query, keys, values, column)
-                    for b in range(rows):
-                        seen[b] = max(first[b], column + 1 - place[WINDOW])
-                    kernels.attend(
-                        heads_per_group, width, query, keys, values, seen, column + 1, scale, scores, mixture
-                    )
-                    given, residual, to = mixture, x, x
-                elif part == GATES:
-                    kernels.rms_norm(x, array_at(place[BETWEEN], (hidden,), x), epsilon, normed)
-                    given, residual, to = normed, none, sides
-                else:
-                    kernels.gated(sides, sides, inner, gated)
-                    given, residual, to = gated, x, x
-                if by_tiles:
-                    tiles.product(given, plans[layer, part], residual, to, scratch, threads)
-                else:
-                    few_rows.product(given, plans[layer, part], residual, to, threads)
-        kernels.rms_norm(x, norm, epsilon, result)
-
-    return step
 
 
 def fused_step(network: Network, products: Products) -> FusedStep | None:
@@ -244,11 +168,17 @@ class _Layer:
         return [*(array.ctypes.data for array in read), self.window]
 
 
-def _plans(layers: list[_Layer]) -> tuple[Any, bool]:
-    """[L, 4, 10] of all products, or None unless all are by the same kernel; and whether that is the tile unit's."""
+def _plans(layers: list[_Layer], norm: _Norm) -> tuple[Any, bool]:
+    """[L, 4, 10] of all products, or None; and whether they are by the tile unit.
+
+    None unless all are by the same kernel, and all that is read by address is of the same kind of numbers.
+    """
     rows = [[layer.states, layer.mixed, layer.gates, layer.down] for layer in layers]
     known = [[product for product in row if isinstance(product, ByKernel)] for row in rows]
     kinds = {product.by_tiles for row in known for product in row}
     if known != rows or len(kinds) != 1:
+        return None, False
+    read = [weight for layer in layers for weight in (layer.before.weight, layer.between.weight, layer.head_norms)]
+    if len({array.dtype for array in (norm.weight, *read)} | {product.kind for row in known for product in row}) > 1:
         return None, False
     return np.array([[product.table.plan for product in row] for row in known]), kinds.pop()

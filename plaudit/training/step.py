@@ -65,7 +65,8 @@ class Optimiser:
         if adam.knows(self.parameters):
             adam.take_step(self._adam, min(1.0, most / (float(norm) + 1e-6)), self.network.masters)
         else:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, most, norm)
+            if norm > most:
+                torch.nn.utils.clip_grads_with_norm_(self.parameters, most, norm)
             self._adam.step()
             self.network.publish()
         self._adam.zero_grad(set_to_none=True)

@@ -1,8 +1,10 @@
 """Each kernel computes what PyTorch does, in float32 to rounding and in bfloat16 to the last place."""
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -136,6 +138,15 @@ def test_attention_over_the_columns_that_each_row_may_see(heads, groups, last, w
         plain_array(found),
     )  # fmt: skip
     close(found, expected)
+
+
+def test_kernels_are_where_their_sources_are_looked_at():
+    """What is kept on disk is of `SOURCES`: of this folder alone."""
+    root = Path(kernels.__file__).parents[1]
+    makers = re.compile(r"machine_code import .*\b(compiled|composed|inlined|called|generated)\b|@machine_code\.")
+    users = [path for path in root.rglob("*.py") if makers.search(path.read_text(encoding="utf-8"))]
+    assert users
+    assert {path.parent.name for path in users} == {"models"}
 
 
 SIZES = [5, 256, 1000, 49_152]

@@ -6,8 +6,10 @@ from test_decoders import OPTIONS, PROMPTS, load
 
 from plaudit.config import LoraSettings
 from plaudit.models import laid_out, machine_code, tiles
+from plaudit.models.fused_modules import window_of
 from plaudit.models.network import make_trainable
 from plaudit.sampling import decoders
+from plaudit.sampling import fused as fused_module
 from plaudit.sampling.decoders import SlotDecoder
 from plaudit.sampling.fused import FusedStep
 from plaudit.sampling.in_process import sample
@@ -55,6 +57,25 @@ def test_the_same_states(family, rows, targets, tmp_path, monkeypatch):
     plain, used = steps(network, rows)
     assert used is None
     torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_each_layer_sees_as_far_as_its_own_window(tmp_path, monkeypatch):
+    network = load("mistral", tmp_path)
+    for layer, window in zip(network.body.layers, (2, 3), strict=False):
+        layer.self_attn.sliding_window = window
+    assert len({window_of(layer.self_attn) for layer in network.body.layers}) > 1
+    fused, used = steps(network, 2)
+    assert used.plans is not None
+    found = []
+    for change in (0, 1):  # the first layer's window, then the second's: each counts
+        before = network.body.layers[change].self_attn.sliding_window
+        network.body.layers[change].self_attn.sliding_window = before + 2
+        found.append(steps(network, 2)[0])
+        network.body.layers[change].self_attn.sliding_window = before
+    assert not torch.allclose(fused, found[0])
+    assert not torch.allclose(fused, found[1])
+    monkeypatch.setattr(fused_module, "_plans", lambda *_: (None, False))
+    torch.testing.assert_close(fused, steps(network, 2)[0], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("family", FUSED)
