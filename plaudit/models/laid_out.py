@@ -237,7 +237,7 @@ class ByKernel(_Siblings):
     def whole(self, x: Any, residual: Any | None = None) -> Any:
         """[B, in] -> [B, all outputs]."""
         assert x.dtype == self.kind  # kernels take what the table's addresses point to for the same
-        result = np.empty((len(x), self.outputs), x.dtype)
+        result = machine_code.room(len(x), self.outputs, x)
         given = x, self.table.plan, result[:0] if residual is None else residual, result
         if self.by_tiles:
             tiles.product(*given, tiles.workplace(), machine_code.threads())

@@ -46,7 +46,7 @@ from plaudit.models.linear_table import (
     WEIGHT1,
     WIDTH,
 )
-from plaudit.models.machine_code import array_at, ask_for, compiled, composed, generated, inlined, narrow, wide
+from plaudit.models.machine_code import array_at, compiled, composed, generated, inlined, narrow, wide
 from plaudit.models.vectors import BYTE, LONG, instruct
 
 TILE = 1024
@@ -54,7 +54,11 @@ TILE = 1024
 AHEAD = 1
 """Groups of four pairs of blocks, between what is asked for and what is computed."""
 ASKED = 8
-"""Lines of 64 bytes, which a step asks for in each of four places: four pairs of blocks, in the time of four pairs."""
+"""Lines of 64 bytes, which a step asks for in each of four places: four pairs of blocks, in the time of four pairs.
+
+It asks for one place after another, with tiles loaded in between: of what is asked for in one go, a core has room for
+half, and a tile would wait for memory behind it.
+"""
 SUMS, TURNED, SAVED, CONFIG, ZEROS, SCRATCH = 0, 4096, 5120, 5184, 5248, 8192
 """Bytes into what a thread works in: four tiles, one turned, the unit's state before and now, zeros; and all of it."""
 
@@ -118,14 +122,6 @@ def _switch_back(context: Any, scratch: Any) -> Any:
     return types.void(types.int64), generate
 
 
-@inlined
-def _ask_for_four(address0: int, address1: int, address2: int, address3: int) -> None:
-    ask_for(address0, ASKED)
-    ask_for(address1, ASKED)
-    ask_for(address2, ASKED)
-    ask_for(address3, ASKED)
-
-
 def _of_a_pair(tiles: int) -> Callable[..., None]:
     """The products of two blocks of a weight, whose sums are tiles 0, 1 and 2, 3, with one or two tiles of x."""
     sums = [2 * block + tile for block in range(2) for tile in range(tiles)]
@@ -139,23 +135,41 @@ def _of_a_pair(tiles: int) -> Callable[..., None]:
 
         return types.void(), generate
 
-    @generated
-    def step(context: Any, weight0: Any, weight1: Any, apart: Any, x: Any) -> Any:
-        def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
-            weight0, weight1, apart, x = given
-            _load(builder, 6, x)
-            _load(builder, 4, weight0, apart)
-            _add_product(builder, 0, 4, 6)
-            if tiles == 2:
-                _load(builder, 7, x, offset=TILE)
-                _add_product(builder, 1, 4, 7)
-            _load(builder, 5, weight1, apart)
-            _add_product(builder, 2, 5, 6)
-            if tiles == 2:
-                _add_product(builder, 3, 5, 7)
-            return context.get_dummy_value()
+    def step_that(asks: bool) -> Any:
+        @generated
+        def step(
+            context: Any, weight0: Any, weight1: Any, apart: Any, x: Any, asked0: Any, asked1: Any, asked2: Any,
+            asked3: Any,
+        ) -> Any:  # fmt: skip
+            def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
+                weight0, weight1, apart, x, *asked = given
 
-        return types.void(*[types.int64] * 4), generate
+                def ask_for(place: int) -> None:
+                    if asks:
+                        vectors.ask_for(builder, asked[place], ASKED)
+
+                _load(builder, 6, x)
+                ask_for(0)
+                _load(builder, 4, weight0, apart)
+                _add_product(builder, 0, 4, 6)
+                if tiles == 2:
+                    _load(builder, 7, x, offset=TILE)
+                ask_for(1)
+                if tiles == 2:
+                    _add_product(builder, 1, 4, 7)
+                _load(builder, 5, weight1, apart)
+                ask_for(2)
+                _add_product(builder, 2, 5, 6)
+                if tiles == 2:
+                    _add_product(builder, 3, 5, 7)
+                ask_for(3)
+                return context.get_dummy_value()
+
+            return types.void(*[types.int64] * 8), generate
+
+        return step
+
+    asking_step, plain_step = step_that(asks=True), step_that(asks=False)
 
     @generated
     def end(context: Any, scratch: Any) -> Any:
@@ -175,13 +189,20 @@ def _of_a_pair(tiles: int) -> Callable[..., None]:
     ) -> None:  # fmt: skip
         weight0, weight1, up0, up1 = pair[WEIGHT0], pair[WEIGHT1], pair[UP0], pair[UP1]
         begin()
-        for k in range(steps):
-            step(weight0 + 2 * STEP * k, weight1 + 2 * STEP * k, apart, x + x_apart * k)
-            if asked0 != 0:
-                more = 64 * ASKED * k
-                _ask_for_four(asked0 + more, asked1 + more, asked2 + more, asked3 + more)
+        if asked0 != 0:
+            for k in range(steps):
+                at, more = 2 * STEP * k, 64 * ASKED * k
+                asking_step(
+                    weight0 + at, weight1 + at, apart, x + x_apart * k,
+                    asked0 + more, asked1 + more, asked2 + more, asked3 + more,
+                )  # fmt: skip
+        else:
+            for k in range(steps):
+                at = 2 * STEP * k
+                plain_step(weight0 + at, weight1 + at, apart, x + x_apart * k, asked0, asked1, asked2, asked3)
         for k in range(up_steps):
-            step(up0 + 2 * STEP * k, up1 + 2 * STEP * k, up_apart, low + x_apart * k)
+            at = 2 * STEP * k
+            plain_step(up0 + at, up1 + at, up_apart, low + x_apart * k, asked0, asked1, asked2, asked3)
         end(scratch)
 
     return compute
@@ -243,47 +264,66 @@ def _finish_tile(
     return types.void(*[types.int64] * 6), generate
 
 
-@inlined
-def _arrange(x: Any, k: int, arranged: Any) -> None:
-    """32 inputs of all rows as the unit reads them: pairs of inputs first, for 16 rows; zeros where none are."""
-    rows, pairs = x.shape
-    for tile in range(len(arranged)):
-        to = arranged[tile]
+@generated
+def _turn_pairs(context: Any, x: Any, apart: Any, last: Any, to: Any) -> Any:
+    """A tile of 16 rows of 16 pairs of numbers, pairs first; the last row there is stands for those that are not."""
+
+    def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
+        x, apart, last, to = given
+        rows = []
         for b in range(SIDE):
-            row = tile * SIDE + b
-            count = min(SIDE, pairs - k * SIDE) if row < rows else 0
-            for i in range(count):
-                to[i, b] = x[row, k * SIDE + i]
-            for i in range(count, SIDE):
-                to[i, b] = 0
+            row = ir.Constant(LONG, b)
+            row = builder.select(builder.icmp_signed("<", row, last), row, last)
+            rows.append(vectors.load(builder, builder.add(x, builder.mul(row, apart))))
+        for i, pairs in enumerate(vectors.turned(rows, builder)):
+            vectors.store(builder, pairs, to, 4 * SIDE * i)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), generate
 
 
 @inlined
-def _room(rows: int, steps: int) -> Any:
-    """[steps, ceil(rows / 16), 16, 16] pairs of numbers, where a line of memory begins: for x as the unit reads it."""
-    tiles = -(-rows // SIDE)
-    room = np.empty(steps * tiles * SIDE * SIDE + SIDE, np.uint32)
+def _arrange(x: Any, arranged: Any) -> None:
+    """[B, K / 2] pairs of numbers as the unit reads them: [ceil(K / 32), ceil(B / 16), 16 pairs, 16 rows].
+
+    Where inputs end within a step there are zeros, as weights have them; rows that are not there may be anything.
+    """
+    rows, pairs = x.shape
+    for k in range(len(arranged)):
+        count = min(SIDE, pairs - k * SIDE)
+        for tile in range(arranged.shape[1]):
+            row, to = tile * SIDE, arranged[k, tile]
+            last = min(SIDE, rows - row) - 1
+            if count == SIDE:
+                at = np.int64(x.ctypes.data) + x.itemsize * (row * pairs + k * SIDE)
+                _turn_pairs(at, x.itemsize * pairs, last, np.int64(to.ctypes.data))
+            else:
+                for b in range(SIDE):
+                    of_row = x[row + min(b, last)]
+                    for i in range(count):
+                        to[i, b] = of_row[k * SIDE + i]
+                    for i in range(count, SIDE):
+                        to[i, b] = 0
+
+
+@inlined
+def _room(threads: int, steps: int, rows: int) -> Any:
+    """[threads, steps, ceil(rows / 16), 16, 16] pairs of numbers, from the beginning of a line of memory on."""
+    shape = threads, steps, -(-rows // SIDE), SIDE, SIDE
+    size = shape[0] * shape[1] * shape[2] * SIDE * SIDE
+    room = np.empty(size + SIDE, np.uint32)
     skipped = -np.int64(room.ctypes.data) % (2 * STEP) // room.itemsize
-    return room[skipped : skipped + steps * tiles * SIDE * SIDE].reshape((steps, tiles, SIDE, SIDE))
-
-
-@compiled
-def _arranged(x: Any, steps: int) -> Any:
-    """x as the unit reads it, from [B, K / 2] pairs of numbers."""
-    result = _room(len(x), steps)
-    for k in prange(steps):
-        _arrange(x, k, result[k])
-    return result
+    return room[skipped : skipped + size].reshape(shape)
 
 
 @compiled
 def _multiply(
-    x_tiles: Any, table: Any, low_tiles: Any, up_steps: int, bias: Any, residual: Any, result: Any, scratch: Any,
-    threads: int,
+    x: Any, steps: int, table: Any, low: Any, lows: int, up_steps: int, bias: Any, residual: Any, result: Any,
+    scratch: Any, threads: int,
 ) -> None:  # fmt: skip
     """result = x weight' + low up' + bias + residual, over all lines of a table.
 
-    x_tiles    [ceil(K / 32), ceil(B / 16), 16, 16] x as the unit reads it; `low_tiles` likewise, or [0, ...]
+    x, low     [B, K / 2] pairs of numbers, in so many steps of 32 numbers: `steps` and `lows`
     up_steps   of 32, how many numbers of `low` an output takes that takes any
     bias       [at least 32 more than all outputs]
     residual   [B, outputs], or without rows for none; may be the result itself
@@ -291,9 +331,9 @@ def _multiply(
     scratch    as of `workplace`
     """
     rows, outputs = result.shape
-    steps, tiles = x_tiles.shape[0], x_tiles.shape[1]
-    apart, up_apart = 2 * STEP * steps, 2 * STEP * up_steps  # bytes from one row of a weight to the next
-    x_at, low_at, x_apart = np.int64(x_tiles.ctypes.data), np.int64(low_tiles.ctypes.data), TILE * tiles
+    tiles = -(-rows // SIDE)
+    apart, up_apart, x_apart = 2 * STEP * steps, 2 * STEP * up_steps, TILE * tiles  # bytes from one row to the next
+    arranged = _room(threads, steps + lows, rows)
     bias_at, result_at = np.int64(bias.ctypes.data), np.int64(result.ctypes.data)
     adds = len(residual) > 0
     residual_at, residual_apart = np.int64(residual.ctypes.data), 2 * outputs if adds else 0
@@ -302,6 +342,10 @@ def _multiply(
         far = (end - begin) // 4
         mine = np.int64(scratch.ctypes.data) + thread * SCRATCH
         numbers = scratch[thread, TURNED : TURNED + TILE].view(np.float32)
+        tiles_of_x, tiles_of_low = arranged[thread, :steps], arranged[thread, steps:]
+        _arrange(x, tiles_of_x)  # each for itself: to share it takes longer
+        _arrange(low, tiles_of_low)
+        x_at, low_at = np.int64(tiles_of_x.ctypes.data), np.int64(tiles_of_low.ctypes.data)
         _switch_on(mine)
         for i in range(end - begin):
             group, part = i // 4, i % 4
@@ -361,21 +405,20 @@ def _multiply(
 def product(x: Any, plan: Any, residual: Any, result: Any, scratch: Any, threads: int) -> None:
     """[B, inputs] -> [B, outputs], written, by a `LinearTable`'s plan; all bfloat16.
 
+    x         not where the result goes
     residual  [B, outputs] to be added, or without rows for none; may be the result itself
     scratch   `workplace()`
     threads   to use
     """
-    x_tiles, lows = _arranged(x.view(np.uint32), plan[STEPS]), plan[LOWS]
-    low_tiles = _room(len(x), lows)
+    given, lows, ups = x.view(np.uint32), plan[LOWS], plan[UP_STEPS]
+    low = np.zeros((len(x), STEP * lows), x.dtype)  # where a rank ends within a step there are zeros
     if lows > 0:
-        low = np.zeros((len(x), STEP * lows), x.dtype)  # where a rank ends within a step there are zeros
         down = array_at(plan[DOWN_TABLE], (plan[DOWN_LINES], 7), plan)
         nothing = array_at(plan[NOTHING], (STEP * lows + STEP,), x)
-        _multiply(x_tiles, down, low_tiles, plan[UP_STEPS], nothing, low[:0], low, scratch, threads)
-        for k in range(lows):
-            _arrange(low.view(np.uint32), k, low_tiles[k])
+        _multiply(given, plan[STEPS], down, given, 0 * lows, ups, nothing, low[:0], low, scratch, threads)
     table, bias = array_at(plan[TABLE], (plan[LINES], 7), plan), array_at(plan[BIAS], (plan[OUTPUTS] + STEP,), x)
-    _multiply(x_tiles, table, low_tiles, plan[UP_STEPS], bias, residual, result, scratch, threads)
+    pairs = low.view(np.uint32)
+    _multiply(given, plan[STEPS], table, pairs, lows, ups, bias, residual, result, scratch, threads)
 
 
 @cache

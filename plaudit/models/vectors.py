@@ -31,6 +31,13 @@ def instruct(builder: Any, name: str, *arguments: Any) -> None:
     builder.call(found, arguments)
 
 
+def ask_for(builder: Any, address: Any, lines: int) -> None:
+    """Lines of 64 bytes, to be read soon; to ask for what is not there is no error."""
+    reading, soon, data = (ir.Constant(WORD, number) for number in (0, 2, 1))
+    for line in range(lines):
+        instruct(builder, "llvm.prefetch.p0", at(builder, address, 64 * line), reading, soon, data)
+
+
 def all_of(number: int, kind: Any = WORDS) -> Any:
     """16 times the same whole number, or once."""
     return ir.Constant(kind, [ir.Constant(WORD, number)] * LANES if kind == WORDS else number)

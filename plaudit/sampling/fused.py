@@ -70,8 +70,8 @@ class FusedStep:
         rows, layer = len(x), self.layers[0]
         query = np.empty((rows, layer.heads, layer.width), np.float32)
         scores = np.empty((rows * layer.groups, layer.heads // layer.groups, whole_lanes(column + 1)), np.float32)
-        mixture = np.empty((rows, layer.heads * layer.width), x.dtype)
-        normed = np.empty_like(x)
+        mixture = machine_code.room(rows, layer.heads * layer.width, x)
+        normed = machine_code.room(rows, x.shape[1], x)
         for layer, slots in zip(self.layers, caches, strict=True):
             states = layer.states.whole(layer.before(x, normed))
             keys, values = plain_array(slots.keys), plain_array(slots.values)
@@ -82,7 +82,7 @@ class FusedStep:
             self.attend(query, keys, values, seen, column + 1, layer.scale, scores, mixture)
             x = layer.mixed.whole(mixture, x)
             sides = layer.gates.whole(layer.between(x, normed))
-            gated = np.empty((rows, sides.shape[1] // 2), x.dtype)
+            gated = machine_code.room(rows, sides.shape[1] // 2, x)
             kernels.gated(sides, sides, gated.shape[1], gated)
             x = layer.down.whole(gated, x)
         return self.norm(x, normed)

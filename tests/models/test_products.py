@@ -7,7 +7,7 @@ import torch
 
 from plaudit.models import few_rows, tiles
 from plaudit.models.linear_table import LinearTable
-from plaudit.models.machine_code import in_use, plain_array
+from plaudit.models.machine_code import in_use, plain_array, room
 
 needs_unit = pytest.mark.skipif(not tiles.available(), reason="this processor has no tile unit, or it is locked")
 UNIT = pytest.param("tiles", torch.bfloat16, marks=needs_unit)
@@ -138,3 +138,9 @@ def test_weights_stay_where_they_are_but_for_what_does_not_fill_a_block(dtype):
     assert made.kept[1].data_ptr() == weights[1].data_ptr()
     whole = LinearTable([torch.randn(32, 90).to(dtype)], [None], [None]).kept[0]
     assert whole.shape == (32, 96)
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.float32])
+def test_memory_for_products_begins_with_a_line(kind):
+    made = [room(3, 5, np.zeros(1, kind)) for _ in range(5)]
+    assert {(array.shape, array.dtype.type, array.ctypes.data % 64) for array in made} == {((3, 5), kind, 0)}
