@@ -721,7 +721,8 @@ def test_a_page_that_is_not_there_says_so(visit, ann):
 def test_the_test_before_the_work_and_what_came_of_it(visit, store, somebody):
     name = ask(store, "compare", tasks=1, gold=2, screening_tasks=2)
     one = visit(somebody).go("/")
-    one.page.locator("article", has_text=name).get_by_role("link", name="Begin the test").click()
+    with one.leaving():
+        one.page.locator("article", has_text=name).get_by_role("link", name="Begin the test").click()
     for number in (1, 2):
         assert one.page.get_by_role("heading", name=f"test, {number} of 2").is_visible()
         assert one.page.get_by_text("Skip").count() == 0
