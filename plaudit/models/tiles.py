@@ -318,12 +318,13 @@ def _room(threads: int, steps: int, rows: int) -> Any:
 
 @compiled
 def _multiply(
-    x: Any, steps: int, table: Any, low: Any, lows: int, up_steps: int, bias: Any, residual: Any, result: Any,
-    scratch: Any, threads: int,
+    x: Any, steps: int, table: Any, low: Any, up_steps: int, bias: Any, residual: Any, result: Any, scratch: Any,
+    threads: int,
 ) -> None:  # fmt: skip
     """result = x weight' + low up' + bias + residual, over all lines of a table.
 
-    x, low     [B, K / 2] pairs of numbers, in so many steps of 32 numbers: `steps` and `lows`
+    x          [B, K / 2] pairs of numbers, which weights take in so many steps of 32 numbers
+    low        [B, 16 pairs for each step of what the first halves give]
     up_steps   of 32, how many numbers of `low` an output takes that takes any
     bias       [at least 32 more than all outputs]
     residual   [B, outputs], or without rows for none; may be the result itself
@@ -332,8 +333,8 @@ def _multiply(
     """
     rows, outputs = result.shape
     tiles = -(-rows // SIDE)
-    apart, up_apart, x_apart = 2 * STEP * steps, 2 * STEP * up_steps, TILE * tiles  # bytes from one row to the next
-    arranged = _room(threads, steps + lows, rows)
+    apart, up_apart, x_apart = 2 * STEP * steps, 2 * STEP * up_steps, TILE * tiles  # bytes: rows of weights, steps of x
+    arranged = _room(threads, steps + low.shape[1] // SIDE, rows)
     bias_at, result_at = np.int64(bias.ctypes.data), np.int64(result.ctypes.data)
     adds = len(residual) > 0
     residual_at, residual_apart = np.int64(residual.ctypes.data), 2 * outputs if adds else 0
@@ -415,10 +416,10 @@ def product(x: Any, plan: Any, residual: Any, result: Any, scratch: Any, threads
     if lows > 0:
         down = array_at(plan[DOWN_TABLE], (plan[DOWN_LINES], 7), plan)
         nothing = array_at(plan[NOTHING], (STEP * lows + STEP,), x)
-        _multiply(given, plan[STEPS], down, given, 0 * lows, ups, nothing, low[:0], low, scratch, threads)
+        no_pairs = np.empty((len(x), 0), np.uint32)
+        _multiply(given, plan[STEPS], down, no_pairs, ups, nothing, low[:0], low, scratch, threads)
     table, bias = array_at(plan[TABLE], (plan[LINES], 7), plan), array_at(plan[BIAS], (plan[OUTPUTS] + STEP,), x)
-    pairs = low.view(np.uint32)
-    _multiply(given, plan[STEPS], table, pairs, lows, ups, bias, residual, result, scratch, threads)
+    _multiply(given, plan[STEPS], table, low.view(np.uint32), ups, bias, residual, result, scratch, threads)
 
 
 @cache
