@@ -54,7 +54,7 @@ def laid_out(network: Network, rows: int) -> Iterator[Products]:
     The layers themselves compute from what is prepared once, and so do the products that are handed out.
     """
     products: Products = {}
-    changed: list[nn.Module] = []
+    own: dict[nn.Module, Any] = {}
     make = _maker(network, rows)
     try:
         for group in _groups(network):
@@ -64,12 +64,15 @@ def laid_out(network: Network, rows: int) -> Iterator[Products]:
             product = make(group)
             products[group[0]] = product
             for place, module in enumerate(group):
+                own[module] = vars(module).get("forward")
                 module.forward = partial(product.one, place)
-                changed.append(module)
         yield products
     finally:
-        for module in changed:
-            del module.forward
+        for module, forward in own.items():
+            if forward is None:
+                del module.forward
+            else:
+                module.forward = forward
 
 
 def _maker(network: Network, rows: int) -> Callable[[list[nn.Module]], _Siblings] | None:
@@ -134,6 +137,7 @@ class _Siblings(ABC):
 
     def __init__(self, members: list[nn.Module], dtype: torch.dtype):
         self.members, self.dtype = members, dtype
+        self.own: list[Callable[[Tensor], Tensor]] = [member.forward for member in members]
         self.layers: list[Any] = [m.get_base_layer() if isinstance(m, AdaptedLinear) else m for m in members]
         self.weights = [layer.weight.detach().to(dtype).contiguous() for layer in self.layers]
         self.adapters = [_adapter(m, dtype) for m in members]
@@ -223,8 +227,7 @@ class ByKernel(_Siblings):
     def one(self, place: int, x: Tensor) -> Tensor:
         """[..., in] -> [..., out] of one layer; a prefill has more rows, and goes the layer's own way."""
         if x.numel() > (MOST_ROWS if self.by_tiles else FEW_ROWS) * x.shape[-1]:
-            member: Any = self.members[place]
-            return type(member).forward(member, x)
+            return self.own[place](x)
         return super().one(place, x)
 
     def apart(self, x: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from plaudit.config import ModelSettings
 from plaudit.errors import ModelError
 from plaudit.models.attention import PackedRows
 from plaudit.models.fused_modules import fuse_modules
+from plaudit.models.linear import fuse_linear
 
 
 def set_layers(body: nn.Module, settings: ModelSettings) -> None:
@@ -27,6 +28,7 @@ def set_layers(body: nn.Module, settings: ModelSettings) -> None:
     """
     if not settings.compile:
         fuse_modules(body)
+        fuse_linear(body)
         if not settings.activation_checkpointing:
             return
     layers = [module for module in body.modules() if isinstance(module, GradientCheckpointingLayer)]

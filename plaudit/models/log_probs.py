@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from plaudit.models import kernels, machine_code
+from plaudit.models import kernels, linear, machine_code
 from plaudit.models.masters import add_to
 
 TOKENS_PER_PRODUCT = 256
@@ -168,7 +168,7 @@ class _LogProbs(torch.autograd.Function):
             normalisers.append(its_normalisers)
             if wants_slopes:
                 options.to_slopes(product, some, its_normalisers, torch.ones_like(its_normalisers))
-                slopes.append(product @ weight)
+                slopes.append(linear.product(product, weight))
         ctx.options, ctx.again = options, again
         ctx.save_for_backward(hidden, weight, bias, ids, torch.cat(normalisers), torch.cat(slopes) if slopes else None)
         whole_entropy = torch.cat(entropies)
@@ -192,9 +192,9 @@ class _LogProbs(torch.autograd.Function):
             if to_bias is not None:
                 to_bias += product.sum(dim=0, dtype=torch.float32)
             if hidden.requires_grad:
-                to_hidden.append(product @ weight)
+                to_hidden.append(linear.product(product, weight))
             if weight.requires_grad:
-                further = product.T @ states
+                further = linear.gradient_of_weight(product, states)
                 if to_weight is None:
                     to_weight = further
                     continue

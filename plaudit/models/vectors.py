@@ -43,6 +43,11 @@ def all_of(number: int, kind: Any = WORDS) -> Any:
     return ir.Constant(kind, [ir.Constant(WORD, number)] * LANES if kind == WORDS else number)
 
 
+def words_of_halves(builder: Any, address: Any) -> Any:
+    """16 numbers of 16 bits there, each in the lower half of one of 32."""
+    return builder.zext(builder.load(at(builder, address, kind=HALVES.as_pointer()), align=2), WORDS)
+
+
 def widened(builder: Any, halves: Any) -> Any:
     """bfloat16 as float32, one or 16."""
     words, floats = (WORD, FLOAT) if halves.type == HALF else (WORDS, FLOATS)
