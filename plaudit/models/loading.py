@@ -122,6 +122,19 @@ def load_reward(source: str, settings: ModelSettings) -> LoadedModel:
     return LoadedModel(network, form, model.config, source)
 
 
+def heads_of(source: str) -> tuple[int, int] | None:
+    """(query heads to a key head, their width) of a model in a folder; None where its config does not say so.
+
+    Raises ModelError where there is no such folder.
+    """
+    path = Path(_resolve(source)) / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    heads, hidden = config.get("num_attention_heads"), config.get("hidden_size")
+    if not heads or not hidden:
+        return None
+    return heads // config.get("num_key_value_heads", heads), config.get("head_dim") or hidden // heads
+
+
 def check_head(source: str, name: str | None, *, setting: str) -> None:
     """Raise ModelError unless a reward model has the head, or one that goes without a name; loads its config alone.
 

@@ -77,6 +77,12 @@ def _alone(file: Any, use: Callable[..., Any]) -> Callable[..., Any]:
     return used
 
 
+def is_kept(function: Callable[..., Any]) -> bool:
+    """Whether machine code of a compiled function lies on disk, or has no place there."""
+    file = getattr(getattr(function, "_cache", None), "_cache_file", None)
+    return file is None or bool(file._load_index())
+
+
 def inlined(function: F) -> F:
     """Part of the functions that call it."""
     made: F = njit(inline="always")(function)

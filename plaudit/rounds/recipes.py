@@ -12,6 +12,7 @@ from plaudit.evaluation.stage import evaluate
 from plaudit.judges.revising import revise
 from plaudit.judges.stage import AskPerson, judge
 from plaudit.progress import say
+from plaudit.sampling.preparing import prepared
 from plaudit.sampling.stage import sample_responses
 from plaudit.training.online import rl, second_part
 from plaudit.training.preference import prefer
@@ -56,10 +57,11 @@ def run_recipe(
         raise ConfigError("`judge.people`: the recipe has no `judge` stage in which a person could judge.")
     made: dict[str, str] = {}
     runs = []
-    for number, stage in enumerate(config.recipe.stages, start=1):
-        run = _finish(workspace, stage, stage_config(config, number, made), ask, fresh=fresh)
-        made |= names_of(stage, run.name)
-        runs.append(run)
+    with prepared(config.model):
+        for number, stage in enumerate(config.recipe.stages, start=1):
+            run = _finish(workspace, stage, stage_config(config, number, made), ask, fresh=fresh)
+            made |= names_of(stage, run.name)
+            runs.append(run)
     return runs
 
 
