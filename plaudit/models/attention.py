@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from plaudit.models import machine_code
+from plaudit.models import machine_code, row_attention
 from plaudit.models.row_attention import RowAttention
 from plaudit.text.rows import AttentionRows
 
@@ -27,7 +27,7 @@ NAME = "plaudit"
 KEYS_AT_ONCE = 1 << 20
 """Numbers of a cache's keys that are held in float32 at a time, where a query of one token looks at them."""
 LONGEST = 1024
-"""Keys of a batch's longest row up to which attention on a CPU is ours; beyond, PyTorch's bfloat16 is faster."""
+"""Keys of a batch's longest row up to which attention on a CPU is ours; beyond, without a tile unit, PyTorch's is."""
 UNLIMITED = 1 << 40
 """Of a window that hides nothing."""
 
@@ -95,7 +95,8 @@ class PackedRows:
         self, flat: list[Tensor], heads: int, *, scale: float, window: int | None, softcap: float | None = None
     ) -> Tensor:
         """Of queries, keys and values, [N, H d] and [N, G d] x 2 -> [N, H d]."""
-        if softcap is None and machine_code.knows(flat[0]) and self.rows.blocks[-1].keys.shape[1] <= LONGEST:
+        short = self.rows.blocks[-1].keys.shape[1] <= LONGEST
+        if softcap is None and machine_code.knows(flat[0]) and (short or row_attention.has_unit_for(flat[0])):
             if self._by_kernel is None:
                 self._by_kernel = RowAttention(self.rows)
             query, key, value = flat

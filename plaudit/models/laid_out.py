@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from plaudit.models import few_rows, machine_code, tiles
+from plaudit.models import few_rows, machine_code, tile_unit, tiles
 from plaudit.models.linear_table import LinearTable
 from plaudit.models.network import AdaptedLinear, Network
 
@@ -78,7 +78,7 @@ def laid_out(network: Network, rows: int) -> Iterator[Products]:
 def _maker(network: Network, rows: int) -> Callable[[list[nn.Module]], _Siblings] | None:
     """Of the product for a group of layers; None where the layers' own are as good."""
     dtype, packs = network.dtype, _packs_weights(network)
-    few, unit = rows <= FEW_ROWS and machine_code.serve(network.body), packs and tiles.available()
+    few, unit = rows <= FEW_ROWS and machine_code.serve(network.body), packs and tile_unit.available()
 
     def make(group: list[nn.Module]) -> _Siblings:
         first: Any = group[0]
@@ -243,7 +243,7 @@ class ByKernel(_Siblings):
         result = machine_code.room(len(x), self.outputs, x)
         given = x, self.table.plan, result[:0] if residual is None else residual, result
         if self.by_tiles:
-            tiles.product(*given, tiles.workplace(), machine_code.threads())
+            tiles.product(*given, tile_unit.workplace(), machine_code.threads())
         else:
             few_rows.product(*given, machine_code.threads())
         return result

@@ -13,7 +13,7 @@ from numba import prange, types
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from plaudit.models import machine_code, tiles, vectors
+from plaudit.models import machine_code, tile_unit, vectors
 from plaudit.models.machine_code import compiled, generated, plain_array
 
 BLOCK = 2 * vectors.LANES
@@ -62,7 +62,7 @@ class _Product(torch.autograd.Function):
 
 def _serves(x: Tensor) -> bool:
     """Whether these are numbers and a processor that this was measured with."""
-    return x.dtype == torch.bfloat16 and x.device.type == "cpu" and tiles.available()
+    return x.dtype == torch.bfloat16 and x.device.type == "cpu" and tile_unit.available()
 
 
 def product(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -115,7 +115,7 @@ def transposed(x: Tensor) -> Tensor:
 
 
 @generated
-def _turn_square(context: Any, source: Any, apart: Any, to: Any, to_apart: Any) -> Any:
+def turn_square(context: Any, source: Any, apart: Any, to: Any, to_apart: Any) -> Any:
     """32 rows of 16 numbers of 16 bits, which begin so many bytes apart, as 16 rows of 32."""
 
     def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
@@ -139,13 +139,16 @@ def _transpose(x: Any, result: Any) -> None:
     """[m, n] -> [n, apart], both of at least 32, and zeros; the last squares begin before the end of the others."""
     m, n = x.shape
     apart, to_apart = x.itemsize * n, x.itemsize * result.shape[1]
-    for block in prange(-(-n // BLOCK)):
-        column = min(block * BLOCK, n - BLOCK)
-        for row in range(column, column + BLOCK):
+    blocks = -(-n // BLOCK)
+    for pair in prange(-(-blocks // 2)):  # two lines of a row, one after the other, come sooner than each by itself
+        first, last = 2 * pair, min(2 * pair + 2, blocks)
+        for row in range(first * BLOCK, min(last * BLOCK, n)):
             result[row, m:] = 0
         for piece in range(-(-m // BLOCK)):
             row = min(piece * BLOCK, m - BLOCK)
-            for half in range(0, BLOCK, vectors.LANES):
-                at = np.int64(x.ctypes.data) + apart * row + x.itemsize * (column + half)
-                to = np.int64(result.ctypes.data) + to_apart * (column + half) + x.itemsize * row
-                _turn_square(at, apart, to, to_apart)
+            for block in range(first, last):
+                column = min(block * BLOCK, n - BLOCK)
+                for half in range(0, BLOCK, vectors.LANES):
+                    at = np.int64(x.ctypes.data) + apart * row + x.itemsize * (column + half)
+                    to = np.int64(result.ctypes.data) + to_apart * (column + half) + x.itemsize * row
+                    turn_square(at, apart, to, to_apart)

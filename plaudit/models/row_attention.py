@@ -1,7 +1,8 @@
 """Causal attention over rows of a packed batch, forward and backward, on a CPU.
 
 A row's keys, and a few queries at a time, are held in float32; scores are computed again in the backward pass from one
-number a query that the forward pass keeps, as in Dao et al. 2022 (FlashAttention, arXiv:2205.14135), section 3.1.
+number a query that the forward pass keeps, as in Dao et al. 2022 (FlashAttention, arXiv:2205.14135), section 3.1. Where
+there is a tile unit, `plaudit.models.tile_attention` does that of bfloat16.
 
 N tokens of the packed batch, R rows of Q queries and S keys each, the queries being the last of the keys; H query heads
 in groups of H/G share G key heads of width d.
@@ -18,7 +19,7 @@ from numba import prange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from plaudit.models import machine_code
+from plaudit.models import machine_code, tile_attention, tile_unit
 from plaudit.models.kernels import exponentials, mixture
 from plaudit.models.machine_code import called, compiled, exp, inlined, narrow, wide
 from plaudit.models.vectors import LANES
@@ -94,7 +95,7 @@ class _Attend(torch.autograd.Function):
         normalisers = torch.empty(len(query), heads, dtype=torch.float32)
         ctx.save_for_backward(query, key, value, normalisers)
         ctx.more = places, heads, scale, window
-        _run(attend, ctx, query, key, value, normalisers, result)
+        _run(attend, tile_attention.attend, ctx, query, key, value, normalisers, result)
         return result
 
     @staticmethod
@@ -105,19 +106,31 @@ class _Attend(torch.autograd.Function):
         places: _Places = ctx.more[0]
         to_query = torch.empty_like(query)
         to_rows = torch.empty(2, len(places.keys), key.shape[1], dtype=torch.float32)
-        _run(attend_backward, ctx, query, key, value, normalisers, gradient.contiguous(), to_query, *to_rows)
-        owners = torch.from_numpy(places.keys)
-        sums = (torch.zeros(key.shape, dtype=torch.float32).index_add_(0, owners, part) for part in to_rows)
-        to_key, to_value = (total.to(x.dtype) for total, x in zip(sums, (key, value), strict=True))
-        return to_query, to_key, to_value, *(None,) * 4
+        tensors = query, key, value, normalisers, gradient.contiguous(), to_query, *to_rows
+        _run(attend_backward, tile_attention.attend_backward, ctx, *tensors)
+        to_both, sums = torch.empty(2, *key.shape, dtype=key.dtype), torch.empty(key.shape, dtype=torch.float32)
+        for to_tokens, to_keys in zip(to_both, to_rows, strict=True):
+            parts, totals, result = (machine_code.plain_array(x) for x in (to_keys, sums, to_tokens))
+            with machine_code.in_use():
+                add_up(parts, totals, result, places.keys, machine_code.threads())
+        return to_query, *to_both, *(None,) * 4
 
 
-def _run(kernel: Any, ctx: Any, *tensors: Tensor) -> None:
+def has_unit_for(x: Tensor) -> bool:
+    """Whether a tile unit does the products of such numbers."""
+    return x.dtype == torch.bfloat16 and tile_unit.available()
+
+
+def _run(by_vectors: Any, by_unit: Any, ctx: Any, *tensors: Tensor) -> None:
     places, heads, scale, window = ctx.more
     arrays = [machine_code.plain_array(x.detach()) for x in tensors]
     lists = places.queries, places.query_begins, places.keys, places.key_begins, places.most_keys
     with machine_code.in_use():
-        kernel(*arrays, *lists, heads, np.float32(scale), window, machine_code.threads())
+        more = *lists, heads, np.float32(scale), window, machine_code.threads()
+        if has_unit_for(tensors[0]):
+            by_unit(*arrays, *more, tile_unit.workplace())
+        else:
+            by_vectors(*arrays, *more)
 
 
 @inlined
@@ -172,6 +185,31 @@ def _give(x: Any, scale: Any, result: Any) -> None:
     """Back from float32: as many numbers as the result has."""
     for i in range(len(result)):
         result[i] = narrow(x[i] * scale, result)
+
+
+@compiled
+def add_up(parts: Any, sums: Any, result: Any, places: Any, threads: int) -> None:
+    """Of what the keys of rows have, to each token: one may be a key of several rows.
+
+    parts   [sum of S, G d] float32; places: [sum of S] the token of each
+    sums    [N, G d] float32, to work in
+    result  [N, G d], written
+    """
+    tokens, width = sums.shape
+    if len(places) == tokens:  # each a key of one row
+        for i in prange(tokens):
+            _give(parts[i], np.float32(1.0), result[places[i]])
+        return
+    for thread in prange(threads):
+        begin, end = width * thread // threads, width * (thread + 1) // threads
+        for n in range(tokens):
+            sums[n][begin:end] = 0
+        for i in range(len(places)):
+            total, part = sums[places[i]][begin:end], parts[i][begin:end]
+            for column in range(len(total)):
+                total[column] += part[column]
+        for n in range(tokens):
+            _give(sums[n][begin:end], np.float32(1.0), result[n][begin:end])
 
 
 @called

@@ -1,7 +1,7 @@
-"""Matrix products by a processor's tile unit (Intel AMX), of bfloat16 weights that stay where and as they are.
+"""Matrix products by a processor's tile unit, of bfloat16 weights that stay where and as they are.
 
-A tile is 16 rows (SIDE) of 64 bytes. One instruction adds the product of two: 16 outputs of a weight, by 32 inputs
-(STEP), by 16 rows of x. A weight's tile is read straight from the weight; only x is rearranged, which is small.
+One instruction multiplies 16 outputs of a weight (SIDE), by 32 inputs (STEP), by 16 rows of x. A weight's tile is read
+straight from the weight; only x is rearranged, which is small.
 
 For few rows a product takes as long as its weight takes to read. A core that reads one place after the other waits for
 memory, so what is needed soon is asked for ahead of time, in four places of the weight at once, far from each other.
@@ -11,16 +11,10 @@ B rows of x, in tiles of 16; K inputs, N outputs.
 
 from __future__ import annotations
 
-import ctypes
-import platform
-import sys
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
-import torch
 from llvmlite import ir
 from numba import prange, types
 
@@ -47,10 +41,22 @@ from plaudit.models.linear_table import (
     WIDTH,
 )
 from plaudit.models.machine_code import array_at, compiled, composed, generated, inlined, narrow, wide
-from plaudit.models.vectors import BYTE, LONG, instruct
+from plaudit.models.tile_unit import (
+    SCRATCH,
+    SUMS,
+    TILE,
+    TURNED,
+    ZEROS,
+    add_product,
+    load,
+    store,
+    switch_back,
+    switch_on,
+    turn_pairs,
+    zero,
+)
+from plaudit.models.vectors import LONG
 
-TILE = 1024
-"""Bytes."""
 AHEAD = 1
 """Groups of four pairs of blocks, between what is asked for and what is computed."""
 ASKED = 8
@@ -59,67 +65,11 @@ ASKED = 8
 It asks for one place after another, with tiles loaded in between: of what is asked for in one go, a core has room for
 half, and a tile would wait for memory behind it.
 """
-SUMS, TURNED, SAVED, CONFIG, ZEROS, SCRATCH = 0, 4096, 5120, 5184, 5248, 8192
-"""Bytes into what a thread works in: four tiles, one turned, the unit's state before and now, zeros; and all of it."""
-
-_PERMISSION, _TILE_DATA = 0x1023, 18  # of Linux' arch_prctl
-
-
-@cache
-def available() -> bool:
-    """Whether this processor has the unit, and the system lets this process use it."""
-    if sys.platform != "linux" or platform.machine() != "x86_64":
-        return False
-    try:
-        with open("/proc/cpuinfo") as file:
-            flags = next((line.split() for line in file if line.startswith("flags")), [])
-    except OSError:
-        return False
-    if "amx_tile" not in flags or "amx_bf16" not in flags:
-        return False
-    return ctypes.CDLL(None).syscall(158, _PERMISSION, _TILE_DATA) == 0
 
 
 def fit(inputs: int) -> bool:
     """Whether a weight of so many inputs can be read as pairs of them."""
     return inputs % 2 == 0
-
-
-def _number(tile: int) -> Any:
-    return ir.Constant(BYTE, tile)
-
-
-def _load(builder: Any, tile: int, address: Any, apart: Any = None, offset: int = 0) -> None:
-    """A tile from rows that are so many bytes apart."""
-    apart = ir.Constant(LONG, 2 * STEP) if apart is None else apart
-    instruct(builder, "llvm.x86.tileloadd64", _number(tile), vectors.at(builder, address, offset), apart)
-
-
-def _add_product(builder: Any, sums: int, weight: int, x: int) -> None:
-    instruct(builder, "llvm.x86.tdpbf16ps", *map(_number, (sums, weight, x)))
-
-
-@generated
-def _switch_on(context: Any, scratch: Any) -> Any:
-    """Set the unit up; how it was before is kept."""
-
-    def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
-        instruct(builder, "llvm.x86.sttilecfg", vectors.at(builder, given[0], SAVED))
-        instruct(builder, "llvm.x86.ldtilecfg", vectors.at(builder, given[0], CONFIG))
-        return context.get_dummy_value()
-
-    return types.void(types.int64), generate
-
-
-@generated
-def _switch_back(context: Any, scratch: Any) -> Any:
-    """As it was before, for whoever has set it up."""
-
-    def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
-        instruct(builder, "llvm.x86.ldtilecfg", vectors.at(builder, given[0], SAVED))
-        return context.get_dummy_value()
-
-    return types.void(types.int64), generate
 
 
 def _of_a_pair(tiles: int) -> Callable[..., None]:
@@ -130,7 +80,7 @@ def _of_a_pair(tiles: int) -> Callable[..., None]:
     def begin(context: Any) -> Any:
         def generate(context: Any, builder: Any, _: Any, __: Any) -> Any:
             for tile in sums:
-                instruct(builder, "llvm.x86.tilezero", _number(tile))
+                zero(builder, tile)
             return context.get_dummy_value()
 
         return types.void(), generate
@@ -148,20 +98,20 @@ def _of_a_pair(tiles: int) -> Callable[..., None]:
                     if asks:
                         vectors.ask_for(builder, asked[place], ASKED)
 
-                _load(builder, 6, x)
+                load(builder, 6, x)
                 ask_for(0)
-                _load(builder, 4, weight0, apart)
-                _add_product(builder, 0, 4, 6)
+                load(builder, 4, weight0, apart)
+                add_product(builder, 0, 4, 6)
                 if tiles == 2:
-                    _load(builder, 7, x, offset=TILE)
+                    load(builder, 7, x, offset=TILE)
                 ask_for(1)
                 if tiles == 2:
-                    _add_product(builder, 1, 4, 7)
-                _load(builder, 5, weight1, apart)
+                    add_product(builder, 1, 4, 7)
+                load(builder, 5, weight1, apart)
                 ask_for(2)
-                _add_product(builder, 2, 5, 6)
+                add_product(builder, 2, 5, 6)
                 if tiles == 2:
-                    _add_product(builder, 3, 5, 7)
+                    add_product(builder, 3, 5, 7)
                 ask_for(3)
                 return context.get_dummy_value()
 
@@ -174,10 +124,8 @@ def _of_a_pair(tiles: int) -> Callable[..., None]:
     @generated
     def end(context: Any, scratch: Any) -> Any:
         def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
-            apart = ir.Constant(LONG, 4 * SIDE)
             for tile in sums:
-                place = vectors.at(builder, given[0], SUMS + tile * TILE)
-                instruct(builder, "llvm.x86.tilestored64", _number(tile), place, apart)
+                store(builder, tile, given[0], ir.Constant(LONG, 4 * SIDE), SUMS + tile * TILE)
             return context.get_dummy_value()
 
         return types.void(types.int64), generate
@@ -264,24 +212,6 @@ def _finish_tile(
     return types.void(*[types.int64] * 6), generate
 
 
-@generated
-def _turn_pairs(context: Any, x: Any, apart: Any, last: Any, to: Any) -> Any:
-    """A tile of 16 rows of 16 pairs of numbers, pairs first; the last row there is stands for those that are not."""
-
-    def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
-        x, apart, last, to = given
-        rows = []
-        for b in range(SIDE):
-            row = ir.Constant(LONG, b)
-            row = builder.select(builder.icmp_signed("<", row, last), row, last)
-            rows.append(vectors.load(builder, builder.add(x, builder.mul(row, apart))))
-        for i, pairs in enumerate(vectors.turned(rows, builder)):
-            vectors.store(builder, pairs, to, 4 * SIDE * i)
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 4), generate
-
-
 @inlined
 def _arrange(x: Any, arranged: Any) -> None:
     """[B, K / 2] pairs of numbers as the unit reads them: [ceil(K / 32), ceil(B / 16), 16 pairs, 16 rows].
@@ -296,7 +226,7 @@ def _arrange(x: Any, arranged: Any) -> None:
             last = min(SIDE, rows - row) - 1
             if count == SIDE:
                 at = np.int64(x.ctypes.data) + x.itemsize * (row * pairs + k * SIDE)
-                _turn_pairs(at, x.itemsize * pairs, last, np.int64(to.ctypes.data))
+                turn_pairs(at, x.itemsize * pairs, last, np.int64(to.ctypes.data))
             else:
                 for b in range(SIDE):
                     of_row = x[row + min(b, last)]
@@ -347,7 +277,7 @@ def _multiply(
         _arrange(x, tiles_of_x)  # each for itself: to share it takes longer
         _arrange(low, tiles_of_low)
         x_at, low_at = np.int64(tiles_of_x.ctypes.data), np.int64(tiles_of_low.ctypes.data)
-        _switch_on(mine)
+        switch_on(mine)
         for i in range(end - begin):
             group, part = i // 4, i % 4
             pair = table[begin + (part * far + group if group < far else i)]
@@ -399,7 +329,7 @@ def _multiply(
                                 if adds:
                                     total += wide(residual[row + b, column + n])
                                 result[row + b, column + n] = narrow(total, result)
-        _switch_back(mine)
+        switch_back(mine)
 
 
 @composed
@@ -420,13 +350,3 @@ def product(x: Any, plan: Any, residual: Any, result: Any, scratch: Any, threads
         _multiply(given, plan[STEPS], down, no_pairs, ups, nothing, low[:0], low, scratch, threads)
     table, bias = array_at(plan[TABLE], (plan[LINES], 7), plan), array_at(plan[BIAS], (plan[OUTPUTS] + STEP,), x)
     _multiply(given, plan[STEPS], table, low.view(np.uint32), ups, bias, residual, result, scratch, threads)
-
-
-@cache
-def workplace() -> Any:
-    """[most threads, SCRATCH] bytes to work in, for one caller at a time."""
-    result = torch.zeros(numba.config.NUMBA_NUM_THREADS, SCRATCH, dtype=torch.uint8).numpy()
-    result[:, CONFIG] = 1
-    result[:, CONFIG + 16 : CONFIG + 32].view(np.uint16)[:] = 4 * SIDE  # bytes in each row of the eight tiles
-    result[:, CONFIG + 48 : CONFIG + 56] = SIDE
-    return result

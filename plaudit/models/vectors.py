@@ -5,8 +5,10 @@ Addresses are whole numbers; a network's numbers are float32, or bfloat16 as uin
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 
@@ -15,6 +17,10 @@ LANES = 16
 BYTE, HALF, WORD, LONG, FLOAT = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 HALVES, WORDS, FLOATS = (ir.VectorType(kind, LANES) for kind in (HALF, WORD, FLOAT))
 ADDRESS = BYTE.as_pointer()
+COEFFICIENTS = (
+    1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1,
+)  # fmt: skip
+"""Of Cephes' polynomial for e^r (Moshier 1992, `expf`)."""
 
 
 def at(builder: Any, address: Any, offset: int = 0, kind: Any = ADDRESS) -> Any:
@@ -57,10 +63,22 @@ def widened(builder: Any, halves: Any) -> Any:
 def rounded(builder: Any, numbers: Any) -> Any:
     """float32 as bfloat16, one or 16: to the nearest, ties to even."""
     words, halves = (WORD, HALF) if numbers.type == FLOAT else (WORDS, HALVES)
+    return builder.trunc(builder.lshr(_rounded_bits(builder, numbers), all_of(16, words)), halves)
+
+
+def _rounded_bits(builder: Any, numbers: Any) -> Any:
+    """Those of bfloat16 above what does not count."""
+    words = WORD if numbers.type == FLOAT else WORDS
     bits = builder.bitcast(numbers, words)
     last = builder.and_(builder.lshr(bits, all_of(16, words)), all_of(1, words))
-    bits = builder.add(bits, builder.add(last, all_of(0x7FFF, words)))
-    return builder.trunc(builder.lshr(bits, all_of(16, words)), halves)
+    return builder.add(bits, builder.add(last, all_of(0x7FFF, words)))
+
+
+def rounded_pairs(builder: Any, low: Any, high: Any) -> Any:
+    """Two vectors of float32 as bfloat16, in the lower and upper halves of 16 numbers of 32 bits."""
+    first, second = (_rounded_bits(builder, numbers) for numbers in (low, high))
+    upper = builder.and_(second, all_of(0xFFFF0000))
+    return builder.or_(builder.lshr(first, all_of(16)), upper)
 
 
 def load(builder: Any, address: Any, offset: int = 0, kind: Any = types.float32) -> Any:
@@ -82,8 +100,12 @@ def store_rounded(builder: Any, numbers: Any, address: Any) -> None:
 
 def same(builder: Any, address: Any) -> Any:
     """16 times the float32 there."""
-    number = builder.load(at(builder, address, kind=FLOAT.as_pointer()), align=4)
-    first = builder.insert_element(ir.Constant(FLOATS, None), number, ir.Constant(WORD, 0))
+    return same_as(builder, builder.load(at(builder, address, kind=FLOAT.as_pointer()), align=4))
+
+
+def same_as(builder: Any, number: Any) -> Any:
+    """16 times this float32, or whole number of 32 bits."""
+    first = builder.insert_element(ir.Constant(ir.VectorType(number.type, LANES), None), number, ir.Constant(WORD, 0))
     return builder.shuffle_vector(first, first, all_of(0))
 
 
@@ -109,3 +131,57 @@ def turned(rows: list[Any], builder: Any) -> list[Any]:
                 swapped[place] = builder.shuffle_vector(rows[i], rows[i + size], mask)
         rows, size = swapped, size // 2
     return rows
+
+
+def exponential(builder: Any, x: Any) -> Any:
+    """e^x of 16 float32 up to 88, as `plaudit.models.machine_code.exp`."""
+
+    def all_alike(number: float) -> Any:
+        return ir.Constant(FLOATS, [ir.Constant(FLOAT, float(np.float32(number)))] * LANES)
+
+    def times_plus(some: Any, factor: Any, more: Any) -> Any:
+        return builder.fadd(builder.fmul(some, factor, flags=["contract"]), more, flags=["contract"])
+
+    least = all_alike(-87.0)
+    none = builder.fcmp_ordered("<", x, least)  # what is no number stays so
+    x = builder.select(none, least, x)
+    n = _vector_call(builder, "llvm.rint.v16f32", builder.fmul(x, all_alike(1.44269504)))
+    r = times_plus(n, all_alike(-0.693359375), x)
+    r = times_plus(n, all_alike(2.12194440e-4), r)
+    p = all_alike(COEFFICIENTS[0])
+    for coefficient in COEFFICIENTS[1:]:
+        p = times_plus(p, r, all_alike(coefficient))
+    p = times_plus(builder.fmul(p, r), r, builder.fadd(r, all_alike(1.0)))
+    exponent = builder.shl(builder.add(builder.fptosi(n, WORDS), all_of(127)), all_of(23))
+    return builder.select(none, ir.Constant(FLOATS, None), builder.fmul(p, builder.bitcast(exponent, FLOATS)))
+
+
+def as_it_is(builder: Any, numbers: Any) -> Any:
+    """Not to become part of another operation."""
+    return _vector_call(builder, "llvm.arithmetic.fence.v16f32", numbers)
+
+
+def _vector_call(builder: Any, name: str, numbers: Any) -> Any:
+    found = builder.module.globals.get(name)
+    if found is None:
+        found = ir.Function(builder.module, ir.FunctionType(FLOATS, [FLOATS]), name)
+    return builder.call(found, [numbers])
+
+
+def loop(builder: Any, count: Any, carried: list[Any], body: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
+    """The body's instructions, at least once: from an index and what is carried to what is carried on; returns that."""
+    before, block, after = builder.block, *map(builder.append_basic_block, ("block", "after"))
+    builder.branch(block)
+    builder.position_at_end(block)
+    index = builder.phi(LONG)
+    index.add_incoming(ir.Constant(LONG, 0), before)
+    here = [builder.phi(one.type) for one in carried]
+    further = body(index, here)
+    following = builder.add(index, ir.Constant(LONG, 1))
+    index.add_incoming(following, builder.block)
+    for one, begun, more in zip(here, carried, further, strict=True):
+        one.add_incoming(begun, before)
+        one.add_incoming(more, builder.block)
+    builder.cbranch(builder.icmp_signed("<", following, count), block, after)
+    builder.position_at_end(after)
+    return further

@@ -44,7 +44,7 @@ def whole_step(heads_per_group: int, width: int, by_tiles: bool) -> Callable[...
     cache          [rows, G, C, d], the first layer's keys, for its shape
     first, column  [B] the first column that each row looks at, and the one that is written
     result         [B, D], written
-    scratch        `tiles.workplace()`; threads: to use
+    scratch        `tile_unit.workplace()`; threads: to use
     """
 
     lines = kernels.lines_of(width)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plaudit.models import kernels, machine_code, tiles
+from plaudit.models import kernels, machine_code, tile_unit
 from plaudit.models.fused_modules import KINDS, window_of
 from plaudit.models.laid_out import ByKernel, Product, Products
 from plaudit.models.machine_code import plain_array
@@ -38,7 +38,7 @@ class FusedStep:
         self.plans, by_tiles = _plans(self.layers, self.norm)
         if self.plans is not None:
             self.whole_step = whole_step(members, self.layers[0].width, by_tiles)
-            self.scratch = tiles.workplace()
+            self.scratch = tile_unit.workplace()
         self.places: Any = None  # once there is a cache
 
     def __call__(self, tokens: Tensor, positions: Tensor, first: Tensor, column: int, caches: list[Any]) -> Tensor:

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from plaudit.models import few_rows, tiles
+from plaudit.models import few_rows, tile_unit, tiles
 from plaudit.models.linear_table import LinearTable
 from plaudit.models.machine_code import in_use, plain_array, room
 
-needs_unit = pytest.mark.skipif(not tiles.available(), reason="this processor has no tile unit, or it is locked")
+needs_unit = pytest.mark.skipif(not tile_unit.available(), reason="this processor has no tile unit, or it is locked")
 UNIT = pytest.param("tiles", torch.bfloat16, marks=needs_unit)
 KINDS = [UNIT, ("few", torch.bfloat16), ("few", torch.float32)]
 MEASURES = [
@@ -43,7 +43,7 @@ def write(kind, parts, x, residual, result, threads=2):
     table = LinearTable(*parts)
     given = plain_array(x), table.plan, *arrays
     if kind == "tiles":
-        tiles.product(*given, np.repeat(tiles.workplace()[:1], threads, axis=0), threads)
+        tiles.product(*given, np.repeat(tile_unit.workplace()[:1], threads, axis=0), threads)
     else:
         few_rows.product(*given, threads)
 
@@ -109,15 +109,15 @@ def test_a_row_does_not_depend_on_its_neighbours(kind, dtype):
 
 @numba.njit
 def set_up(scratch):
-    tiles._switch_on(np.int64(scratch.ctypes.data))
+    tile_unit.switch_on(np.int64(scratch.ctypes.data))
 
 
 @needs_unit
 def test_the_unit_is_left_as_it_was_set_up():
     """As whoever has set it up may take for granted."""
     parts, x = siblings(576, (100,), False), torch.randn(37, 576).bfloat16()
-    scratch = tiles.workplace()[0].copy()
-    config = scratch[tiles.CONFIG :][:64]
+    scratch = tile_unit.workplace()[0].copy()
+    config = scratch[tile_unit.CONFIG :][:64]
     config[48:56] = 8  # half as many rows in a tile
     its_own = config.tolist()
     try:
@@ -126,7 +126,7 @@ def test_the_unit_is_left_as_it_was_set_up():
     finally:
         config[:] = 0  # which switches it off
         set_up(scratch)
-    assert scratch[tiles.SAVED :][:64].tolist() == its_own
+    assert scratch[tile_unit.SAVED :][:64].tolist() == its_own
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

@@ -5,12 +5,15 @@ from itertools import pairwise
 import pytest
 import torch
 
-from plaudit.models import row_attention
+from plaudit.models import row_attention, tile_unit
 from plaudit.models.attention import LONGEST, UNLIMITED, PackedRows
 from plaudit.models.row_attention import RowAttention
 from plaudit.text.rows import attention_rows
 
-ALONE = [5, 70, 33, 1, 140]
+needs_unit = pytest.mark.skipif(not tile_unit.available(), reason="this processor has no tile unit, or it is locked")
+KINDS = [(torch.float32, False), (torch.bfloat16, False), pytest.param(torch.bfloat16, True, marks=needs_unit)]
+"""Numbers, and whether the unit multiplies them."""
+ALONE = [5, 70, 33, 1, 140, 290]
 SHARED = [(7, (3, 4, 9)), (40, (33, 1, 66)), (2, ())]
 """Tokens of a prompt, and of the responses that share it."""
 
@@ -54,11 +57,12 @@ def by_formula(rows, query, key, value, heads, scale, window):
     return torch.stack(results)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("dtype", "unit"), KINDS)
 @pytest.mark.parametrize("window", [UNLIMITED, 45, 5, 1])
 @pytest.mark.parametrize(("heads", "groups", "width"), [(6, 2, 64), (4, 4, 8), (2, 1, 80)])
 @pytest.mark.parametrize("layout", [alone, shared])
-def test_results_and_gradients_are_those_of_the_formula(layout, heads, groups, width, window, dtype):
+def test_results_and_gradients_are_those_of_the_formula(layout, heads, groups, width, window, dtype, unit, monkeypatch):
+    monkeypatch.setattr(tile_unit, "available", lambda: unit)
     rows, tokens, shares = layout()
     torch.manual_seed(0)
     given = [torch.randn(tokens, n * width).to(dtype).requires_grad_() for n in (heads, groups, groups)]
@@ -104,11 +108,12 @@ def test_widths_that_do_not_fit_are_refused(change):
         attend(query, key, value, use["heads"], 1.0, use["window"])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_threads_and_other_rows_change_nothing(threads):
+def test_threads_and_other_rows_change_nothing(threads, dtype):
     rows, tokens, _ = alone()
     torch.manual_seed(0)
-    given = [torch.randn(tokens, n * 16).requires_grad_() for n in (4, 2, 2)]
+    given = [torch.randn(tokens, n * 16).to(dtype).requires_grad_() for n in (4, 2, 2)]
     before = torch.get_num_threads()
 
     def results(threads, some, of_some):
@@ -127,16 +132,37 @@ def test_threads_and_other_rows_change_nothing(threads):
         torch.set_num_threads(before)
 
 
-def test_rows_that_are_too_long_are_left_to_pytorch(monkeypatch):
+@pytest.mark.parametrize("unit", [False, True])
+def test_rows_that_are_too_long_are_left_to_pytorch_where_no_unit_helps(unit, monkeypatch):
     rows, tokens, _ = alone()
     layout = attention_rows(rows, tokens, shared=False, device="cpu")
-    query, key, value = (torch.randn(tokens, 32) for _ in range(3))
-    asked = []
+    given, asked = [torch.randn(tokens, 32) for _ in range(3)], []
     monkeypatch.setattr(row_attention.RowAttention, "__call__", lambda self, *given: asked.append(given) or given[0])
+    monkeypatch.setattr(tile_unit, "available", lambda: unit)
+
+    def calls(dtype):
+        """Of ours, and what came of it."""
+        asked.clear()
+        result = PackedRows(layout).attend_tokens([x.to(dtype) for x in given], 2, scale=0.3, window=None)
+        return len(asked), result
+
     assert max(ALONE) < LONGEST
-    PackedRows(layout).attend_tokens([query, key, value], 2, scale=0.3, window=None)
-    assert len(asked) == 1
+    assert calls(torch.float32)[0] == calls(torch.bfloat16)[0] == 1
     monkeypatch.setattr("plaudit.models.attention.LONGEST", max(ALONE) - 1)
-    found = PackedRows(layout).attend_tokens([query, key, value], 2, scale=0.3, window=None)
-    assert len(asked) == 1
-    torch.testing.assert_close(found, by_formula(rows, query, key, value, 2, 0.3, UNLIMITED))
+    assert calls(torch.bfloat16)[0] == unit
+    ours, found = calls(torch.float32)
+    assert ours == 0
+    torch.testing.assert_close(found, by_formula(rows, *given, 2, 0.3, UNLIMITED))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_comes_later_changes_nothing(dtype):
+    tokens, before = 90, 57
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(tokens, 64).to(dtype) for _ in range(3))
+    attend = RowAttention(attention_rows([(list(range(tokens)),) * 2], tokens, shared=False, device="cpu"))
+    results = [attend(query, key, value, 1, 0.2, UNLIMITED)]
+    key[before:], value[before:] = 30, 1e30
+    results.append(attend(query, key, value, 1, 0.2, UNLIMITED))
+    assert results[0][:before].equal(results[1][:before])
+    assert not results[0][before:].equal(results[1][before:])

@@ -5,7 +5,7 @@ import torch
 from test_decoders import OPTIONS, PROMPTS, load
 
 from plaudit.config import LoraSettings
-from plaudit.models import laid_out, machine_code, tiles
+from plaudit.models import laid_out, machine_code, tile_unit, tiles
 from plaudit.models.fused_modules import window_of
 from plaudit.models.network import make_trainable
 from plaudit.sampling import decoders
@@ -82,7 +82,7 @@ def test_each_layer_sees_as_far_as_its_own_window(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("rows", "unit"), [(2, True), (7, True), (7, False)])
 def test_in_bfloat16_it_is_as_far_from_float32_as_the_modules_are(family, rows, unit, tmp_path, monkeypatch):
     if not unit:
-        monkeypatch.setattr(tiles, "available", lambda: False)
+        monkeypatch.setattr(tile_unit, "available", lambda: False)
     exact, _ = steps(shaken(load(family, tmp_path / "exact"), "all"), rows)
     network = shaken(load(family, tmp_path / "rounded", dtype="bfloat16"), "all")
     fused, used = steps(network, rows)
@@ -112,7 +112,7 @@ def test_it_samples_what_the_modules_sample_while_rows_come_and_go(tmp_path, mon
     assert [[c.token_ids for c in group] for group in drawn] == [[c.token_ids for c in group] for group in plain]
 
 
-@pytest.mark.skipif(not tiles.available(), reason="this processor has no tile unit, or it is locked")
+@pytest.mark.skipif(not tile_unit.available(), reason="this processor has no tile unit, or it is locked")
 def test_each_product_is_for_the_rows_and_the_processor(tmp_path, monkeypatch):
     def kinds(rows):
         with laid_out.laid_out(network, rows) as products:
@@ -125,7 +125,7 @@ def test_each_product_is_for_the_rows_and_the_processor(tmp_path, monkeypatch):
     assert kinds(laid_out.MOST_ROWS + 1) == {rearranged}
     monkeypatch.setattr(tiles, "fit", lambda inputs: inputs != network.body.config.intermediate_size)
     assert kinds(7) == {unit, rearranged}
-    monkeypatch.setattr(tiles, "available", lambda: False)
+    monkeypatch.setattr(tile_unit, "available", lambda: False)
     assert kinds(7) == {rearranged}
 
 
