@@ -13,7 +13,7 @@ from numba import prange
 from torch import Tensor, nn
 
 from plaudit.models import machine_code
-from plaudit.models.machine_code import compiled, plain_array
+from plaudit.models.machine_code import compiled, plain_array, wide
 from plaudit.models.masters import PERIOD, Masters, thresholds
 
 PIECE = 1 << 12
@@ -42,7 +42,8 @@ def take_step(optimiser: torch.optim.AdamW, factor: float, masters: Masters | No
     with machine_code.in_use():
         for group in optimiser.param_groups:
             for parameter in group["params"]:
-                if parameter.grad is None:
+                gradient = parameter.grad if masters is None else masters.gradient_of(parameter)
+                if gradient is None:
                     continue
                 state = optimiser.state[parameter]
                 if not state:
@@ -50,10 +51,22 @@ def take_step(optimiser: torch.optim.AdamW, factor: float, masters: Masters | No
                     state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
                 state["step"] += 1
                 rounded = None if masters is None else masters.rounded(parameter)
-                read = [parameter, parameter.grad.contiguous(), state["exp_avg"], state["exp_avg_sq"]]
+                read = [parameter, gradient.contiguous(), state["exp_avg"], state["exp_avg_sq"]]
                 arrays = [*map(_flat, read), np.empty(0, np.uint16) if rounded is None else _flat(rounded)]
                 arrays += thresholds(parameter.device).numpy(), _numbers(group, float(state["step"]), factor)
                 _update(*arrays)
+
+
+@torch.no_grad()
+def total_norm(gradients: list[Tensor]) -> float:
+    """Of all numbers together, float32 or bfloat16; squares are summed in float32 by pieces, and these in float64."""
+    total = 0.0
+    with machine_code.in_use():
+        for gradient in gradients:
+            sums = np.empty(-(-gradient.numel() // PIECE), np.float32)
+            _sum_squares(_flat(gradient.contiguous()), sums)
+            total += float(sums.sum(dtype=np.float64))
+    return float(total**0.5)
 
 
 def _numbers(group: dict[str, Any], steps: float, factor: float) -> Any:
@@ -69,10 +82,21 @@ def _flat(x: Tensor) -> Any:
 
 
 @compiled
+def _sum_squares(numbers: Any, sums: Any) -> None:
+    """[n] -> [ceil(n / PIECE)]."""
+    for piece in prange(len(sums)):
+        some, total = numbers[piece * PIECE : (piece + 1) * PIECE], np.float32(0.0)
+        for i in range(len(some)):
+            total += wide(some[i]) * wide(some[i])
+        sums[piece] = total
+
+
+@compiled
 def _update(weights: Any, gradients: Any, means: Any, squares: Any, rounded: Any, drawn: Any, numbers: Any) -> None:
     """See `take_step`.
 
-    weights, gradients, means, squares  [n] float32; the gradients are read alone
+    weights, means, squares  [n] float32
+    gradients  [n] float32 or bfloat16, read alone
     rounded  [n] bfloat16, written: up or down at its threshold; or [0]
     drawn    [PERIOD] int32, the thresholds
     numbers  as of `_numbers`
@@ -84,7 +108,7 @@ def _update(weights: Any, gradients: Any, means: Any, squares: Any, rounded: Any
         begin, end = piece * PIECE, min((piece + 1) * PIECE, len(weights))
         weight, gradient, mean, square = weights[begin:end], gradients[begin:end], means[begin:end], squares[begin:end]
         for i in range(len(weight)):
-            slope = factor * gradient[i]
+            slope = factor * wide(gradient[i])
             mean[i] += new_mean * (slope - mean[i])
             square[i] = old_square * square[i] + new_square * (slope * slope)
             weight[i] = left * weight[i] - rate * mean[i] / (np.sqrt(square[i]) * root + epsilon)

@@ -25,12 +25,13 @@ PERIOD = 1 << 18
 class Masters:
     """The masters of those parameters that are held in bfloat16; they alone are optimised.
 
-    A gradient of a bfloat16 weight is added to its master's in float32, and is then freed.
+    Gradients of a bfloat16 weight are summed in its master's, in float32; a single one is left as it is.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]):
         self._held: dict[nn.Parameter, nn.Parameter] = {}
         self._rounded: dict[nn.Parameter, nn.Parameter] = {}
+        self._single: dict[nn.Parameter, Tensor] = {}
         for parameter in parameters:
             if parameter.dtype == torch.bfloat16 and parameter not in self._held:
                 self._held[parameter] = nn.Parameter(parameter.detach().float())
@@ -45,6 +46,20 @@ class Masters:
         """The weight that a master is of; None where it is no master."""
         return self._rounded.get(master)
 
+    def gradient_of(self, master: nn.Parameter) -> Tensor | None:
+        """What has been summed up of it; bfloat16 where that is one gradient, None where there is none."""
+        return self._single.get(master) if master.grad is None else master.grad
+
+    def widen_gradients(self) -> None:
+        """Let all of them be the masters' own, for whoever looks for them there."""
+        for master, gradient in self._single.items():
+            master.grad = gradient.float()
+        self._single.clear()
+
+    def clear_gradients(self) -> None:
+        """Those that are not the masters' own."""
+        self._single.clear()
+
     def publish(self) -> None:
         """Let the computation see what the masters have become."""
         for parameter, master in self._held.items():
@@ -53,12 +68,14 @@ class Masters:
     def _take_gradient(self, parameter: Tensor) -> None:
         assert isinstance(parameter, nn.Parameter)
         assert parameter.grad is not None
-        master = self._held[parameter]
-        if master.grad is None:
-            master.grad = parameter.grad.float()
-        else:
-            add_to(master.grad, parameter.grad)
+        master, gradient = self._held[parameter], parameter.grad
         parameter.grad = None
+        if master.grad is None and master not in self._single:
+            self._single[master] = gradient  # a copy of more bits would be read and written at every step
+            return
+        if master.grad is None:
+            master.grad = self._single.pop(master).float()
+        add_to(master.grad, gradient)
 
 
 def add_to(total: Tensor, x: Tensor) -> None:

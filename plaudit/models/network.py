@@ -69,6 +69,10 @@ class Network:
             trained = list({id(p): p for p in parameters if p.requires_grad}.values())
         return trained if self.masters is None else [self.masters.of(p) for p in trained]
 
+    def gradient_of(self, parameter: nn.Parameter) -> Tensor | None:
+        """Of one of these, as backward passes since the last step have summed it up; bfloat16 where one has been."""
+        return parameter.grad if self.masters is None else self.masters.gradient_of(parameter)
+
     def publish(self) -> None:
         """Compute with the trained weights as they are now; to be called when they have changed.
 

@@ -7,13 +7,20 @@ import os
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from plaudit.config import OptimiserSettings
 from plaudit.errors import ModelError, WorkspaceError
-from plaudit.models import adam
+from plaudit.models import adam, machine_code
 from plaudit.models.network import Network, load_trainable_state, trainable_state
 from plaudit.workspace import Run
+
+
+def total_norm(gradients: list[Tensor]) -> float:
+    """Of all numbers together, computed in float32 or finer; 0 of none."""
+    if all(map(machine_code.knows, gradients)):
+        return adam.total_norm(gradients)
+    return float(torch.nn.utils.get_total_norm(gradients))
 
 
 class Optimiser:
@@ -52,30 +59,37 @@ class Optimiser:
 
     def step(self) -> float:
         """Apply the gradients that have been summed up, clear them, and return their norm before clipping."""
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        norm, most = torch.nn.utils.get_total_norm(gradients), self.settings.max_gradient_norm
-        if not norm.isfinite():
+        masters, most, fused = self.network.masters, self.settings.max_gradient_norm, adam.knows(self.parameters)
+        if masters is not None and not fused:
+            masters.widen_gradients()
+        norm = total_norm([gradient for gradient in self.gradients() if gradient is not None])
+        if not math.isfinite(norm):
             raise ModelError(
-                f"the gradient of optimiser step {self.steps_taken + 1} is {float(norm)}, so nothing could be learnt "
+                f"the gradient of optimiser step {self.steps_taken + 1} is {norm}, so nothing could be learnt "
                 "from it; the run's last checkpoint is from before it.\nLook at the run's metrics.jsonl for what grew; "
                 "a lower learning rate or a higher KL price usually mends it."
             )
         for group in self._adam.param_groups:
             group["lr"] = self.learning_rate
-        if adam.knows(self.parameters):
-            adam.take_step(self._adam, min(1.0, most / (float(norm) + 1e-6)), self.network.masters)
+        if fused:
+            adam.take_step(self._adam, min(1.0, most / (norm + 1e-6)), masters)
         else:
             if norm > most:
-                torch.nn.utils.clip_grads_with_norm_(self.parameters, most, norm)
+                torch.nn.utils.clip_grads_with_norm_(self.parameters, most, torch.tensor(norm))
             self._adam.step()
             self.network.publish()
-        self._adam.zero_grad(set_to_none=True)
-        self.steps_taken += 1
-        return float(norm)
+        self.discard()
+        return norm
+
+    def gradients(self) -> list[Tensor | None]:
+        """Of each parameter, as summed up since the last step; bfloat16 where that is one gradient of such a weight."""
+        return [self.network.gradient_of(parameter) for parameter in self.parameters]
 
     def discard(self) -> None:
         """Clear the gradients without applying them; the schedule goes on."""
         self._adam.zero_grad(set_to_none=True)
+        if self.network.masters is not None:
+            self.network.masters.clear_gradients()
         self.steps_taken += 1
 
     def move_schedule_to(self, steps: int) -> None:

@@ -17,7 +17,7 @@ from plaudit.text.batches import draw_without_replacement, micro_batches
 from plaudit.text.chat import TokenSequence
 from plaudit.training.actors import Actors
 from plaudit.training.rollouts import Batching, PolicyPass
-from plaudit.training.step import Optimiser
+from plaudit.training.step import Optimiser, total_norm
 
 KL_LOSSES = {"k2": k2, "k3": k3}
 
@@ -199,26 +199,22 @@ def _mix_in_texts(
     )
     chosen = [texts[i] for i in drawn]
     tokens = sum(len(sequence.response_ids) for sequence in chosen)
-    before = [None if p.grad is None else p.grad.clone() for p in optimiser.parameters]
+    before = [None if gradient is None else gradient.clone() for gradient in optimiser.gradients()]
     total = 0.0
     for _, batch in micro_batches(chosen, batching.config.model.tokens_per_micro_batch, actors.policy.device):
         log_probs, _ = actors.policy.log_probs(batch)
         (-settings.coefficient * log_probs.sum() / tokens).backward()
         total -= float(log_probs.detach().sum())
     own = [
-        p.grad if b is None else p.grad - b
-        for p, b in zip(optimiser.parameters, before, strict=True)
-        if p.grad is not None
+        after if earlier is None else after - earlier
+        for after, earlier in zip(optimiser.gradients(), before, strict=True)
+        if after is not None
     ]
     return {
         "pretraining_loss": total / tokens,
-        "pretraining_gradient_norm": _norm(own),
-        "reward_gradient_norm": _norm([b for b in before if b is not None]),
+        "pretraining_gradient_norm": total_norm(own),
+        "reward_gradient_norm": total_norm([earlier for earlier in before if earlier is not None]),
     }
-
-
-def _norm(gradients: list[Tensor]) -> float:
-    return float(torch.stack([g.norm() for g in gradients]).norm()) if gradients else 0.0
 
 
 def _prefix(critic: str) -> str:

@@ -93,3 +93,35 @@ def test_it_knows_contiguous_float32_on_a_cpu():
     assert not adam.knows([plain, nn.Parameter(torch.zeros(3, dtype=torch.float64))])
     assert not adam.knows([nn.Parameter(torch.zeros(4, 3).T)])
     assert not adam.knows([nn.Parameter(torch.zeros(3, device="meta"))])
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_gradient_of_bfloat16_counts_as_what_it_is(fused, monkeypatch):
+    def after(widened):
+        body = module(dtype=torch.bfloat16)
+        network = Network(body, nn.Identity(), masters=Masters(body.parameters()))
+        optimiser, norms = Optimiser(network, OptimiserSettings(**RATES), 10), []
+        for step in range(2):
+            torch.manual_seed(step)
+            (body(torch.randn(5, 517).bfloat16()).float() * torch.randn(5, 3)).sum().backward()
+            if widened:
+                network.masters.widen_gradients()
+            norms.append(optimiser.step())
+        return norms, [p.detach().clone() for p in network.trainable_parameters()]
+
+    monkeypatch.setattr(adam, "knows", lambda parameters: fused)
+    (norms, found), (their_norms, expected) = after(False), after(True)
+    assert norms == pytest.approx(their_norms)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
+
+
+def test_norms_are_those_of_float64():
+    """Of unlike numbers, one of them strided and one empty."""
+    torch.manual_seed(0)
+    given = [torch.randn(3, 5000).T, torch.randn(70001).bfloat16() * 1e-3, torch.empty(0), torch.randn(1)]
+    assert adam.total_norm(given) == pytest.approx(
+        float(torch.cat([x.double().flatten() for x in given]).norm()), rel=1e-6
+    )
+    assert adam.total_norm([]) == 0.0
+    assert adam.total_norm([torch.tensor([1.0, torch.nan])]) != adam.total_norm([torch.ones(2)])

@@ -50,6 +50,36 @@ def test_gradients_of_micro_batches_are_summed_in_float32():
     assert held.of(weight).grad.tolist() == [2.0] * 3
 
 
+def test_a_single_gradient_stays_as_it_is_until_somebody_looks_for_the_masters_own():
+    weight = nn.Parameter(torch.zeros(3, dtype=torch.bfloat16))
+    held = Masters([weight])
+    master = held.of(weight)
+    assert held.gradient_of(master) is None
+    (weight.sum() * 2**-9).backward()
+    assert weight.grad is master.grad is None
+    assert held.gradient_of(master).dtype == torch.bfloat16
+    held.widen_gradients()
+    assert held.gradient_of(master) is master.grad
+    assert master.grad.dtype == torch.float32
+    (weight.sum()).backward()
+    assert held.gradient_of(master).tolist() == [1 + 2**-9] * 3
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_gradients_are_cleared_with_every_step(passes):
+    weight = nn.Linear(3, 1, bias=False, dtype=torch.bfloat16)
+    network = Network(weight, nn.Identity(), masters=Masters(weight.parameters()))
+    optimiser = Optimiser(network, OptimiserSettings(learning_rate=0.1), 10)
+    for leave in (optimiser.step, optimiser.discard, optimiser.step):
+        for _ in range(passes):
+            weight(torch.ones(1, 3, dtype=torch.bfloat16)).sum().backward()
+        [gradient] = optimiser.gradients()
+        assert gradient.tolist() == [[float(passes)] * 3]
+        assert gradient.dtype == (torch.bfloat16 if passes == 1 else torch.float32)
+        leave()
+        assert optimiser.gradients() == [None]
+
+
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_sums_are_those_of_float32_however_the_total_lies_in_memory(dtype, turned):
