@@ -3,8 +3,8 @@
 Sampling reads every weight once a token. In bfloat16 on a CPU, oneDNN rearranges a plain weight at each product, which
 for few rows takes as long as the product itself; and each call costs tens of microseconds whatever its size. So layers
 that read the same input, with the first halves of their adapters, are one product, by kernels that read the weights
-where they lie: one for a handful of rows, where reading them is all that takes time, and one for processors with a tile
-unit. On others the weights are rearranged once for oneDNN.
+where they lie: one for a handful of rows, where reading them is all that takes time, one for processors with a tile
+unit, and one for those that multiply pairs. On others the weights are rearranged once for oneDNN.
 
 B rows.
 """
@@ -21,16 +21,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from plaudit.models import few_rows, machine_code, tile_unit, tiles
+from plaudit.models import blocks, few_rows, machine_code, pairs, tile_unit, tiles
 from plaudit.models.linear_table import LinearTable
 from plaudit.models.network import AdaptedLinear, Network
+from plaudit.models.whole_step import BY_PAIRS, BY_ROWS, BY_TILES
 
 ROWS = 32
 """Rows that the layout is made for; it serves others as well."""
-FEW_ROWS = 2
-"""For which the products with a weight's rows are taken one by one."""
-MOST_ROWS = 64
-"""Which the tile unit is used for: beyond, oneDNN's blocks are faster than reading a weight once."""
+MOST_ROWS = {BY_ROWS: 2, BY_PAIRS: 64, BY_TILES: 64}
+"""Which a kernel is used for: beyond, oneDNN's blocks are faster than reading a weight once."""
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Names of layers of one module that read the same input, in the families that keep them apart."""
 
@@ -78,12 +77,13 @@ def laid_out(network: Network, rows: int) -> Iterator[Products]:
 def _maker(network: Network, rows: int) -> Callable[[list[nn.Module]], _Siblings] | None:
     """Of the product for a group of layers; None where the layers' own are as good."""
     dtype, packs = network.dtype, _packs_weights(network)
-    few, unit = rows <= FEW_ROWS and machine_code.serve(network.body), packs and tile_unit.available()
+    few = rows <= MOST_ROWS[BY_ROWS] and machine_code.serve(network.body)
+    by = BY_ROWS if few else BY_TILES if tile_unit.available() else BY_PAIRS if pairs.available() else None
 
     def make(group: list[nn.Module]) -> _Siblings:
         first: Any = group[0]
-        if few or (unit and rows <= MOST_ROWS and tiles.fit(first.in_features)):
-            return ByKernel(group, dtype, by_tiles=not few)
+        if by is not None and rows <= MOST_ROWS[by] and (few or blocks.fit(first.in_features)):
+            return ByKernel(group, dtype, by)
         return _Rearranged(group, dtype)
 
     return make if few or packs else None
@@ -218,15 +218,15 @@ def _product(weight: Tensor, bias: Tensor | None, x: Tensor, residual: Tensor | 
 class ByKernel(_Siblings):
     """By a kernel that reads weights where they lie, for no more rows than it is good for."""
 
-    def __init__(self, members: list[nn.Module], dtype: torch.dtype, by_tiles: bool):
+    def __init__(self, members: list[nn.Module], dtype: torch.dtype, by: int):
         super().__init__(members, dtype)
         biases = [None if layer.bias is None else layer.bias.detach().to(dtype) for layer in self.layers]
-        self.table, self.by_tiles = LinearTable(self.weights, biases, self.adapters), by_tiles
+        self.table, self.by = LinearTable(self.weights, biases, self.adapters), by
         self.kind = machine_code.plain_array(self.weights[0]).dtype
 
     def one(self, place: int, x: Tensor) -> Tensor:
         """[..., in] -> [..., out] of one layer; a prefill has more rows, and goes the layer's own way."""
-        if x.numel() > (MOST_ROWS if self.by_tiles else FEW_ROWS) * x.shape[-1]:
+        if x.numel() > MOST_ROWS[self.by] * x.shape[-1]:
             return self.own[place](x)
         return super().one(place, x)
 
@@ -242,10 +242,11 @@ class ByKernel(_Siblings):
         assert x.dtype == self.kind  # kernels take what the table's addresses point to for the same
         result = machine_code.room(len(x), self.outputs, x)
         given = x, self.table.plan, result[:0] if residual is None else residual, result
-        if self.by_tiles:
-            tiles.product(*given, tile_unit.workplace(), machine_code.threads())
-        else:
+        if self.by == BY_ROWS:
             few_rows.product(*given, machine_code.threads())
+        else:
+            product = tiles.product if self.by == BY_TILES else pairs.product
+            product(*given, tile_unit.workplace(), machine_code.threads())
         return result
 
 

@@ -7,8 +7,6 @@ A tile is 16 rows (SIDE) of 64 bytes. One instruction adds the product of two to
 from __future__ import annotations
 
 import ctypes
-import platform
-import sys
 from functools import cache
 from typing import Any
 
@@ -32,18 +30,20 @@ _PERMISSION, _TILE_DATA = 0x1023, 18  # of Linux' arch_prctl
 
 
 @cache
-def available() -> bool:
-    """Whether this processor has the unit, and the system lets this process use it."""
-    if sys.platform != "linux" or platform.machine() != "x86_64":
-        return False
+def flags() -> frozenset[str]:
+    """What Linux says that this processor can do; nothing where it says nothing."""
     try:
         with open("/proc/cpuinfo") as file:
-            flags = next((line.split() for line in file if line.startswith("flags")), [])
+            line = next((line for line in file if line.startswith("flags")), "")
     except OSError:
-        return False
-    if "amx_tile" not in flags or "amx_bf16" not in flags:
-        return False
-    return ctypes.CDLL(None).syscall(158, _PERMISSION, _TILE_DATA) == 0
+        return frozenset()
+    return frozenset(line.split())
+
+
+@cache
+def available() -> bool:
+    """Whether this processor has the unit, and the system lets this process use it."""
+    return {"amx_tile", "amx_bf16"} <= flags() and ctypes.CDLL(None).syscall(158, _PERMISSION, _TILE_DATA) == 0
 
 
 def _number(tile: int) -> Any:

@@ -19,40 +19,27 @@ from llvmlite import ir
 from numba import prange, types
 
 from plaudit.models import vectors
+from plaudit.models.blocks import arrange, by_plan, finish_pair, room_for
 from plaudit.models.linear_table import (
-    BIAS,
-    COLUMN,
-    DOWN_LINES,
-    DOWN_TABLE,
-    LINES,
     LOW,
-    LOWS,
-    NOTHING,
-    OUTPUTS,
     SIDE,
     STEP,
-    STEPS,
-    TABLE,
     UP0,
     UP1,
-    UP_STEPS,
     WEIGHT0,
     WEIGHT1,
-    WIDTH,
 )
-from plaudit.models.machine_code import array_at, compiled, composed, generated, inlined, narrow, wide
+from plaudit.models.machine_code import compiled, composed, generated, inlined
 from plaudit.models.tile_unit import (
     SCRATCH,
     SUMS,
     TILE,
     TURNED,
-    ZEROS,
     add_product,
     load,
     store,
     switch_back,
     switch_on,
-    turn_pairs,
     zero,
 )
 from plaudit.models.vectors import LONG
@@ -65,11 +52,6 @@ ASKED = 8
 It asks for one place after another, with tiles loaded in between: of what is asked for in one go, a core has room for
 half, and a tile would wait for memory behind it.
 """
-
-
-def fit(inputs: int) -> bool:
-    """Whether a weight of so many inputs can be read as pairs of them."""
-    return inputs % 2 == 0
 
 
 def _of_a_pair(tiles: int) -> Callable[..., None]:
@@ -160,92 +142,6 @@ _with_one_tile = _of_a_pair(1)
 _with_two_tiles = _of_a_pair(2)
 
 
-def _columns(builder: Any, tile: Any) -> list[Any]:
-    """Of a tile of float32."""
-    return vectors.turned([vectors.load(builder, tile, 4 * SIDE * i) for i in range(SIDE)], builder)
-
-
-def _halves(builder: Any, address: Any) -> Any:
-    return vectors.load(builder, address, kind=types.uint16)
-
-
-@generated
-def _turn(context: Any, sums: Any, scratch: Any) -> Any:
-    """A tile of sums, outputs first, to where rows come first."""
-
-    def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
-        for b, row in enumerate(_columns(builder, given[0])):
-            vectors.store(builder, row, given[1], TURNED + 4 * SIDE * b)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64), generate
-
-
-@generated
-def _finish_row(context: Any, turned: Any, bias: Any, residual: Any, result: Any) -> Any:
-    """16 outputs of one row, with what is added to them, to their place."""
-
-    def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
-        row = builder.fadd(vectors.load(builder, given[0], TURNED), _halves(builder, given[1]))
-        vectors.store_rounded(builder, builder.fadd(row, _halves(builder, given[2])), given[3])
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 4), generate
-
-
-@generated
-def _finish_tile(
-    context: Any, sums: Any, bias: Any, residual: Any, residual_apart: Any, result: Any, result_apart: Any
-) -> Any:
-    """16 outputs of 16 rows."""
-
-    def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
-        sums, bias, residual, residual_apart, result, result_apart = given
-        added = _halves(builder, bias)
-        for row in _columns(builder, sums):
-            whole = builder.fadd(builder.fadd(row, added), _halves(builder, residual))
-            vectors.store_rounded(builder, whole, result)
-            residual = builder.add(residual, residual_apart)
-            result = builder.add(result, result_apart)
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 6), generate
-
-
-@inlined
-def _arrange(x: Any, arranged: Any) -> None:
-    """[B, K / 2] pairs of numbers as the unit reads them: [ceil(K / 32), ceil(B / 16), 16 pairs, 16 rows].
-
-    Where inputs end within a step there are zeros, as weights have them; rows that are not there may be anything.
-    """
-    rows, pairs = x.shape
-    for k in range(len(arranged)):
-        count = min(SIDE, pairs - k * SIDE)
-        for tile in range(arranged.shape[1]):
-            row, to = tile * SIDE, arranged[k, tile]
-            last = min(SIDE, rows - row) - 1
-            if count == SIDE:
-                at = np.int64(x.ctypes.data) + x.itemsize * (row * pairs + k * SIDE)
-                turn_pairs(at, x.itemsize * pairs, last, np.int64(to.ctypes.data))
-            else:
-                for b in range(SIDE):
-                    of_row = x[row + min(b, last)]
-                    for i in range(count):
-                        to[i, b] = of_row[k * SIDE + i]
-                    for i in range(count, SIDE):
-                        to[i, b] = 0
-
-
-@inlined
-def _room(threads: int, steps: int, rows: int) -> Any:
-    """[threads, steps, ceil(rows / 16), 16, 16] pairs of numbers, from the beginning of a line of memory on."""
-    shape = threads, steps, -(-rows // SIDE), SIDE, SIDE
-    size = shape[0] * shape[1] * shape[2] * SIDE * SIDE
-    room = np.empty(size + SIDE, np.uint32)
-    skipped = -np.int64(room.ctypes.data) % (2 * STEP) // room.itemsize
-    return room[skipped : skipped + size].reshape(shape)
-
-
 @compiled
 def _multiply(
     x: Any, steps: int, table: Any, low: Any, up_steps: int, bias: Any, residual: Any, result: Any, scratch: Any,
@@ -261,21 +157,17 @@ def _multiply(
     result     [B, outputs], written
     scratch    as of `workplace`
     """
-    rows, outputs = result.shape
-    tiles = -(-rows // SIDE)
+    rows, tiles = len(result), -(-len(result) // SIDE)
     apart, up_apart, x_apart = 2 * STEP * steps, 2 * STEP * up_steps, TILE * tiles  # bytes: rows of weights, steps of x
-    arranged = _room(threads, steps + low.shape[1] // SIDE, rows)
-    bias_at, result_at = np.int64(bias.ctypes.data), np.int64(result.ctypes.data)
-    adds = len(residual) > 0
-    residual_at, residual_apart = np.int64(residual.ctypes.data), 2 * outputs if adds else 0
+    arranged = room_for(threads, steps + low.shape[1] // SIDE, rows)
     for thread in prange(threads):
         begin, end = len(table) * thread // threads, len(table) * (thread + 1) // threads
         far = (end - begin) // 4
         mine = np.int64(scratch.ctypes.data) + thread * SCRATCH
         numbers = scratch[thread, TURNED : TURNED + TILE].view(np.float32)
         tiles_of_x, tiles_of_low = arranged[thread, :steps], arranged[thread, steps:]
-        _arrange(x, tiles_of_x)  # each for itself: to share it takes longer
-        _arrange(low, tiles_of_low)
+        arrange(x, tiles_of_x)  # each for itself: to share it takes longer
+        arrange(low, tiles_of_low)
         x_at, low_at = np.int64(tiles_of_x.ctypes.data), np.int64(tiles_of_low.ctypes.data)
         switch_on(mine)
         for i in range(end - begin):
@@ -301,34 +193,7 @@ def _multiply(
                         asked0, asked1, asked2, asked3, mine,
                     )  # fmt: skip
                 asked0 = np.int64(0)
-                for block in range(2):
-                    column = pair[COLUMN] + SIDE * block
-                    width = min(SIDE, pair[WIDTH] - SIDE * block)
-                    if width <= 0:
-                        break
-                    for which in range(min(2, tiles - tile)):
-                        sums = mine + SUMS + TILE * (2 * block + which)
-                        row = SIDE * (tile + which)
-                        added = residual_at + residual_apart * row + 2 * column if adds else mine + ZEROS
-                        written = result_at + 2 * (outputs * row + column)
-                        if width == SIDE and row + SIDE <= rows:
-                            _finish_tile(sums, bias_at + 2 * column, added, residual_apart, written, 2 * outputs)
-                            continue
-                        _turn(sums, mine)
-                        for b in range(min(SIDE, rows - row)):
-                            if width == SIDE:
-                                _finish_row(
-                                    mine + 4 * SIDE * b,
-                                    bias_at + 2 * column,
-                                    added + residual_apart * b,
-                                    written + 2 * outputs * b,
-                                )
-                                continue
-                            for n in range(width):
-                                total = numbers[b * SIDE + n] + wide(bias[column + n])
-                                if adds:
-                                    total += wide(residual[row + b, column + n])
-                                result[row + b, column + n] = narrow(total, result)
+                finish_pair(pair, tile, min(2, tiles - tile), mine, bias, residual, result, numbers)
         switch_back(mine)
 
 
@@ -341,12 +206,4 @@ def product(x: Any, plan: Any, residual: Any, result: Any, scratch: Any, threads
     scratch   `workplace()`
     threads   to use
     """
-    given, lows, ups = x.view(np.uint32), plan[LOWS], plan[UP_STEPS]
-    low = np.zeros((len(x), STEP * lows), x.dtype)  # where a rank ends within a step there are zeros
-    if lows > 0:
-        down = array_at(plan[DOWN_TABLE], (plan[DOWN_LINES], 7), plan)
-        nothing = array_at(plan[NOTHING], (STEP * lows + STEP,), x)
-        no_pairs = np.empty((len(x), 0), np.uint32)
-        _multiply(given, plan[STEPS], down, no_pairs, ups, nothing, low[:0], low, scratch, threads)
-    table, bias = array_at(plan[TABLE], (plan[LINES], 7), plan), array_at(plan[BIAS], (plan[OUTPUTS] + STEP,), x)
-    _multiply(given, plan[STEPS], table, low.view(np.uint32), ups, bias, residual, result, scratch, threads)
+    by_plan(_multiply, x, plan, residual, result, scratch, threads)

@@ -17,6 +17,22 @@ LANES = 16
 BYTE, HALF, WORD, LONG, FLOAT = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 HALVES, WORDS, FLOATS = (ir.VectorType(kind, LANES) for kind in (HALF, WORD, FLOAT))
 ADDRESS = BYTE.as_pointer()
+
+
+class _BFloat(ir.types.Type):  # type: ignore[misc]
+    """The compiler's own type of bfloat16, which what is between it and Python does not have."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat)
+
+
+PAIRS = ir.VectorType(_BFloat(), 2 * LANES)
 COEFFICIENTS = (
     1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1,
 )  # fmt: skip
@@ -107,6 +123,26 @@ def same_as(builder: Any, number: Any) -> Any:
     """16 times this float32, or whole number of 32 bits."""
     first = builder.insert_element(ir.Constant(ir.VectorType(number.type, LANES), None), number, ir.Constant(WORD, 0))
     return builder.shuffle_vector(first, first, all_of(0))
+
+
+def pairs(builder: Any, address: Any, offset: int = 0) -> Any:
+    """16 pairs of bfloat16."""
+    return builder.load(at(builder, address, offset, PAIRS.as_pointer()), align=4)
+
+
+def same_pair(builder: Any, address: Any, offset: int = 0) -> Any:
+    """16 times the pair there."""
+    word = builder.load(at(builder, address, offset, WORD.as_pointer()), align=4)
+    return builder.bitcast(same_as(builder, word), PAIRS)
+
+
+def plus_products(builder: Any, sums: Any, some: Any, others: Any) -> Any:
+    """16 float32, and to each of them both products of two pairs."""
+    name = "llvm.x86.avx512bf16.dpbf16ps.512"
+    found = builder.module.globals.get(name)
+    if found is None:
+        found = ir.Function(builder.module, ir.FunctionType(FLOATS, [FLOATS, PAIRS, PAIRS]), name)
+    return builder.call(found, [sums, some, others])
 
 
 def sum_of(builder: Any, numbers: Any) -> Any:

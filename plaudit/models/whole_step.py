@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from plaudit.models import few_rows, kernels, tiles
+from plaudit.models import few_rows, kernels, pairs, tiles
 from plaudit.models.linear_table import OUTPUTS
 from plaudit.models.machine_code import array_at, compiled, inlined
 from plaudit.models.vectors import LANES
 
 STATES, MIXED, GATES, DOWN = range(4)
 """Products of a layer."""
+BY_ROWS, BY_PAIRS, BY_TILES = range(3)
+"""Kernels of products: of `few_rows`, `pairs` and `tiles`."""
 BEFORE, BETWEEN, HEAD_NORMS, KEYS, VALUES, WINDOW = range(6)
 """Of a layer: addresses of its norms' weights and of its cache, and how many columns it sees."""
 
@@ -29,7 +31,7 @@ def whole_lanes(columns: int) -> int:
 
 
 @cache
-def whole_step(heads_per_group: int, width: int, by_tiles: bool) -> Callable[..., None]:
+def whole_step(heads_per_group: int, width: int, by: int) -> Callable[..., None]:
     """All layers and the last norm, of as many rows as the products by kernel are good for.
 
     Its arguments:
@@ -85,8 +87,10 @@ def whole_step(heads_per_group: int, width: int, by_tiles: bool) -> Callable[...
                 else:
                     kernels.gated(sides, sides, inner, gated)
                     given, residual, to = gated, x, x
-                if by_tiles:
+                if by == BY_TILES:
                     tiles.product(given, plans[layer, part], residual, to, scratch, threads)
+                elif by == BY_PAIRS:
+                    pairs.product(given, plans[layer, part], residual, to, scratch, threads)
                 else:
                     few_rows.product(given, plans[layer, part], residual, to, threads)
         kernels.rms_norm(x, norm, epsilon, result)

@@ -20,7 +20,7 @@ from plaudit.models.fused_modules import KINDS, window_of
 from plaudit.models.laid_out import ByKernel, Product, Products
 from plaudit.models.machine_code import plain_array
 from plaudit.models.network import Network
-from plaudit.models.whole_step import whole_lanes, whole_step
+from plaudit.models.whole_step import BY_ROWS, whole_lanes, whole_step
 
 MANY = 2**31
 """More columns than there are."""
@@ -35,9 +35,9 @@ class FusedStep:
         self.layers = [_Layer.of(layer, products) for layer in body.layers]
         members = self.layers[0].heads // self.layers[0].groups
         self.attend = kernels.attention(members, self.layers[0].width)
-        self.plans, by_tiles = _plans(self.layers, self.norm)
+        self.plans, by = _plans(self.layers, self.norm)
         if self.plans is not None:
-            self.whole_step = whole_step(members, self.layers[0].width, by_tiles)
+            self.whole_step = whole_step(members, self.layers[0].width, by)
             self.scratch = tile_unit.workplace()
         self.places: Any = None  # once there is a cache
 
@@ -168,17 +168,17 @@ class _Layer:
         return [*(array.ctypes.data for array in read), self.window]
 
 
-def _plans(layers: list[_Layer], norm: _Norm) -> tuple[Any, bool]:
-    """[L, 4, 10] of all products, or None; and whether they are by the tile unit.
+def _plans(layers: list[_Layer], norm: _Norm) -> tuple[Any, int]:
+    """[L, 4, 10] of all products, or None; and the kernel that they are by.
 
     None unless all are by the same kernel, and all that is read by address is of the same kind of numbers.
     """
     rows = [[layer.states, layer.mixed, layer.gates, layer.down] for layer in layers]
     known = [[product for product in row if isinstance(product, ByKernel)] for row in rows]
-    kinds = {product.by_tiles for row in known for product in row}
+    kinds = {product.by for row in known for product in row}
     if known != rows or len(kinds) != 1:
-        return None, False
+        return None, BY_ROWS
     read = [weight for layer in layers for weight in (layer.before.weight, layer.between.weight, layer.head_norms)]
     if len({array.dtype for array in (norm.weight, *read)} | {product.kind for row in known for product in row}) > 1:
-        return None, False
+        return None, BY_ROWS
     return np.array([[product.table.plan for product in row] for row in known]), kinds.pop()

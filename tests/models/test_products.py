@@ -5,15 +5,24 @@ import numpy as np
 import pytest
 import torch
 
-from plaudit.models import few_rows, tile_unit, tiles
+from plaudit.models import few_rows, pairs, tile_unit, tiles
 from plaudit.models.linear_table import LinearTable
 from plaudit.models.machine_code import in_use, plain_array, room
 
 needs_unit = pytest.mark.skipif(not tile_unit.available(), reason="this processor has no tile unit, or it is locked")
-UNIT = pytest.param("tiles", torch.bfloat16, marks=needs_unit)
-KINDS = [UNIT, ("few", torch.bfloat16), ("few", torch.float32)]
+needs_pairs = pytest.mark.skipif(not pairs.available(), reason="this processor does not multiply pairs of bfloat16")
+BLOCKS = {"tiles": needs_unit, "pairs": needs_pairs}
+KINDS = [
+    *(pytest.param(kind, torch.bfloat16, marks=needed) for kind, needed in BLOCKS.items()),
+    ("few", torch.bfloat16),
+    ("few", torch.float32),
+]
 MEASURES = [
-    *(pytest.param("tiles", torch.bfloat16, rows, marks=needs_unit) for rows in (1, 3, 16, 17, 32, 45, 100)),
+    *(
+        pytest.param(kind, torch.bfloat16, rows, marks=needed)
+        for kind, needed in BLOCKS.items()
+        for rows in (1, 3, 16, 17, 32, 45, 100)
+    ),
     *(("few", dtype, rows) for dtype in (torch.bfloat16, torch.float32) for rows in (1, 2, 3)),
 ]
 SHAPES = [(576, (576, 192, 192)), (64, (5, 33, 16)), (42, (7, 7)), (96, (1, 300)), (32, (256,))]
@@ -42,8 +51,9 @@ def write(kind, parts, x, residual, result, threads=2):
     arrays = [plain_array(part) for part in (result[:0] if residual is None else residual, result)]
     table = LinearTable(*parts)
     given = plain_array(x), table.plan, *arrays
-    if kind == "tiles":
-        tiles.product(*given, np.repeat(tile_unit.workplace()[:1], threads, axis=0), threads)
+    if kind in BLOCKS:
+        of_blocks = tiles.product if kind == "tiles" else pairs.product
+        of_blocks(*given, np.repeat(tile_unit.workplace()[:1], threads, axis=0), threads)
     else:
         few_rows.product(*given, threads)
 
@@ -88,7 +98,7 @@ def test_products_are_exact_within_rounding(kind, dtype, rows, inputs, outputs, 
 @pytest.mark.parametrize(("kind", "dtype"), KINDS)
 @pytest.mark.parametrize("threads", [1, 5])
 def test_the_residual_may_lie_where_the_result_goes_and_threads_change_nothing(threads, kind, dtype):
-    rows = 37 if kind == "tiles" else 2
+    rows = 37 if kind in BLOCKS else 2
     parts = siblings(576, (576, 192), True, dtype)
     x, residual = (torch.randn(rows, width).to(dtype) for width in (576, 768))
     found = product(kind, parts, x, residual)
@@ -100,7 +110,7 @@ def test_the_residual_may_lie_where_the_result_goes_and_threads_change_nothing(t
 
 @pytest.mark.parametrize(("kind", "dtype"), KINDS)
 def test_a_row_does_not_depend_on_its_neighbours(kind, dtype):
-    rows, counts = (48, (1, 15, 16, 33)) if kind == "tiles" else (3, (1, 2))
+    rows, counts = (48, (1, 15, 16, 33)) if kind in BLOCKS else (3, (1, 2))
     parts, x = siblings(576, (576, 192, 192), True, dtype), torch.randn(rows, 576).to(dtype)
     whole = product(kind, parts, x, None)
     for count in counts:

@@ -5,9 +5,10 @@ import torch
 from test_decoders import OPTIONS, PROMPTS, load
 
 from plaudit.config import LoraSettings
-from plaudit.models import laid_out, machine_code, tile_unit, tiles
+from plaudit.models import blocks, laid_out, machine_code, pairs, tile_unit
 from plaudit.models.fused_modules import window_of
 from plaudit.models.network import make_trainable
+from plaudit.models.whole_step import BY_PAIRS, BY_ROWS, BY_TILES
 from plaudit.sampling import decoders
 from plaudit.sampling import fused as fused_module
 from plaudit.sampling.decoders import SlotDecoder
@@ -74,15 +75,15 @@ def test_each_layer_sees_as_far_as_its_own_window(tmp_path, monkeypatch):
         network.body.layers[change].self_attn.sliding_window = before
     assert not torch.allclose(fused, found[0])
     assert not torch.allclose(fused, found[1])
-    monkeypatch.setattr(fused_module, "_plans", lambda *_: (None, False))
+    monkeypatch.setattr(fused_module, "_plans", lambda *_: (None, BY_ROWS))
     torch.testing.assert_close(fused, steps(network, 2)[0], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("family", FUSED)
-@pytest.mark.parametrize(("rows", "unit"), [(2, True), (7, True), (7, False)])
-def test_in_bfloat16_it_is_as_far_from_float32_as_the_modules_are(family, rows, unit, tmp_path, monkeypatch):
-    if not unit:
-        monkeypatch.setattr(tile_unit, "available", lambda: False)
+@pytest.mark.parametrize(("rows", "without"), [(2, ()), (7, ()), (7, (tile_unit,)), (7, (tile_unit, pairs))])
+def test_in_bfloat16_it_is_as_far_from_float32_as_the_modules_are(family, rows, without, tmp_path, monkeypatch):
+    for module in without:
+        monkeypatch.setattr(module, "available", lambda: False)
     exact, _ = steps(shaken(load(family, tmp_path / "exact"), "all"), rows)
     network = shaken(load(family, tmp_path / "rounded", dtype="bfloat16"), "all")
     fused, used = steps(network, rows)
@@ -112,21 +113,26 @@ def test_it_samples_what_the_modules_sample_while_rows_come_and_go(tmp_path, mon
     assert [[c.token_ids for c in group] for group in drawn] == [[c.token_ids for c in group] for group in plain]
 
 
-@pytest.mark.skipif(not tile_unit.available(), reason="this processor has no tile unit, or it is locked")
 def test_each_product_is_for_the_rows_and_the_processor(tmp_path, monkeypatch):
     def kinds(rows):
         with laid_out.laid_out(network, rows) as products:
-            return {(type(product).__name__, getattr(product, "by_tiles", None)) for product in products.values()}
+            return {getattr(product, "by", None) for product in products.values()}
 
-    few, unit, rearranged = ("ByKernel", False), ("ByKernel", True), ("_Rearranged", None)
+    has = {tile_unit: False, pairs: False}
+    for module in has:
+        monkeypatch.setattr(module, "available", lambda module=module: has[module])
     network = load("llama", tmp_path, dtype="bfloat16")
-    assert kinds(laid_out.FEW_ROWS) == {few}
-    assert kinds(laid_out.FEW_ROWS + 1) == kinds(laid_out.MOST_ROWS) == {unit}
-    assert kinds(laid_out.MOST_ROWS + 1) == {rearranged}
-    monkeypatch.setattr(tiles, "fit", lambda inputs: inputs != network.body.config.intermediate_size)
-    assert kinds(7) == {unit, rearranged}
-    monkeypatch.setattr(tile_unit, "available", lambda: False)
-    assert kinds(7) == {rearranged}
+    few = laid_out.MOST_ROWS[BY_ROWS]
+    assert kinds(few) == {BY_ROWS}
+    assert kinds(few + 1) == {None}
+    for module, by in ((pairs, BY_PAIRS), (tile_unit, BY_TILES)):  # who has the second may have the first
+        has[module] = True
+        most = laid_out.MOST_ROWS[by]
+        assert kinds(few) == {BY_ROWS}
+        assert kinds(few + 1) == kinds(most) == {by}
+        assert kinds(most + 1) == {None}
+    monkeypatch.setattr(blocks, "fit", lambda inputs: inputs != network.body.config.intermediate_size)
+    assert kinds(7) == {BY_TILES, None}
 
 
 def test_an_error_within_does_not_keep_the_kernels(tmp_path, monkeypatch):
