@@ -28,7 +28,7 @@ from plaudit.models.whole_step import BY_PAIRS, BY_ROWS, BY_TILES
 
 ROWS = 32
 """Rows that the layout is made for; it serves others as well."""
-MOST_ROWS = {BY_ROWS: 2, BY_PAIRS: 64, BY_TILES: 64}
+MOST_ROWS = {BY_ROWS: 2, BY_PAIRS: 256, BY_TILES: 64}
 """Which a kernel is used for: beyond, oneDNN's blocks are faster than reading a weight once."""
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Names of layers of one module that read the same input, in the families that keep them apart."""
