@@ -95,21 +95,21 @@ def arrange(x: Any, arranged: Any) -> None:
     Where inputs end within a step there are zeros, as weights have them; rows that are not there may be anything.
     """
     rows, pairs = x.shape
+    ends = np.zeros((SIDE, SIDE), x.dtype)
     for k in range(len(arranged)):
         count = min(SIDE, pairs - k * SIDE)
         for tile in range(arranged.shape[1]):
-            row, to = tile * SIDE, arranged[k, tile]
+            row, to = tile * SIDE, np.int64(arranged[k, tile].ctypes.data)
             last = min(SIDE, rows - row) - 1
             if count == SIDE:
-                at = np.int64(x.ctypes.data) + x.itemsize * (row * pairs + k * SIDE)
-                turn_pairs(at, x.itemsize * pairs, last, np.int64(to.ctypes.data))
-            else:
-                for b in range(SIDE):
-                    of_row = x[row + min(b, last)]
-                    for i in range(count):
-                        to[i, b] = of_row[k * SIDE + i]
-                    for i in range(count, SIDE):
-                        to[i, b] = 0
+                turn_pairs(
+                    np.int64(x.ctypes.data) + x.itemsize * (row * pairs + k * SIDE), x.itemsize * pairs, last, to
+                )
+                continue
+            for b in range(last + 1):
+                for i in range(count):  # as one copy: any other way takes the compiler half a minute
+                    ends[b, i] = x[row + b, k * SIDE + i]
+            turn_pairs(np.int64(ends.ctypes.data), x.itemsize * SIDE, last, to)
 
 
 @inlined

@@ -25,6 +25,9 @@ from plaudit.models.vectors import FLOATS, LONG
 TOGETHER = SIDE // 2
 """Outputs whose sums are held in registers at once, of one or two tiles of rows."""
 
+PAIRS = 4
+"""Of a step's 16, in a loop's body: more of them take longer to compile, and no less to compute."""
+
 
 def available() -> bool:
     """Whether this processor has the instruction."""
@@ -45,19 +48,26 @@ def _of_rows(tiles: int, begun: bool) -> Callable[..., None]:
                 return builder.add(address, builder.mul(steps, size))
 
             def of_a_step(k: Any, sums: list[Any]) -> list[Any]:
-                sums, columns = list(sums), moved(x, k, x_apart)
-                first, soon = moved(weight, k, 2 * STEP), moved(asked, k, 2 * STEP * TOGETHER)
-                rows = [moved(first, apart, ir.Constant(LONG, output)) for output in range(TOGETHER)]
-                for pair in range(STEP // 2):
-                    if pair % 2 == 0:
-                        vectors.ask_for(builder, moved(soon, ir.Constant(LONG, pair // 2), 2 * STEP), 1)
-                    numbers = [vectors.pairs(builder, columns, TILE * tile + 4 * SIDE * pair) for tile in range(tiles)]
-                    for output, row in enumerate(rows):
-                        weights = vectors.same_pair(builder, row, 4 * pair)
-                        for tile in range(tiles):
-                            place = tiles * output + tile
-                            sums[place] = vectors.plus_products(builder, sums[place], weights, numbers[tile])
-                return sums
+                columns, first = moved(x, k, x_apart), moved(weight, k, 2 * STEP)
+                soon = moved(asked, k, 2 * STEP * TOGETHER)
+
+                def of_some_pairs(part: Any, sums: list[Any]) -> list[Any]:
+                    sums, its_columns = list(sums), moved(columns, part, 4 * SIDE * PAIRS)
+                    its_first = moved(first, part, 4 * PAIRS)
+                    rows = [moved(its_first, apart, ir.Constant(LONG, output)) for output in range(TOGETHER)]
+                    lines = TOGETHER * PAIRS // SIDE
+                    vectors.ask_for(builder, moved(soon, part, 2 * STEP * lines), lines)
+                    for pair in range(PAIRS):
+                        places_of_x = [TILE * tile + 4 * SIDE * pair for tile in range(tiles)]
+                        numbers = [vectors.pairs(builder, its_columns, place) for place in places_of_x]
+                        for output, row in enumerate(rows):
+                            weights = vectors.same_pair(builder, row, 4 * pair)
+                            for tile in range(tiles):
+                                place = tiles * output + tile
+                                sums[place] = vectors.plus_products(builder, sums[place], weights, numbers[tile])
+                    return sums
+
+                return vectors.loop(builder, ir.Constant(LONG, SIDE // PAIRS), sums, of_some_pairs)
 
             nothing = ir.Constant(FLOATS, None)
             sums = [vectors.load(builder, to, place) if begun else nothing for place in places]
