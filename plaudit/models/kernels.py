@@ -26,6 +26,8 @@ from plaudit.models.vectors import LANES
 
 BLOCK = 256
 """Vocabulary entries that are summed before one of them is looked for."""
+SOON = 32
+"""Rows of keys between one that is asked for and the one that is read: as many of the next head, at a head's end."""
 
 
 @inlined
@@ -312,9 +314,14 @@ def attend(
         of_row = width * key.itemsize
         soon = np.int64(value.ctypes.data) + begin * of_row  # a core that reads two places at once waits less
         heads = query[b, group * heads_per_group : (group + 1) * heads_per_group]
-        for s in range(last - begin):
+        count, following = last - begin, min(item + 1, len(query) * groups - 1)
+        here = np.int64(key.ctypes.data) + begin * of_row
+        there = np.int64(keys[following // groups, following % groups].ctypes.data)
+        there += (first[following // groups] - count) * of_row  # where this item's keys would go on
+        for s in range(count):
             row = key[begin + s]
             ask_for(soon + s * of_row, lines)
+            ask_for((here if s + SOON < count else there) + (s + SOON) * of_row, lines)
             for member in range(heads_per_group):
                 head, total = heads[member], np.float32(0.0)
                 for i in range(width):
