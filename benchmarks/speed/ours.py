@@ -14,18 +14,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from data import answers, prompts
 from turns import Turns
 
-import plaudit
 from plaudit.config import Config, LoraSettings, ModelSettings, OptimiserSettings, PreferSettings, resolve
 from plaudit.models.loading import load_causal, reward_from_causal
-from plaudit.models.network import make_trainable
-from plaudit.objectives import bradley_terry
-from plaudit.sampling.in_process import sample
-from plaudit.text.batches import collate
 from plaudit.text.chat import TokenSequence
-from plaudit.training.comparisons import JudgedPrompt, Judgment, prompt_groups
-from plaudit.training.preference_parts import Learner, parts_of_a_step
-from plaudit.training.step import Optimiser
-from plaudit.training.supervised import likelihood_step
 
 turns = Turns()
 job, folder, reward_folder = sys.argv[1:4]
@@ -54,7 +45,13 @@ def encoded(count: int, seed: int) -> list[TokenSequence]:
 if kind not in ("rloo", "ppo"):
     model = load_causal(folder, settings)
 
+if kind in ("sft", "reward", "dpo"):
+    from plaudit.models.network import make_trainable
+    from plaudit.training.step import Optimiser
+
 if kind == "sft":
+    from plaudit.training.supervised import likelihood_step
+
     policy = make_trainable(model.network, lora, role="policy", seed=0)
     optimiser = Optimiser(policy, RATE, 1000)
     rows = encoded(BATCH * 8, 0)
@@ -67,6 +64,10 @@ if kind == "sft":
         step += 1
 
 if kind == "reward":
+    from plaudit.objectives import bradley_terry
+    from plaudit.text.batches import collate
+    from plaudit.training.comparisons import JudgedPrompt, Judgment, prompt_groups
+
     scorer = make_trainable(reward_from_causal(model, seed=0).network, lora, role="reward", seed=0, train_head=True)
     optimiser = Optimiser(scorer, RATE, 1000)
     chosen, rejected = encoded(BATCH * 8, 0), encoded(BATCH * 8, 1)
@@ -84,6 +85,9 @@ if kind == "reward":
         step += 1
 
 if kind == "dpo":
+    from plaudit.training.comparisons import JudgedPrompt, Judgment
+    from plaudit.training.preference_parts import Learner, parts_of_a_step
+
     policy = make_trainable(model.network, lora, role="policy", seed=0)
     optimiser = Optimiser(policy, RATE, 1000)
     chosen, rejected = encoded(BATCH * 8, 0), encoded(BATCH * 8, 1)
@@ -104,6 +108,8 @@ if kind == "dpo":
         step += 1
 
 if kind == "generate":
+    from plaudit.sampling.in_process import sample
+
     rows_at_once = int(variant)
     ids = [s.prompt_ids for s in encoded(max(4, 2 * rows_at_once), 0)]
     seed = 0
@@ -117,6 +123,8 @@ if kind == "generate":
         seed += 1
 
 if kind in ("rloo", "ppo"):
+    import plaudit
+
     home = Path(tempfile.mkdtemp())
     (home / "shorter.py").write_text(
         "def shorter(prompts, responses):\n    return [-len(r) / 100 for r in responses]\n"
