@@ -55,11 +55,11 @@ if kind == "sft":
     policy = make_trainable(model.network, lora, role="policy", seed=0)
     optimiser = Optimiser(policy, RATE, 1000)
     rows = encoded(BATCH * 8, 0)
-    turns.say(tokens=sum(map(len, rows)) / 8)
     step = 0
     while True:
         turns.next()
         at = step % 8 * BATCH
+        turns.say(tokens=sum(map(len, rows[at : at + BATCH])))
         likelihood_step(policy, optimiser, rows[at : at + BATCH], budget=BUDGET)
         step += 1
 
@@ -71,11 +71,11 @@ if kind == "reward":
     scorer = make_trainable(reward_from_causal(model, seed=0).network, lora, role="reward", seed=0, train_head=True)
     optimiser = Optimiser(scorer, RATE, 1000)
     chosen, rejected = encoded(BATCH * 8, 0), encoded(BATCH * 8, 1)
-    turns.say(tokens=sum(map(len, [*chosen, *rejected])) / 8)
     step = 0
     while True:
         turns.next()
         at = step % 8 * BATCH
+        turns.say(tokens=sum(map(len, chosen[at : at + BATCH] + rejected[at : at + BATCH])))
         pair = [Judgment(0, 1, 1.0)]
         batch = [JudgedPrompt(str(i), ["a", "b"], [chosen[i], rejected[i]], pair, []) for i in range(at, at + BATCH)]
         for group in prompt_groups(batch, BUDGET):
@@ -91,13 +91,13 @@ if kind == "dpo":
     policy = make_trainable(model.network, lora, role="policy", seed=0)
     optimiser = Optimiser(policy, RATE, 1000)
     chosen, rejected = encoded(BATCH * 8, 0), encoded(BATCH * 8, 1)
-    turns.say(tokens=sum(map(len, [*chosen, *rejected])) / 8)
     known: dict[str, float] = {f"{side}{i}": -100.0 for side in "cr" for i in range(BATCH * 8)}
     learner = Learner(policy, model.network, known, PreferSettings(), BUDGET, model.context_length)
     step = 0
     while True:
         turns.next()
         at = step % 8 * BATCH
+        turns.say(tokens=sum(map(len, chosen[at : at + BATCH] + rejected[at : at + BATCH])))
         batch = [
             JudgedPrompt(str(i), [f"c{i}", f"r{i}"], [chosen[i], rejected[i]], [Judgment(0, 1, 1.0)], [])
             for i in range(at, at + BATCH)

@@ -45,9 +45,17 @@ def templated(prompt: str) -> str:
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
-def count(texts: list[str]) -> int:
-    """Tokens."""
-    return sum(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
+def train(trainer) -> None:
+    """To the end, telling how many tokens each step has, padding left out."""
+    plain = trainer.training_step
+
+    def counted(model, inputs, *arguments, **options):
+        masks = [inputs[name] for name in inputs if name.endswith("attention_mask")]
+        turns.say(tokens=int(sum(mask.sum() for mask in masks)))
+        return plain(model, inputs, *arguments, **options)
+
+    trainer.training_step = counted
+    trainer.train()
 
 
 questions = [templated(p) for p in prompts(BATCH * 8)]
@@ -59,12 +67,11 @@ if kind == "sft":
 
     model = AutoModelForCausalLM.from_pretrained(folder, **weights)
     rows = Dataset.from_dict({"prompt": questions, "completion": chosen})
-    turns.say(tokens=count([q + a for q, a in zip(questions, chosen, strict=True)]) / 8)
     trainer = SFTTrainer(
         model, args=SFTConfig(**COMMON, max_length=None, loss_type="chunked_nll" if "chunk" in variant else "nll"),
         train_dataset=rows, processing_class=tokenizer, peft_config=lora, callbacks=[Repetition()],
     )  # fmt: skip
-    trainer.train()
+    train(trainer)
 
 if kind == "reward":
     from trl import RewardConfig, RewardTrainer
@@ -75,27 +82,22 @@ if kind == "reward":
         "chosen": [q + a for q, a in zip(questions, chosen, strict=True)],
         "rejected": [q + a for q, a in zip(questions, rejected, strict=True)],
     }
-    turns.say(tokens=count([*sides["chosen"], *sides["rejected"]]) / 8)
     trainer = RewardTrainer(
         model, args=RewardConfig(**COMMON, max_length=None), train_dataset=Dataset.from_dict(sides),
         processing_class=tokenizer, peft_config=lora, callbacks=[Repetition()],
     )  # fmt: skip
-    trainer.train()
+    train(trainer)
 
 if kind == "dpo":
     from trl import DPOConfig, DPOTrainer
 
     model = AutoModelForCausalLM.from_pretrained(folder, **weights)
     rows = Dataset.from_dict({"prompt": questions, "chosen": chosen, "rejected": rejected})
-    both = [q + a for q, a in zip(questions, chosen, strict=True)] + [
-        q + a for q, a in zip(questions, rejected, strict=True)
-    ]
-    turns.say(tokens=count(both) / 8)
     trainer = DPOTrainer(
         model, args=DPOConfig(**COMMON, max_length=None, precompute_ref_log_probs=True), train_dataset=rows,
         processing_class=tokenizer, peft_config=lora, callbacks=[Repetition()],
     )  # fmt: skip
-    trainer.train()
+    train(trainer)
 
 if kind == "generate":
     rows_at_once = int(variant)

@@ -75,15 +75,10 @@ class Worker:
         self.process.stdin.flush()
 
     def result(self) -> dict[str, Any]:
-        """Medians. A trainer's tokens a step are told once, a sampler's after each repetition, warm-up included."""
-        varying = len(self.tokens) > 1
+        """Medians. Tokens were told once a repetition, warm-up included."""
         rates = [
-            tokens / seconds
-            for tokens, seconds in zip(
-                self.tokens[-len(self.seconds) :] if varying else self.tokens * len(self.seconds),
-                self.seconds, strict=False,
-            )
-        ]  # fmt: skip
+            tokens / seconds for tokens, seconds in zip(self.tokens[-len(self.seconds) :], self.seconds, strict=True)
+        ]
         return {
             "tokens_a_second": round(statistics.median(rates), 1),
             "seconds": round(statistics.median(self.seconds), 3),

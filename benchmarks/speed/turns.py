@@ -10,8 +10,9 @@ import os
 import sys
 import time
 
-WARM_UP = 1
-"""Repetitions before the first that counts."""
+WARM_UP, WARM_UP_SECONDS = 8, 20.0
+"""Repetitions before the first that counts: so many, or as many as begin in this time. The first ones take memory that
+later ones have, of batches that grow."""
 
 
 class Turns:
@@ -21,24 +22,29 @@ class Turns:
         self.answers = os.fdopen(os.dup(1), "w", buffering=1)
         os.dup2(2, 1)  # what libraries print goes to the error stream
         self.done = 0
+        self.ready = False
+        self.started = time.perf_counter()
         self.begun: float | None = None
 
     def next(self) -> None:
         """End the repetition at hand, if there is one, and wait for the next; ends the program when there is none."""
         now = time.perf_counter()
-        if self.begun is not None:
+        if self.begun is None:
+            self.started = now
+        elif self.ready:
+            self._answer(seconds=now - self.begun)
+        else:
             self.done += 1
-            if self.done > WARM_UP:
-                self._answer(seconds=now - self.begun)
-            elif self.done == WARM_UP:
+            if self.done == WARM_UP or now - self.started > WARM_UP_SECONDS:
+                self.ready = True
                 self._answer(ready=True)
-        if self.done >= WARM_UP and sys.stdin.readline().strip() != "go":
+        if self.ready and sys.stdin.readline().strip() != "go":
             self._answer(peak_memory_gb=_peak())
             os._exit(0)
         self.begun = time.perf_counter()
 
     def say(self, **facts: object) -> None:
-        """Something for the table, such as how many tokens a repetition had."""
+        """Something for the table: how many tokens the repetition at hand has."""
         self._answer(**facts)
 
     def _answer(self, **content: object) -> None:
