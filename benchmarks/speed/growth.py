@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from run import HERE, make_models, take_turns
+from run import HERE, Program, make_models, take_turns
 
 LENGTHS = (128, 256, 512, 1024, 2048)
 ROWS = (1, 4, 16, 64, 256)
@@ -147,7 +147,7 @@ def measure_options() -> dict[str, Any]:
         results: list[Any] = []
         for start in range(0, len(jobs), len(OPTIONS)):
             own = jobs[start : start + len(OPTIONS)]
-            results += take_turns([(sys.executable, "ours.py", name) for name in own], models, 5)[0]
+            results += take_turns([Program(sys.executable, "ours.py", name) for name in own], models, 5)[0]
         return dict(zip(jobs, results, strict=True))
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 HERE = Path(__file__).parent
 JOBS = {
@@ -42,13 +43,30 @@ SMALL = {
 """A Llama of 10 million weights with SmolLM2's vocabulary, its weights drawn at random."""
 
 
+KEPT = {
+    "MALLOC_MMAP_THRESHOLD_": "68719476736",
+    "MALLOC_TRIM_THRESHOLD_": "68719476736",
+    "MALLOC_TOP_PAD_": "268435456",
+}
+"""By these a peer's C library keeps what it has freed, as Plaudit tells its own to; few know to ask for it."""
+
+
+class Program(NamedTuple):
+    """What to start: a script of this folder at one job."""
+
+    python: str
+    script: str
+    job: str
+    environment: dict[str, str] = {}
+
+
 class Worker:
     """One program at one job."""
 
-    def __init__(self, python: str, script: str, job: str, models: tuple[str, str]):
+    def __init__(self, program: Program, models: tuple[str, str]):
         self.process = subprocess.Popen(
-            [python, str(HERE / script), job, *models], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, text=True,
+            [program.python, str(HERE / program.script), program.job, *models], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ | program.environment,
         )  # fmt: skip
         self.seconds: list[float] = []
         self.tokens: list[float] = []
@@ -89,12 +107,12 @@ class Worker:
 
 
 def take_turns(
-    programs: list[tuple[str, str, str]], models: tuple[str, str], repetitions: int
+    programs: list[Program], models: tuple[str, str], repetitions: int
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """What each (python, script, job) gives, alternating; and the machine's limits, medians of measurements between."""
+    """What each program gives, alternating; and the machine's limits, medians of measurements between."""
     workers = []
     for program in programs:
-        workers.append(Worker(*program, models))
+        workers.append(Worker(program, models))
         workers[-1].read_until("ready")  # one after the other, so that neither warms up beside the other
     measured = [limits()]
     for _ in range(repetitions):
@@ -110,10 +128,12 @@ def take_turns(
     return [worker.result() for worker in workers], machine
 
 
-def compare(job: str, peers: Path, models: tuple[str, str], repetitions: int) -> dict[str, Any]:
+def compare(job: str, peers: Path, models: tuple[str, str], repetitions: int, kept: bool) -> dict[str, Any]:
     """Both programs, in turn."""
     peer = peers / PEERS.get(job.partition(":")[0], "trl") / "bin" / "python"
-    programs = [(sys.executable, "ours.py", job), (str(peer), "peer.py", job)]
+    programs = [
+        Program(sys.executable, "ours.py", job), Program(str(peer), "peer.py", job, KEPT if kept else {})
+    ]  # fmt: skip
     (ours, theirs), machine = take_turns(programs, models, repetitions)
     ratio = round(ours["tokens_a_second"] / theirs["tokens_a_second"], 2)
     return {"ours": ours, "peer": theirs, "ratio": ratio, "machine": machine}
@@ -233,6 +253,9 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, default=HERE.parent / "peers", help="where the peers' environments are")
     parser.add_argument("--only", nargs="*", default=list(JOBS), choices=list(JOBS), metavar="JOB")
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument(
+        "--peers-return-memory", action="store_true", help="as they do where nobody tells them to keep it"
+    )
     arguments = parser.parse_args()
 
     target = HERE.parent / "speed.json"
@@ -241,7 +264,8 @@ def main() -> None:
         for name in arguments.only:
             size, _, job = name.rpartition("/")
             models, body, head = make_models(size, Path(folder))
-            row = compare(job, arguments.peers, models, arguments.repetitions)
+            kept = not arguments.peers_return_memory
+            row = compare(job, arguments.peers, models, arguments.repetitions, kept) | {"peer_keeps_memory": kept}
             share = share_of_limit(job, row["ours"]["tokens_a_second"], row["machine"], body, head)
             results["jobs"][name] = row | {"share_of_limit": share}
             results["jobs"] = {name: results["jobs"][name] for name in JOBS if name in results["jobs"]}
