@@ -57,7 +57,7 @@ class Program(NamedTuple):
     python: str
     script: str
     job: str
-    environment: dict[str, str] = {}
+    environment: dict[str, str] | None = None
 
 
 class Worker:
@@ -66,7 +66,7 @@ class Worker:
     def __init__(self, program: Program, models: tuple[str, str]):
         self.process = subprocess.Popen(
             [program.python, str(HERE / program.script), program.job, *models], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ | program.environment,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ | (program.environment or {}),
         )  # fmt: skip
         self.seconds: list[float] = []
         self.tokens: list[float] = []
