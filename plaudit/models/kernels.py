@@ -400,18 +400,20 @@ def read_log_probs(logits: Any, ids: Any, temperature: Any, log_probs: Any, entr
 def to_slopes(logits: Any, ids: Any, temperature: Any, normalisers: Any, factors: Any) -> None:
     """Logits become factor * d (log-prob of the id) / d logits = factor / temperature * (onehot - softmax).
 
-    logits       [B, V], overwritten
-    ids          [B] int64
-    normalisers  [B] float32, as `read_log_probs` gives them
+    logits       [B, v], overwritten, of the whole vocabulary or a part of it
+    ids          [B] int64, counted from the part's first; one outside of 0 to v - 1 belongs to another part
+    normalisers  [B] float32, as `read_log_probs` gives them for the whole vocabulary
     factors      [B] float32
     """
     rows, size = logits.shape
     for b in prange(rows):
         row, factor, normaliser = logits[b], factors[b] / temperature, normalisers[b]
-        own = exp(wide(row[ids[b]]) / temperature - normaliser)
+        inside = 0 <= ids[b] < size
+        own = exp(wide(row[ids[b]]) / temperature - normaliser) if inside else np.float32(0.0)
         for i in range(size):
             row[i] = narrow(-factor * exp(wide(row[i]) / temperature - normaliser), row)
-        row[ids[b]] = narrow(factor * (np.float32(1.0) - own), row)
+        if inside:
+            row[ids[b]] = narrow(factor * (np.float32(1.0) - own), row)
 
 
 @compiled

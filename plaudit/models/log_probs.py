@@ -20,8 +20,9 @@ from plaudit.models.masters import add_to
 
 TOKENS_PER_PRODUCT = 256
 """How many tokens' logits are held at once on a CPU, in the precision of the product."""
-TOKENS_PER_TRAINED_PRODUCT = 1024
-"""The same where the head is trained: each product gives a gradient as large as the head, to be added to the last."""
+OUTPUTS_PER_PRODUCT = 2048
+"""How much of the vocabulary a trained head goes backward through at once on a CPU, for all tokens of a batch: what
+stays in cache from one product to the next, and gives a piece of the head's gradient that nothing is added to."""
 BYTES_IN_CACHE = 1 << 23
 """Within, of float32 logits: larger pieces leave the cache, and their memory is asked of the system anew each time."""
 BYTES_ELSEWHERE = 1 << 28
@@ -36,7 +37,6 @@ def chunked_log_probs(
     temperature: float = 1.0,
     softcap: float | None = None,
     with_entropy: bool = False,
-    chunk: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-softmax(head(hidden) / temperature) at the given tokens, chunk by chunk.
 
@@ -44,14 +44,12 @@ def chunked_log_probs(
     token_ids  [M]
     head       a linear layer
     softcap            logits are cap * tanh(logits / cap) first, for the families that do so
-    chunk              tokens of one product with the head, as many as the device is best at by default
 
     Returns ([M] log-probs, [M] entropies without gradient, or None), nats, float32.
     """
     weight: Any = head.weight
     bias = getattr(head, "bias", None)
-    chunks = _chunks(weight) if chunk is None else (chunk, chunk)
-    options = _Options(temperature, softcap, with_entropy, *chunks)
+    options = _Options(temperature, softcap, with_entropy)
     log_probs, entropies = _LogProbs.apply(hidden.to(weight.dtype), weight, bias, token_ids, options)
     return log_probs, entropies if with_entropy else None
 
@@ -78,11 +76,14 @@ def _rows_at_once(device: torch.device, vocabulary: int) -> int:
     return max(1, (BYTES_IN_CACHE if device.type == "cpu" else BYTES_ELSEWHERE) // (4 * vocabulary))
 
 
-def _chunks(weight: Tensor) -> tuple[int, int]:
-    """Tokens of a product with the head, and of one in the backward pass of a head that is trained."""
-    if weight.device.type == "cpu":
-        return TOKENS_PER_PRODUCT, TOKENS_PER_TRAINED_PRODUCT
-    return (_rows_at_once(weight.device, len(weight)),) * 2
+def _tokens_at_once(weight: Tensor) -> int:
+    """Tokens of a product with the head."""
+    return TOKENS_PER_PRODUCT if weight.device.type == "cpu" else _rows_at_once(weight.device, len(weight))
+
+
+def _outputs_at_once(weight: Tensor, tokens: int) -> int:
+    """Outputs of a product with a part of the head in the backward pass of one that is trained."""
+    return OUTPUTS_PER_PRODUCT if weight.device.type == "cpu" else max(1, BYTES_ELSEWHERE // (4 * max(1, tokens)))
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,6 @@ class _Options:
     temperature: float
     softcap: float | None
     with_entropy: bool
-    chunk: int
-    trained_chunk: int
 
     def in_pieces(self, logits: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """(rows, [m, V] float32 scaled logits) of as many rows as are worked on at a time."""
@@ -127,18 +126,25 @@ class _Options:
         return found[0], found[1], found[2]
 
     def to_slopes(self, logits: Tensor, ids: Tensor, normalisers: Tensor, factors: Tensor) -> None:
-        """Overwrites [m, V] logits by factor * d (log-prob of the id) / d logits.
+        """Overwrites logits by factor * d (log-prob of the id) / d logits.
 
         That is factor / T * (onehot - p), times the cap's slope.
+
+        logits             [m, v], of the whole vocabulary or a part of it
+        ids                [m], counted from the part's first; none of the part is an id outside of 0 to v - 1
+        normalisers        [m] log of the sum of exponentials over the whole vocabulary
+        factors            [m]
         """
         if self.by_kernel(logits):
             with machine_code.in_use():
                 which, *others = [machine_code.plain_array(x.contiguous()) for x in (ids, normalisers, factors)]
                 kernels.to_slopes(machine_code.plain_array(logits), which, np.float32(self.temperature), *others)
             return
+        inside = (ids >= 0) & (ids < logits.shape[1])
+        places = ids.where(inside, 0)
         for rows, scaled in self.in_pieces(logits):
             slope = (scaled - normalisers[rows, None]).exp_().neg_()
-            slope.scatter_add_(1, ids[rows, None], torch.ones_like(slope[:, :1]))
+            slope.scatter_add_(1, places[rows, None], inside[rows, None].to(slope.dtype))
             slope *= factors[rows, None] / self.temperature
             if self.softcap is not None:  # tanh' = 1 - tanh^2, and scaled = softcap * tanh / T
                 slope.mul_(1 - (scaled * (self.temperature / self.softcap)).square())
@@ -149,7 +155,8 @@ class _LogProbs(torch.autograd.Function):
     """Under a frozen head the gradient to a state is its log-prob's own slope times what comes back.
 
     That slope is taken while a chunk's probabilities are at hand, so that nothing is computed twice. A trained head's
-    gradient is a sum over tokens weighted by what comes back: its logits are computed again in the backward pass.
+    gradient is a sum over tokens weighted by what comes back: its logits are computed again in the backward pass, of
+    all tokens and a part of the vocabulary at a time.
     """
 
     @staticmethod
@@ -160,7 +167,8 @@ class _LogProbs(torch.autograd.Function):
         again = weight.requires_grad or (bias is not None and bias.requires_grad)
         wants_slopes = hidden.requires_grad and not again
         chosen, entropies, normalisers, slopes = [], [], [], []
-        for states, some in zip(hidden.split(options.chunk), ids.split(options.chunk), strict=True):
+        size = _tokens_at_once(weight)
+        for states, some in zip(hidden.split(size), ids.split(size), strict=True):
             product = functional.linear(states, weight, bias)  # [m, V]
             log_probs, entropy, its_normalisers = options.read(product, some)
             chosen.append(log_probs)
@@ -182,28 +190,19 @@ class _LogProbs(torch.autograd.Function):
         if not ctx.again:
             return (gradient[:, None] * slopes).to(hidden.dtype), None, None, None, None
         options: _Options = ctx.options
-        to_hidden: list[Tensor] = []
-        to_weight: Tensor | None = None
-        to_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and bias.requires_grad else None
-        given = (hidden, ids, normalisers, gradient.float())
-        for states, some, its_normalisers, back in zip(*(x.split(options.trained_chunk) for x in given), strict=True):
-            product = functional.linear(states, weight, bias)
-            options.to_slopes(product, some, its_normalisers, back)
+        to_hidden = torch.zeros_like(hidden, dtype=torch.float32) if hidden.requires_grad else None
+        to_weight = torch.empty_like(weight) if weight.requires_grad else None
+        to_bias = torch.empty_like(bias) if bias is not None and bias.requires_grad else None
+        back = gradient.float()
+        size = _outputs_at_once(weight, len(hidden))
+        for start in range(0, len(weight), size):
+            part = slice(start, start + size)
+            product = functional.linear(hidden, weight[part], None if bias is None else bias[part])  # [M, v]
+            options.to_slopes(product, ids - start, normalisers, back)
+            if to_hidden is not None:
+                add_to(to_hidden, linear.product(product, weight[part]))
+            if to_weight is not None:
+                to_weight[part] = linear.gradient_of_weight(product, hidden)
             if to_bias is not None:
-                to_bias += product.sum(dim=0, dtype=torch.float32)
-            if hidden.requires_grad:
-                to_hidden.append(linear.product(product, weight))
-            if weight.requires_grad:
-                further = linear.gradient_of_weight(product, states)
-                if to_weight is None:
-                    to_weight = further
-                    continue
-                to_weight = to_weight.float()  # from the second on
-                add_to(to_weight, further)
-        return (
-            torch.cat(to_hidden).to(hidden.dtype) if to_hidden else None,
-            None if to_weight is None else to_weight.to(weight.dtype),
-            None if to_bias is None else to_bias.to(bias.dtype),
-            None,
-            None,
-        )
+                to_bias[part] = product.sum(dim=0, dtype=torch.float32)
+        return None if to_hidden is None else to_hidden.to(hidden.dtype), to_weight, to_bias, None, None

@@ -53,11 +53,13 @@ def test_log_probs_equal_those_from_the_full_logits(model, temperature):
 @pytest.mark.parametrize("kernels_serve", [True, False])
 @pytest.mark.parametrize("frozen", [True, False])
 @pytest.mark.parametrize("softcap", [None, 1.5])
-@pytest.mark.parametrize("chunk", [1, 3, None])
-def test_chunks_change_neither_log_probs_nor_gradients(chunk, softcap, frozen, kernels_serve, monkeypatch):
+@pytest.mark.parametrize(("tokens", "outputs"), [(1, 1), (3, 7), (256, 2048)])
+def test_pieces_change_neither_log_probs_nor_gradients(tokens, outputs, softcap, frozen, kernels_serve, monkeypatch):
     """By kernels and by tensors, under a frozen head and under one that is trained."""
     monkeypatch.setattr(machine_code, "knows", lambda _: kernels_serve)
     monkeypatch.setattr(log_probs, "BYTES_IN_CACHE", 4 * 30 * 4)  # four rows
+    monkeypatch.setattr(log_probs, "TOKENS_PER_PRODUCT", tokens)
+    monkeypatch.setattr(log_probs, "OUTPUTS_PER_PRODUCT", outputs)
     torch.manual_seed(0)
     head = torch.nn.Linear(8, 30).requires_grad_(not frozen)
     hidden, ids = torch.randn(10, 8, requires_grad=True), torch.randint(30, (10,))
@@ -67,28 +69,28 @@ def test_chunks_change_neither_log_probs_nor_gradients(chunk, softcap, frozen, k
     chosen = whole.gather(1, ids[:, None]).squeeze(1)
     trained = [hidden] if frozen else [hidden, head.weight, head.bias]
     expected = torch.autograd.grad((chosen * weights).sum(), trained, retain_graph=True)
-    found, entropy = chunked_log_probs(
-        hidden, ids, head, temperature=0.7, softcap=softcap, with_entropy=True, chunk=chunk
-    )
+    found, entropy = chunked_log_probs(hidden, ids, head, temperature=0.7, softcap=softcap, with_entropy=True)
     gradients = torch.autograd.grad((found * weights).sum(), trained)
     torch.testing.assert_close(found, chosen)
     torch.testing.assert_close(entropy, -(whole.exp() * whole).sum(dim=-1))
     torch.testing.assert_close(gradients, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("chunk", [3, None])
-def test_a_trained_head_in_bfloat16_has_its_gradient_summed_over_chunks(chunk, monkeypatch):
-    """Within rounding of each chunk's part of it."""
-    monkeypatch.setattr(log_probs, "TOKENS_PER_TRAINED_PRODUCT", 4)
+@pytest.mark.parametrize("outputs", [7, 2048])
+def test_a_trained_head_in_bfloat16_goes_backward_in_parts_of_the_vocabulary(outputs, monkeypatch):
+    """Within rounding of each part's gradient to the states, of which the sum is taken in float32."""
+    monkeypatch.setattr(log_probs, "OUTPUTS_PER_PRODUCT", outputs)
     torch.manual_seed(0)
-    head = torch.nn.Linear(8, 30, bias=False).bfloat16()
-    hidden, ids = torch.randn(10, 8).bfloat16(), torch.randint(30, (10,))
-    exact = torch.nn.Linear(8, 30, bias=False)
+    head = torch.nn.Linear(8, 30).bfloat16()
+    hidden, ids = torch.randn(10, 8).bfloat16().requires_grad_(), torch.randint(30, (10,))
+    exact = torch.nn.Linear(8, 30)
     exact.load_state_dict(head.state_dict())
-    exact(hidden.float()).log_softmax(-1).gather(1, ids[:, None]).sum().backward()
-    chunked_log_probs(hidden, ids, head, chunk=chunk)[0].sum().backward()
-    scale = float(exact.weight.grad.abs().max())
-    torch.testing.assert_close(head.weight.grad.float(), exact.weight.grad, rtol=0.02, atol=0.02 * scale)
+    states = hidden.detach().float().requires_grad_()
+    exact(states).log_softmax(-1).gather(1, ids[:, None]).sum().backward()
+    chunked_log_probs(hidden, ids, head)[0].sum().backward()
+    for found, expected in ((head.weight, exact.weight), (head.bias, exact.bias), (hidden, states)):
+        scale = float(expected.grad.abs().max())
+        torch.testing.assert_close(found.grad.float(), expected.grad, rtol=0.02, atol=0.02 * scale)
 
 
 def test_nothing_changes_with_batch_mates(model):
