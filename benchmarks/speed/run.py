@@ -191,13 +191,16 @@ def table(results: dict[str, Any]) -> str:
     ]
     for job, row in results["jobs"].items():
         ours, theirs, share = row["ours"], row["peer"], row["share_of_limit"]
+        mark = "" if row["peer_keeps_memory"] else " *"
         lines.append(
-            f"| {JOBS[job]}{'' if row['peer_keeps_memory'] else ' *'} | {ours['tokens_a_second']:.0f} | {theirs['tokens_a_second']:.0f} | "
+            f"| {JOBS[job]}{mark} | {ours['tokens_a_second']:.0f} | {theirs['tokens_a_second']:.0f} | "
             f"**{row['ratio']:.2f}** | "
             + (f"{100 * share:.0f} %" if share else "")
             + f" | {ours['peak_memory_gb']:.1f} | {theirs['peak_memory_gb']:.1f} |"
         )
-    return "\n".join(lines) + "\n\n\\* TRL returned its memory to the system.\n"
+    if not all(row["peer_keeps_memory"] for row in results["jobs"].values()):
+        lines += ["", "\\* TRL returned its memory to the system."]
+    return "\n".join(lines) + "\n"
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
