@@ -13,7 +13,7 @@ LAYERS = [
     ["errors", "records", "objectives", "timing", "guidelines"],
     ["config", "files", "functions", "progress"],
     ["text", "store"],
-    ["workspace"],
+    ["workspace", "kernels"],
     ["models", "algorithms"],
     ["scoring"],
     ["evaluation", "judges", "sampling", "training", "collect", "reporting"],

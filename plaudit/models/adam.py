@@ -9,17 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import prange
 from torch import Tensor, nn
 
-from plaudit.models import machine_code
-from plaudit.models.machine_code import compiled, plain_array, wide
-from plaudit.models.masters import PERIOD, Masters, thresholds
-
-PIECE = 1 << 12
-"""Weights that are updated by one thread, one after the other: a part of PERIOD."""
-DROPPED = 16
-"""Bits of a float32 that bfloat16 does not have."""
+from plaudit.kernels import machine_code
+from plaudit.kernels.adam import PIECE, sum_squares, update
+from plaudit.kernels.machine_code import plain_array
+from plaudit.models.masters import Masters, thresholds
 
 
 def knows(parameters: list[nn.Parameter]) -> bool:
@@ -54,7 +49,7 @@ def take_step(optimiser: torch.optim.AdamW, factor: float, masters: Masters | No
                 read = [parameter, gradient.contiguous(), state["exp_avg"], state["exp_avg_sq"]]
                 arrays = [*map(_flat, read), np.empty(0, np.uint16) if rounded is None else _flat(rounded)]
                 arrays += thresholds(parameter.device).numpy(), _numbers(group, float(state["step"]), factor)
-                _update(*arrays)
+                update(*arrays)
 
 
 @torch.no_grad()
@@ -64,7 +59,7 @@ def total_norm(gradients: list[Tensor]) -> float:
     with machine_code.in_use():
         for gradient in gradients:
             sums = np.empty(-(-gradient.numel() // PIECE), np.float32)
-            _sum_squares(_flat(gradient.contiguous()), sums)
+            sum_squares(_flat(gradient.contiguous()), sums)
             total += float(sums.sum(dtype=np.float64))
     return float(total**0.5)
 
@@ -79,40 +74,3 @@ def _numbers(group: dict[str, Any], steps: float, factor: float) -> Any:
 
 def _flat(x: Tensor) -> Any:
     return plain_array(x.detach().view(-1))
-
-
-@compiled
-def _sum_squares(numbers: Any, sums: Any) -> None:
-    """[n] -> [ceil(n / PIECE)]."""
-    for piece in prange(len(sums)):
-        some, total = numbers[piece * PIECE : (piece + 1) * PIECE], np.float32(0.0)
-        for i in range(len(some)):
-            total += wide(some[i]) * wide(some[i])
-        sums[piece] = total
-
-
-@compiled
-def _update(weights: Any, gradients: Any, means: Any, squares: Any, rounded: Any, drawn: Any, numbers: Any) -> None:
-    """See `take_step`.
-
-    weights, means, squares  [n] float32
-    gradients  [n] float32 or bfloat16, read alone
-    rounded  [n] bfloat16, written: up or down at its threshold; or [0]
-    drawn    [PERIOD] int32, the thresholds
-    numbers  as of `_numbers`
-    """
-    factor, new_mean, old_square, new_square = numbers[0], numbers[1], numbers[2], numbers[3]
-    rate, root, epsilon, left = numbers[4], numbers[5], numbers[6], numbers[7]
-    pieces = -(-len(weights) // PIECE)
-    for piece in prange(pieces):
-        begin, end = piece * PIECE, min((piece + 1) * PIECE, len(weights))
-        weight, gradient, mean, square = weights[begin:end], gradients[begin:end], means[begin:end], squares[begin:end]
-        for i in range(len(weight)):
-            slope = factor * wide(gradient[i])
-            mean[i] += new_mean * (slope - mean[i])
-            square[i] = old_square * square[i] + new_square * (slope * slope)
-            weight[i] = left * weight[i] - rate * mean[i] / (np.sqrt(square[i]) * root + epsilon)
-        if len(rounded) > 0:
-            bits, to, threshold = weight.view(np.int32), rounded[begin:end], drawn[begin % PERIOD :]
-            for i in range(len(bits)):
-                to[i] = np.uint16((bits[i] + threshold[i]) >> DROPPED)

@@ -4,7 +4,7 @@ The body of a model runs on one row of tokens without padding; attention alone n
 together. `transformers` hands the body's extra arguments through to its attention: `layout` says it here.
 
 On a CPU, PyTorch's fused attention is slow where RLHF needs it most: backward in bfloat16, over short rows, and forward
-at one query token. There it is ours (`plaudit.models.row_attention` and `plaudit.models.kernels`).
+at one query token. There it is ours (`plaudit.kernels.row_attention` and `plaudit.kernels.rowwise`).
 
 H query heads in H/G groups of G share G key heads; d head width; N tokens of the packed row; A rows of at most Q
 queries and S keys.
@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from plaudit.models import machine_code, row_attention
-from plaudit.models.row_attention import RowAttention
+from plaudit.kernels import machine_code, row_attention
+from plaudit.kernels.row_attention import RowAttention
 from plaudit.text.rows import AttentionRows
 
 NAME = "plaudit"

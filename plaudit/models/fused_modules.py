@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from plaudit.models import kernels, machine_code
+from plaudit.kernels import machine_code, rowwise
 from plaudit.models.attention import PackedRows
 
 KINDS = ("Llama", "Mistral", "Qwen2", "Qwen3")
@@ -104,7 +104,7 @@ class _RmsNorm(torch.autograd.Function):
         x = x.contiguous()
         result = torch.empty_like(x)
         with machine_code.in_use():
-            kernels.rms_norm(_rows(x), machine_code.plain_array(weight.detach()), np.float32(epsilon), _rows(result))
+            rowwise.rms_norm(_rows(x), machine_code.plain_array(weight.detach()), np.float32(epsilon), _rows(result))
         ctx.save_for_backward(x, weight)
         ctx.epsilon = epsilon
         return result
@@ -118,7 +118,7 @@ class _RmsNorm(torch.autograd.Function):
         trained = ctx.needs_input_grad[1]
         to_weight = np.empty((PARTS if trained else 0, len(weight)), np.float32)
         with machine_code.in_use():
-            kernels.rms_norm_backward(
+            rowwise.rms_norm_backward(
                 _rows(x), machine_code.plain_array(weight.detach()), np.float32(ctx.epsilon),
                 _rows(gradient.contiguous()), _rows(to_x), to_weight,
             )  # fmt: skip
@@ -133,7 +133,7 @@ class _Gated(torch.autograd.Function):
         gates, ups = gates.contiguous(), ups.contiguous()
         result = torch.empty_like(gates)
         with machine_code.in_use():
-            kernels.gated(_rows(gates), _rows(ups), 0, _rows(result))
+            rowwise.gated(_rows(gates), _rows(ups), 0, _rows(result))
         ctx.save_for_backward(gates, ups)
         return result
 
@@ -145,7 +145,7 @@ class _Gated(torch.autograd.Function):
         to_gates, to_ups = torch.empty_like(gates), torch.empty_like(ups)
         arrays = [_rows(x) for x in (gates, ups, gradient.contiguous(), to_gates, to_ups)]
         with machine_code.in_use():
-            kernels.gated_backward(*arrays)
+            rowwise.gated_backward(*arrays)
         return to_gates, to_ups
 
 
@@ -168,7 +168,7 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
     x = x.contiguous()
     result = torch.empty_like(x)
     with machine_code.in_use():
-        kernels.rotate(_rows(x), _rows(cos.contiguous()), _rows(sin.contiguous()), np.float32(sign), _rows(result))
+        rowwise.rotate(_rows(x), _rows(cos.contiguous()), _rows(sin.contiguous()), np.float32(sign), _rows(result))
     return result
 
 

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from plaudit.models import blocks, few_rows, machine_code, pairs, tile_unit, tiles
-from plaudit.models.linear_table import LinearTable
+from plaudit.kernels import blocks, few_rows, machine_code, pairs, tile_unit, tiles
+from plaudit.kernels.linear_table import LinearTable
+from plaudit.kernels.whole_step import BY_PAIRS, BY_ROWS, BY_TILES
 from plaudit.models.network import AdaptedLinear, Network
-from plaudit.models.whole_step import BY_PAIRS, BY_ROWS, BY_TILES
 
 ROWS = 32
 """Rows that the layout is made for; it serves others as well."""

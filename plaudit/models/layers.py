@@ -14,9 +14,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from plaudit.config import ModelSettings
 from plaudit.errors import ModelError
+from plaudit.kernels.linear import fuse_linear
 from plaudit.models.attention import PackedRows
 from plaudit.models.fused_modules import fuse_modules
-from plaudit.models.linear import fuse_linear
 
 
 def set_layers(body: nn.Module, settings: ModelSettings) -> None:

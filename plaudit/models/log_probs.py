@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from plaudit.models import kernels, linear, machine_code
+from plaudit.kernels import linear, machine_code, rowwise
 from plaudit.models.masters import add_to
 
 TOKENS_PER_PRODUCT = 256
@@ -109,7 +109,7 @@ class _Options:
             found = torch.empty(3, len(logits))
             with machine_code.in_use():
                 rows, which, *written = [machine_code.plain_array(x) for x in (logits, ids.contiguous(), *found)]
-                kernels.read_log_probs(rows, which, np.float32(self.temperature), *written)
+                rowwise.read_log_probs(rows, which, np.float32(self.temperature), *written)
             return found[0], found[1], found[2]
         found = torch.zeros(3, len(logits), device=logits.device)
         for rows, scaled in self.in_pieces(logits):
@@ -138,7 +138,7 @@ class _Options:
         if self.by_kernel(logits):
             with machine_code.in_use():
                 which, *others = [machine_code.plain_array(x.contiguous()) for x in (ids, normalisers, factors)]
-                kernels.to_slopes(machine_code.plain_array(logits), which, np.float32(self.temperature), *others)
+                rowwise.to_slopes(machine_code.plain_array(logits), which, np.float32(self.temperature), *others)
             return
         inside = (ids >= 0) & (ids < logits.shape[1])
         places = ids.where(inside, 0)

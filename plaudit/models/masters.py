@@ -16,7 +16,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from plaudit.models import kernels, machine_code
+from plaudit.kernels import machine_code, rowwise
 
 PERIOD = 1 << 18
 """Weights of a tensor after which the thresholds repeat."""
@@ -85,7 +85,7 @@ def add_to(total: Tensor, x: Tensor) -> None:
         total += x
         return
     with machine_code.in_use():
-        kernels.add(
+        rowwise.add(
             machine_code.plain_array(x.detach().contiguous().view(-1)), machine_code.plain_array(total.view(-1))
         )
 

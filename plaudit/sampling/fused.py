@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plaudit.models import kernels, machine_code, tile_unit
+from plaudit.kernels import machine_code, rowwise, tile_unit
+from plaudit.kernels.machine_code import plain_array
+from plaudit.kernels.whole_step import BY_ROWS, whole_lanes, whole_step
 from plaudit.models.fused_modules import KINDS, window_of
 from plaudit.models.laid_out import ByKernel, Product, Products
-from plaudit.models.machine_code import plain_array
 from plaudit.models.network import Network
-from plaudit.models.whole_step import BY_ROWS, whole_lanes, whole_step
 
 MANY = 2**31
 """More columns than there are."""
@@ -34,7 +34,7 @@ class FusedStep:
         self.embed, self.norm, self.rotary = body.embed_tokens, _Norm(body.norm), body.rotary_emb
         self.layers = [_Layer.of(layer, products) for layer in body.layers]
         members = self.layers[0].heads // self.layers[0].groups
-        self.attend = kernels.attention(members, self.layers[0].width)
+        self.attend = rowwise.attention(members, self.layers[0].width)
         self.plans, by = _plans(self.layers, self.norm)
         if self.plans is not None:
             self.whole_step = whole_step(members, self.layers[0].width, by)
@@ -75,7 +75,7 @@ class FusedStep:
         for layer, slots in zip(self.layers, caches, strict=True):
             states = layer.states.whole(layer.before(x, normed))
             keys, values = plain_array(slots.keys), plain_array(slots.values)
-            kernels.rotate_and_store(
+            rowwise.rotate_and_store(
                 states, cos, sin, layer.head_norms, layer.head_epsilon, query, keys, values, column
             )
             seen = np.maximum(first, column + 1 - layer.window)
@@ -83,7 +83,7 @@ class FusedStep:
             x = layer.mixed.whole(mixture, x)
             sides = layer.gates.whole(layer.between(x, normed))
             gated = machine_code.room(rows, sides.shape[1] // 2, x)
-            kernels.gated(sides, sides, gated.shape[1], gated)
+            rowwise.gated(sides, sides, gated.shape[1], gated)
             x = layer.down.whole(gated, x)
         return self.norm(x, normed)
 
@@ -109,7 +109,7 @@ class _Norm:
 
     def __call__(self, x: Any, result: Any) -> Any:
         """[B, D] -> [B, D], the given memory."""
-        kernels.rms_norm(x, self.weight, self.epsilon, result)
+        rowwise.rms_norm(x, self.weight, self.epsilon, result)
         return result
 
 

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plaudit.models import kernels, machine_code
-from plaudit.models.kernels import BLOCK
+from plaudit.kernels import machine_code, rowwise
+from plaudit.kernels.rowwise import BLOCK
 from plaudit.models.laid_out import Products, laid_out
 from plaudit.models.log_probs import rows_at_once, scale
 from plaudit.models.network import Network
@@ -244,7 +244,7 @@ class _Sampler:
             with machine_code.in_use():
                 logits = self.products[head].whole(machine_code.plain_array(states.contiguous()))  # [n, V]
                 arrays = [machine_code.plain_array(x.contiguous()) for x in (uniforms, tokens, log_probs)]
-                kernels.draw(logits, np.float32(self.temperature), *arrays)
+                rowwise.draw(logits, np.float32(self.temperature), *arrays)
             return tokens, log_probs
         logits = head(states)  # [n, V]
         drawn = []

@@ -19,7 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from plaudit.config import ModelSettings
 from plaudit.errors import ModelError
-from plaudit.models import kernels, machine_code, pairs, tile_unit, tiles
+from plaudit.kernels import machine_code, pairs, rowwise, tile_unit, tiles
 from plaudit.models.layers import set_layers
 from plaudit.models.loading import device_and_dtype, heads_of
 from plaudit.models.network import Network, takes_packed_batches
@@ -56,7 +56,7 @@ def _what_to_make(settings: ModelSettings) -> tuple[int, int, str] | None:
         heads = heads_of(settings.name)
     except ModelError:  # what loads the model says it
         return None
-    last: Callable[..., Any] = kernels.draw
+    last: Callable[..., Any] = rowwise.draw
     if dtype == torch.bfloat16 and (tile_unit.available() or pairs.available()):
         last = tiles.product if tile_unit.available() else pairs.product
     if device.type != "cpu" or heads is None or torch.get_num_threads() < 2 or machine_code.is_kept(last):

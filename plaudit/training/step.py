@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from plaudit.config import OptimiserSettings
 from plaudit.errors import ModelError, WorkspaceError
-from plaudit.models import adam, machine_code
+from plaudit.kernels import machine_code
+from plaudit.models import adam
 from plaudit.models.network import Network, load_trainable_state, trainable_state
 from plaudit.workspace import Run
 

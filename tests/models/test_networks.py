@@ -5,7 +5,8 @@ import torch
 from conftest import make_model
 
 from plaudit.config import LoraSettings, ModelSettings
-from plaudit.models import log_probs, machine_code
+from plaudit.kernels import machine_code
+from plaudit.models import log_probs
 from plaudit.models.loading import load_causal, reward_from_causal
 from plaudit.models.log_probs import chunked_log_probs
 from plaudit.models.network import make_trainable

@@ -5,10 +5,11 @@ import torch
 from test_decoders import OPTIONS, PROMPTS, load
 
 from plaudit.config import LoraSettings
-from plaudit.models import blocks, laid_out, machine_code, pairs, tile_unit
+from plaudit.kernels import blocks, machine_code, pairs, tile_unit
+from plaudit.kernels.whole_step import BY_PAIRS, BY_ROWS, BY_TILES
+from plaudit.models import laid_out
 from plaudit.models.fused_modules import window_of
 from plaudit.models.network import make_trainable
-from plaudit.models.whole_step import BY_PAIRS, BY_ROWS, BY_TILES
 from plaudit.sampling import decoders
 from plaudit.sampling import fused as fused_module
 from plaudit.sampling.decoders import SlotDecoder

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from plaudit.config import ModelSettings
-from plaudit.models import machine_code
+from plaudit.kernels import machine_code
 from plaudit.sampling import preparing
 
 SAMPLES = """

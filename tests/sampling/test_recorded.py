@@ -9,7 +9,7 @@ from devices import META, OneDevice, tensors, without_values
 from test_decoders import FAMILIES, OPTIONS, PROMPTS, load, trained_log_probs
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from plaudit.models import machine_code
+from plaudit.kernels import machine_code
 from plaudit.models.laid_out import laid_out
 from plaudit.sampling import decoders, in_process, recorded
 from plaudit.sampling.decoders import SlotDecoder

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from plaudit.models import linear, tile_unit
+from plaudit.kernels import linear, tile_unit
 
 needs_unit = pytest.mark.skipif(not tile_unit.available(), reason="this processor has no tile unit, or it is locked")
 SIZES = [(32, 32), (33, 32), (100, 40), (515, 577), (64, 1536)]

@@ -170,7 +170,7 @@ def turned(rows: list[Any], builder: Any) -> list[Any]:
 
 
 def exponential(builder: Any, x: Any) -> Any:
-    """e^x of 16 float32 up to 88, as `plaudit.models.machine_code.exp`."""
+    """e^x of 16 float32 up to 88, as `plaudit.kernels.machine_code.exp`."""
 
     def all_alike(number: float) -> Any:
         return ir.Constant(FLOATS, [ir.Constant(FLOAT, float(np.float32(number)))] * LANES)

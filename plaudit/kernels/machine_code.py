@@ -23,7 +23,7 @@ from numba import carray, njit, types
 from numba.extending import intrinsic
 from torch import Tensor, nn
 
-from plaudit.models import vectors
+from plaudit.kernels import vectors
 
 LEAST, MOST = np.float32(-87.0), np.float32(88.0)
 """exp of less is taken as 0, where it would be 1.6e-38; of more as 1.7e38."""

@@ -16,10 +16,10 @@ import torch
 from llvmlite import ir
 from numba import types
 
-from plaudit.models import vectors
-from plaudit.models.linear_table import SIDE, STEP
-from plaudit.models.machine_code import generated
-from plaudit.models.vectors import BYTE, LONG, instruct
+from plaudit.kernels import vectors
+from plaudit.kernels.linear_table import SIDE, STEP
+from plaudit.kernels.machine_code import generated
+from plaudit.kernels.vectors import BYTE, LONG, instruct
 
 TILE = 1024
 """Bytes."""

@@ -15,12 +15,12 @@ import numpy as np
 from llvmlite import ir
 from numba import prange, types
 
-from plaudit.models import tile_unit, vectors
-from plaudit.models.blocks import arrange, by_plan, finish_pair, room_for
-from plaudit.models.linear_table import LOW, SIDE, STEP, UP0, UP1, WEIGHT0, WEIGHT1
-from plaudit.models.machine_code import compiled, composed, generated
-from plaudit.models.tile_unit import SCRATCH, SUMS, TILE, TURNED
-from plaudit.models.vectors import FLOATS, LONG
+from plaudit.kernels import tile_unit, vectors
+from plaudit.kernels.blocks import arrange, by_plan, finish_pair, room_for
+from plaudit.kernels.linear_table import LOW, SIDE, STEP, UP0, UP1, WEIGHT0, WEIGHT1
+from plaudit.kernels.machine_code import compiled, composed, generated
+from plaudit.kernels.tile_unit import SCRATCH, SUMS, TILE, TURNED
+from plaudit.kernels.vectors import FLOATS, LONG
 
 TOGETHER = SIDE // 2
 """Outputs whose sums are held in registers at once, of one or two tiles of rows."""
@@ -89,7 +89,7 @@ def _multiply(
     x: Any, steps: int, table: Any, low: Any, up_steps: int, bias: Any, residual: Any, result: Any, scratch: Any,
     threads: int,
 ) -> None:  # fmt: skip
-    """As that of `plaudit.models.tiles`.
+    """As that of `plaudit.kernels.tiles`.
 
     While a block is computed with the first rows of x, the one after it is asked for.
     """
@@ -130,5 +130,5 @@ def _multiply(
 
 @composed
 def product(x: Any, plan: Any, residual: Any, result: Any, scratch: Any, threads: int) -> None:
-    """As that of `plaudit.models.tiles`."""
+    """As that of `plaudit.kernels.tiles`."""
     by_plan(_multiply, x, plan, residual, result, scratch, threads)

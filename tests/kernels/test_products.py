@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from plaudit.models import few_rows, pairs, tile_unit, tiles
-from plaudit.models.linear_table import LinearTable
-from plaudit.models.machine_code import in_use, plain_array, room
+from plaudit.kernels import few_rows, pairs, tile_unit, tiles
+from plaudit.kernels.linear_table import LinearTable
+from plaudit.kernels.machine_code import in_use, plain_array, room
 
 needs_unit = pytest.mark.skipif(not tile_unit.available(), reason="this processor has no tile unit, or it is locked")
 needs_pairs = pytest.mark.skipif(not pairs.available(), reason="this processor does not multiply pairs of bfloat16")

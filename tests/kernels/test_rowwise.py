@@ -14,8 +14,8 @@ from numba import types
 from torch.nn import functional
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from plaudit.models import kernels, machine_code, vectors
-from plaudit.models.machine_code import generated, plain_array
+from plaudit.kernels import machine_code, rowwise, vectors
+from plaudit.kernels.machine_code import generated, plain_array
 from plaudit.sampling.in_process import draw
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -92,7 +92,7 @@ def test_bfloat16_is_rounded_as_pytorch_does_it():
 def test_norm(rows, dtype):
     x, weight = (3 * torch.randn(rows, 48)).to(dtype), torch.randn(48).to(dtype)
     found = torch.empty_like(x)
-    kernels.rms_norm(plain_array(x), plain_array(weight), np.float32(1e-5), plain_array(found))
+    rowwise.rms_norm(plain_array(x), plain_array(weight), np.float32(1e-5), plain_array(found))
     close(found, functional.rms_norm(x.float(), (48,), weight.float(), 1e-5))
 
 
@@ -101,7 +101,7 @@ def test_gates(dtype):
     both = (4 * torch.randn(5, 2 * 40)).to(dtype)
     both[0, 0], both[0, 1] = 100.0, -100.0
     found = torch.empty(5, 40, dtype=dtype)
-    kernels.gated(plain_array(both), plain_array(both), 40, plain_array(found))
+    rowwise.gated(plain_array(both), plain_array(both), 40, plain_array(found))
     close(found, functional.silu(both[:, :40].float()) * both[:, 40:].float())
 
 
@@ -116,7 +116,7 @@ def test_rotation_writes_one_column_and_nothing_else(normed, dtype):
     query = torch.empty(rows, heads, width)
     keys, values = (torch.full((rows, groups, 9, width), 7.0, dtype=dtype) for _ in range(2))
     arrays = [plain_array(x) for x in (states, cos, sin, norms)]
-    kernels.rotate_and_store(
+    rowwise.rotate_and_store(
         *arrays, np.float32(1e-6), *[plain_array(x) for x in (query, keys, values)], column
     )  # fmt: skip
     by_head = states.float().view(rows, -1, width)
@@ -151,7 +151,7 @@ def test_attention_over_the_columns_that_each_row_may_see(heads, groups, last, w
     expected = (chances @ values.float()).view(rows, heads * width)
     found = torch.empty(rows, heads * width, dtype=dtype)
     work = np.empty((rows * groups, heads // groups, columns), np.float32)
-    kernels.attention(heads // groups, width)(
+    rowwise.attention(heads // groups, width)(
         query.numpy(), plain_array(keys), plain_array(values), first.numpy(), last, np.float32(scale), work,
         plain_array(found),
     )  # fmt: skip
@@ -160,11 +160,11 @@ def test_attention_over_the_columns_that_each_row_may_see(heads, groups, last, w
 
 def test_kernels_are_where_their_sources_are_looked_at():
     """What is kept on disk is of `SOURCES`: of this folder alone."""
-    root = Path(kernels.__file__).parents[1]
+    root = Path(rowwise.__file__).parents[1]
     makers = re.compile(r"machine_code import .*\b(compiled|composed|inlined|called|generated)\b|@machine_code\.")
     users = [path for path in root.rglob("*.py") if makers.search(path.read_text(encoding="utf-8"))]
     assert users
-    assert {path.parent.name for path in users} == {"models"}
+    assert {path.parent.name for path in users} == {"kernels"}
 
 
 SIZES = [5, 256, 1000, 49_152]
@@ -185,7 +185,7 @@ def test_log_probs_entropies_and_slopes(size, temperature, dtype):
     (chosen * factors).sum().backward()
     arrays = [plain_array(x) for x in (logits, ids, log_probs, entropies, normalisers, factors)]
     with machine_code.in_use():
-        kernels.read_log_probs(*arrays[:2], np.float32(temperature), *arrays[2:5])
+        rowwise.read_log_probs(*arrays[:2], np.float32(temperature), *arrays[2:5])
     torch.testing.assert_close(log_probs, chosen.float(), rtol=1e-5, atol=1e-5)
     own = -(expected.exp() * expected.clamp(min=-1e300)).sum(dim=-1)
     torch.testing.assert_close(entropies, own.float(), rtol=1e-5, atol=1e-5)
@@ -197,7 +197,7 @@ def test_log_probs_entropies_and_slopes(size, temperature, dtype):
         part = logits[:, columns].contiguous()
         with machine_code.in_use():
             arrays[:2] = plain_array(part), plain_array(ids - (columns.start or 0))
-            kernels.to_slopes(*arrays[:2], np.float32(temperature), *arrays[4:])
+            rowwise.to_slopes(*arrays[:2], np.float32(temperature), *arrays[4:])
         expected_part = exact.grad[:, columns].to(dtype)
         torch.testing.assert_close(part.float(), expected_part.float(), rtol=2**-7, atol=2e-6)
 
@@ -210,7 +210,7 @@ def test_what_is_no_number_stays_visible(dtype):
     log_probs, entropies, normalisers = torch.empty(3, 3).unbind()
     arrays = [plain_array(x) for x in (logits, torch.zeros(3).long(), log_probs, entropies, normalisers)]
     with machine_code.in_use():
-        kernels.read_log_probs(*arrays[:2], np.float32(1.0), *arrays[2:])
+        rowwise.read_log_probs(*arrays[:2], np.float32(1.0), *arrays[2:])
     assert log_probs.isfinite().tolist() == [True, False, False]
     assert entropies.isfinite().tolist() == [True, False, False]
 
@@ -225,7 +225,7 @@ def test_draws_are_those_by_tensors(size, temperature, dtype):
     uniforms = torch.rand(300)
     uniforms[:2] = torch.tensor([0.0, 1 - 2**-24])
     tokens, log_probs = torch.empty(300, dtype=torch.long), torch.empty(300)
-    kernels.draw(
+    rowwise.draw(
         plain_array(logits), np.float32(temperature), uniforms.numpy(), tokens.numpy(), log_probs.numpy()
     )  # fmt: skip
     expected, expected_log_probs = draw(logits.float() / temperature, uniforms)
@@ -250,7 +250,7 @@ def test_threads_change_nothing():
             torch.set_num_threads(threads)
             with machine_code.in_use():
                 assert numba.get_num_threads() == min(threads, numba.config.NUMBA_NUM_THREADS)
-                kernels.rms_norm(x.numpy(), weight.numpy(), np.float32(1e-5), result.numpy())
+                rowwise.rms_norm(x.numpy(), weight.numpy(), np.float32(1e-5), result.numpy())
     finally:
         torch.set_num_threads(before)
     assert found[0].equal(found[1])
@@ -260,11 +260,11 @@ def test_threads_change_nothing():
 def test_pytorch_keeps_its_number_of_threads(threads):
     """Which Numba's threads set for everybody when they start."""
     code = (
-        "import numpy, torch; from plaudit.models import kernels, machine_code\n"
+        "import numpy, torch; from plaudit.kernels import machine_code, rowwise\n"
         "x = numpy.ones((4, 8), numpy.float32)\n"
         "for _ in range(2):\n"
         "    with machine_code.in_use():\n"
-        "        kernels.rms_norm(x, x[0], numpy.float32(1e-5), x.copy())\n"
+        "        rowwise.rms_norm(x, x[0], numpy.float32(1e-5), x.copy())\n"
         "print(torch.get_num_threads())\n"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
@@ -274,16 +274,16 @@ def test_pytorch_keeps_its_number_of_threads(threads):
 
 def test_machine_code_is_found_again_by_another_process_but_not_that_of_other_sources(tmp_path):
     code = (
-        "import numpy as np; from plaudit.models import kernels, machine_code\n"
+        "import numpy as np; from plaudit.kernels import machine_code, rowwise\n"
         "query, cache = np.ones((1, 4, 16), np.float32), np.ones((1, 2, 16, 16), np.float32)\n"
-        "attend = kernels.attention(2, 16)\n"
+        "attend = rowwise.attention(2, 16)\n"
         "with machine_code.in_use():\n"
         "    attend(query, cache, cache, np.zeros(1, np.int64), 3, np.float32(1), np.ones((2, 2, 16), np.float32),\n"
         "           np.ones((1, 64), np.float32))\n"
         "print(attend.stats.cache_hits.total(), attend.stats.cache_misses.total())\n"
     )
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-    changed = f"from plaudit.models import machine_code; machine_code.SOURCES = 'others'\n{code}"
+    changed = f"from plaudit.kernels import machine_code; machine_code.SOURCES = 'others'\n{code}"
     found = [
         subprocess.run([sys.executable, "-c", each], env=environment, capture_output=True, text=True, check=True).stdout
         for each in (code, code, changed)
@@ -295,11 +295,11 @@ def test_processes_that_compile_at_once_keep_each_other_s_machine_code(tmp_path)
     code = (
         "import sys, time; import numpy as np; from numba.core.caching import IndexDataCacheFile as File\n"
         "save = File._save_index; File._save_index = lambda *given: (time.sleep(3), save(*given))\n"
-        "from plaudit.models import kernels, machine_code\n"
+        "from plaudit.kernels import machine_code, rowwise\n"
         "with machine_code.in_use():\n"
         "    for kind in sys.argv[1:]:\n"
-        "        x = np.ones((1, 16), kind); kernels.rms_norm(x, x[0], np.float32(1), x)\n"
-        "print(kernels.rms_norm.stats.cache_hits.total())\n"
+        "        x = np.ones((1, 16), kind); rowwise.rms_norm(x, x[0], np.float32(1), x)\n"
+        "print(rowwise.rms_norm.stats.cache_hits.total())\n"
     )
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     options = {"env": environment, "stdout": subprocess.PIPE, "text": True}

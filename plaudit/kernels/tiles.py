@@ -18,9 +18,9 @@ import numpy as np
 from llvmlite import ir
 from numba import prange, types
 
-from plaudit.models import vectors
-from plaudit.models.blocks import arrange, by_plan, finish_pair, room_for
-from plaudit.models.linear_table import (
+from plaudit.kernels import vectors
+from plaudit.kernels.blocks import arrange, by_plan, finish_pair, room_for
+from plaudit.kernels.linear_table import (
     LOW,
     SIDE,
     STEP,
@@ -29,8 +29,8 @@ from plaudit.models.linear_table import (
     WEIGHT0,
     WEIGHT1,
 )
-from plaudit.models.machine_code import compiled, composed, generated, inlined
-from plaudit.models.tile_unit import (
+from plaudit.kernels.machine_code import compiled, composed, generated, inlined
+from plaudit.kernels.tile_unit import (
     SCRATCH,
     SUMS,
     TILE,
@@ -42,7 +42,7 @@ from plaudit.models.tile_unit import (
     switch_on,
     zero,
 )
-from plaudit.models.vectors import LONG
+from plaudit.kernels.vectors import LONG
 
 AHEAD = 1
 """Groups of four pairs of blocks, between what is asked for and what is computed."""

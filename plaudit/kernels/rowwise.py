@@ -4,7 +4,7 @@ PyTorch's operations go through memory one by one, with float32 copies in betwee
 small to pay for being called. Here a norm, a gate, a rotation, an attention over a cache or a draw is one call, which
 reads bfloat16 and computes in float32.
 
-Numbers and arrays are as `plaudit.models.machine_code` has them.
+Numbers and arrays are as `plaudit.kernels.machine_code` has them.
 
 B rows or tokens, D hidden width, I of the gates; H query heads in groups of H/G share G key heads of width d; C columns
 of a cache; V vocabulary.
@@ -20,9 +20,9 @@ import numpy as np
 from llvmlite import ir
 from numba import prange, types
 
-from plaudit.models import vectors
-from plaudit.models.machine_code import LEAST, ask_for, compiled, exp, generated, inlined, largest, narrow, wide
-from plaudit.models.vectors import LANES
+from plaudit.kernels import vectors
+from plaudit.kernels.machine_code import LEAST, ask_for, compiled, exp, generated, inlined, largest, narrow, wide
+from plaudit.kernels.vectors import LANES
 
 BLOCK = 256
 """Vocabulary entries that are summed before one of them is looked for."""

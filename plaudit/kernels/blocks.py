@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from plaudit.models import vectors
-from plaudit.models.linear_table import (
+from plaudit.kernels import vectors
+from plaudit.kernels.linear_table import (
     BIAS,
     COLUMN,
     DOWN_LINES,
@@ -27,8 +27,8 @@ from plaudit.models.linear_table import (
     UP_STEPS,
     WIDTH,
 )
-from plaudit.models.machine_code import array_at, generated, inlined, narrow, wide
-from plaudit.models.tile_unit import SUMS, TILE, TURNED, ZEROS, turn_pairs
+from plaudit.kernels.machine_code import array_at, generated, inlined, narrow, wide
+from plaudit.kernels.tile_unit import SUMS, TILE, TURNED, ZEROS, turn_pairs
 
 
 def fit(inputs: int) -> bool:

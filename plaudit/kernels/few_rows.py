@@ -14,8 +14,8 @@ import numpy as np
 from llvmlite import ir
 from numba import prange, types
 
-from plaudit.models import vectors
-from plaudit.models.linear_table import (
+from plaudit.kernels import vectors
+from plaudit.kernels.linear_table import (
     BIAS,
     COLUMN,
     DOWN_LINES,
@@ -34,8 +34,8 @@ from plaudit.models.linear_table import (
     WEIGHT0,
     WIDTH,
 )
-from plaudit.models.machine_code import array_at, called, compiled, composed, generated, inlined, narrow, wide
-from plaudit.models.vectors import LANES
+from plaudit.kernels.machine_code import array_at, called, compiled, composed, generated, inlined, narrow, wide
+from plaudit.kernels.vectors import LANES
 
 WIDEST = 2 * SIDE
 """Outputs of a line of a table."""

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from plaudit.models import few_rows, kernels, pairs, tiles
-from plaudit.models.linear_table import OUTPUTS
-from plaudit.models.machine_code import array_at, compiled, inlined
-from plaudit.models.vectors import LANES
+from plaudit.kernels import few_rows, pairs, rowwise, tiles
+from plaudit.kernels.linear_table import OUTPUTS
+from plaudit.kernels.machine_code import array_at, compiled, inlined
+from plaudit.kernels.vectors import LANES
 
 STATES, MIXED, GATES, DOWN = range(4)
 """Products of a layer."""
@@ -49,7 +49,7 @@ def whole_step(heads_per_group: int, width: int, by: int) -> Callable[..., None]
     scratch        `tile_unit.workplace()`; threads: to use
     """
 
-    lines = kernels.lines_of(width)
+    lines = rowwise.lines_of(width)
 
     @compiled
     def step(
@@ -69,23 +69,23 @@ def whole_step(heads_per_group: int, width: int, by: int) -> Callable[..., None]
             place = places[layer]
             for part in range(4):
                 if part == STATES:
-                    kernels.rms_norm(x, array_at(place[BEFORE], (hidden,), x), epsilon, normed)
+                    rowwise.rms_norm(x, array_at(place[BEFORE], (hidden,), x), epsilon, normed)
                     given, residual, to = normed, none, states
                 elif part == MIXED:
                     keys, values = array_at(place[KEYS], cache.shape, x), array_at(place[VALUES], cache.shape, x)
                     norms = array_at(place[HEAD_NORMS], head_norms.shape, x)
-                    kernels.rotate_and_store(states, cos, sin, norms, head_epsilon, query, keys, values, column)
+                    rowwise.rotate_and_store(states, cos, sin, norms, head_epsilon, query, keys, values, column)
                     for b in range(rows):
                         seen[b] = max(first[b], column + 1 - place[WINDOW])
-                    kernels.attend(
+                    rowwise.attend(
                         heads_per_group, width, lines, query, keys, values, seen, column + 1, scale, scores, mixture
                     )
                     given, residual, to = mixture, x, x
                 elif part == GATES:
-                    kernels.rms_norm(x, array_at(place[BETWEEN], (hidden,), x), epsilon, normed)
+                    rowwise.rms_norm(x, array_at(place[BETWEEN], (hidden,), x), epsilon, normed)
                     given, residual, to = normed, none, sides
                 else:
-                    kernels.gated(sides, sides, inner, gated)
+                    rowwise.gated(sides, sides, inner, gated)
                     given, residual, to = gated, x, x
                 if by == BY_TILES:
                     tiles.product(given, plans[layer, part], residual, to, scratch, threads)
@@ -93,6 +93,6 @@ def whole_step(heads_per_group: int, width: int, by: int) -> Callable[..., None]
                     pairs.product(given, plans[layer, part], residual, to, scratch, threads)
                 else:
                     few_rows.product(given, plans[layer, part], residual, to, threads)
-        kernels.rms_norm(x, norm, epsilon, result)
+        rowwise.rms_norm(x, norm, epsilon, result)
 
     return step

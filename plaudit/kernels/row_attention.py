@@ -2,7 +2,7 @@
 
 A row's keys, and a few queries at a time, are held in float32; scores are computed again in the backward pass from one
 number a query that the forward pass keeps, as in Dao et al. 2022 (FlashAttention, arXiv:2205.14135), section 3.1. Where
-there is a tile unit, `plaudit.models.tile_attention` does that of bfloat16.
+there is a tile unit, `plaudit.kernels.tile_attention` does that of bfloat16.
 
 N tokens of the packed batch, R rows of Q queries and S keys each, the queries being the last of the keys; H query heads
 in groups of H/G share G key heads of width d.
@@ -19,10 +19,10 @@ from numba import prange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from plaudit.models import machine_code, tile_attention, tile_unit
-from plaudit.models.kernels import exponentials, mixture
-from plaudit.models.machine_code import called, compiled, exp, inlined, narrow, wide
-from plaudit.models.vectors import LANES
+from plaudit.kernels import machine_code, tile_attention, tile_unit
+from plaudit.kernels.machine_code import called, compiled, exp, inlined, narrow, wide
+from plaudit.kernels.rowwise import exponentials, mixture
+from plaudit.kernels.vectors import LANES
 from plaudit.text.rows import AttentionRows
 
 FEW = 4

@@ -13,8 +13,8 @@ from numba import prange, types
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from plaudit.models import machine_code, tile_unit, vectors
-from plaudit.models.machine_code import compiled, generated, plain_array
+from plaudit.kernels import machine_code, tile_unit, vectors
+from plaudit.kernels.machine_code import compiled, generated, plain_array
 
 BLOCK = 2 * vectors.LANES
 """Numbers of a line of memory: a side of the squares that are transposed."""

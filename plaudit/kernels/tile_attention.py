@@ -1,9 +1,9 @@
 """Causal attention over rows of a packed batch by a processor's tile unit, forward and backward, in bfloat16.
 
-As `plaudit.models.row_attention`, but 32 queries at a time and with the products of `plaudit.models.tile_unit`: chances
-and slopes are rounded to bfloat16 before they are multiplied, as in Dao 2023 (FlashAttention-2, arXiv:2307.08691), and
-summed in float32. Scores are held keys first, so that 16 queries are a vector: what is done to each of them needs no
-sum across its numbers.
+As `plaudit.kernels.row_attention`, but 32 queries at a time and with the products of `plaudit.kernels.tile_unit`:
+chances and slopes are rounded to bfloat16 before they are multiplied, as in Dao 2023 (FlashAttention-2,
+arXiv:2307.08691), and summed in float32. Scores are held keys first, so that 16 queries are a vector: what is done to
+each of them needs no sum across its numbers.
 
 Letters are as there. A square is 32 by 32: the product of 32 rows of numbers, which the unit takes as they are, with 32
 columns of pairs of them, STEP numbers of each at a time.
@@ -17,11 +17,11 @@ import numpy as np
 from llvmlite import ir
 from numba import prange, types
 
-from plaudit.models import vectors
-from plaudit.models.linear import turn_square
-from plaudit.models.linear_table import SIDE, STEP
-from plaudit.models.machine_code import called, compiled, generated, inlined
-from plaudit.models.tile_unit import (
+from plaudit.kernels import vectors
+from plaudit.kernels.linear import turn_square
+from plaudit.kernels.linear_table import SIDE, STEP
+from plaudit.kernels.machine_code import called, compiled, generated, inlined
+from plaudit.kernels.tile_unit import (
     TILE,
     add_product,
     load,
@@ -31,7 +31,7 @@ from plaudit.models.tile_unit import (
     turn_pairs,
     zero,
 )
-from plaudit.models.vectors import FLOATS, LANES, LONG, WORDS
+from plaudit.kernels.vectors import FLOATS, LANES, LONG, WORDS
 
 QUERIES = 2 * LANES
 """Worked on at once: two vectors."""
@@ -415,7 +415,7 @@ def attend(
     query: Any, key: Any, value: Any, normalisers: Any, result: Any, query_places: Any, query_begins: Any,
     key_places: Any, key_begins: Any, most_keys: int, heads: int, scale: Any, window: int, threads: int, scratch: Any,
 ) -> None:  # fmt: skip
-    """`plaudit.models.row_attention.attend`, of bfloat16; scratch as of `plaudit.models.tile_unit.workplace`."""
+    """`plaudit.kernels.row_attention.attend`, of bfloat16; scratch as of `plaudit.kernels.tile_unit.workplace`."""
     width = query.shape[1] // heads
     groups, rows = key.shape[1] // width, len(key_begins) - 1
     members, padded = heads // groups, -(-width // STEP) * STEP
@@ -468,7 +468,7 @@ def attend_backward(
     query_places: Any, query_begins: Any, key_places: Any, key_begins: Any, most_keys: int, heads: int, scale: Any,
     window: int, threads: int, scratch: Any,
 ) -> None:  # fmt: skip
-    """`plaudit.models.row_attention.attend_backward`, of bfloat16."""
+    """`plaudit.kernels.row_attention.attend_backward`, of bfloat16."""
     width = query.shape[1] // heads
     groups, rows = key.shape[1] // width, len(key_begins) - 1
     members, padded = heads // groups, -(-width // STEP) * STEP

@@ -5,9 +5,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from plaudit.models import row_attention, tile_unit
+from plaudit.kernels import row_attention, tile_unit
+from plaudit.kernels.row_attention import RowAttention
 from plaudit.models.attention import LONGEST, UNLIMITED, PackedRows
-from plaudit.models.row_attention import RowAttention
 from plaudit.text.rows import attention_rows
 
 needs_unit = pytest.mark.skipif(not tile_unit.available(), reason="this processor has no tile unit, or it is locked")
