@@ -1,15 +1,15 @@
 """Batches by token budget, packed: the tokens of all sequences in one row, without padding.
 
-B sequences of at most L tokens, N tokens altogether, T response tokens (the longest response). A prompt that
-several neighbouring sequences begin with stands in the row once, and is computed once.
+B sequences of at most L tokens, N tokens altogether, T response tokens (the longest response). What several prompts
+begin with, a system message or all of a prompt, stands in the row once, and is computed once.
 """
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -17,6 +17,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from plaudit.text.chat import TokenSequence
 from plaudit.text.rows import AttentionRows, attention_rows
+
+LEAST_SHARED = 1 / 100
+"""Of the tokens of several sequences, what a common beginning must save; prompts that are equal are shared anyway."""
+SHORT = 1024
+"""Tokens of a batch's longest sequence up to which that holds, on a CPU."""
+LEAST_SHARED_ELSEWHERE = 1 / 4
+"""Where an attention has to be told by a mask what it sees, and takes longer for it."""
 
 
 @dataclass(frozen=True)
@@ -74,38 +81,68 @@ class TokenBatch:
 
 
 def collate(sequences: Sequence[TokenSequence], *, device: torch.device | str = "cpu") -> TokenBatch:
-    """Pack sequences; neighbours with the same prompt share it."""
-    ids: list[int] = []
-    positions: list[int] = []
-    places: list[list[int]] = []
-    rows: list[tuple[list[int], list[int]]] = []  # (queries, keys)
-
-    def add(tokens: list[int], after: int) -> list[int]:
-        start = len(ids)
-        ids.extend(tokens)
-        positions.extend(range(after, after + len(tokens)))
-        return list(range(start, len(ids)))
-
-    for _, neighbours in groupby(sequences, key=lambda sequence: sequence.prompt_ids):
-        together = list(neighbours)
-        prompt = add(together[0].prompt_ids, 0)
-        if len(together) > 1:
-            rows.append((prompt, prompt))
-        for sequence in together:
-            response = add(sequence.response_ids, len(prompt))
-            places.append(prompt + response)
-            rows.append((response if len(together) > 1 else places[-1], places[-1]))
-    shared = len(rows) > len(sequences)
-    rows = [row for row in rows if row[0]]  # an empty prompt or response has nothing to look at
-
+    """Pack sequences. What their prompts begin with in common stands in the row once, where that pays."""
+    trunk = _Trunk(sequences, torch.device(device))
+    trunk.lay(range(len(sequences)))
+    rows = [row for row in trunk.rows if row[0]]  # an empty prompt or response has nothing to look at
+    shared = any(len(queries) < len(keys) for queries, keys in rows)
+    places = [torch.tensor(trunk.places[i]) for i in range(len(sequences))]
     return TokenBatch(
-        token_ids=torch.tensor(ids, device=device),
-        positions=torch.tensor(positions, device=device),
-        places=pad_sequence([torch.tensor(one) for one in places], batch_first=True).to(device),
+        token_ids=torch.tensor(trunk.ids, device=device),
+        positions=torch.tensor(trunk.positions, device=device),
+        places=pad_sequence(places, batch_first=True).to(device),
         prompt_lengths=torch.tensor([len(s.prompt_ids) for s in sequences], device=device),
         response_lengths=torch.tensor([len(s.response_ids) for s in sequences], device=device),
-        rows=attention_rows(rows, len(ids), shared=shared, device=device),
+        rows=attention_rows(rows, len(trunk.ids), shared=shared, device=device),
     )
+
+
+class _Trunk:
+    """A packed row as it grows: prompts from where they begin, branch by branch.
+
+    ids, positions  [N]
+    places          of each sequence so far
+    rows            (queries, keys) for attention
+    """
+
+    def __init__(self, sequences: Sequence[TokenSequence], device: torch.device):
+        self.sequences = sequences
+        short = max(map(len, sequences)) <= SHORT and device.type == "cpu"
+        self.least = LEAST_SHARED if short else LEAST_SHARED_ELSEWHERE
+        self.ids: list[int] = []
+        self.positions: list[int] = []
+        self.places: dict[int, list[int]] = {}
+        self.rows: list[tuple[list[int], list[int]]] = []
+
+    def lay(self, members: Sequence[int], before: list[int] | None = None) -> None:
+        """Put these sequences into the row; the prompts of all of them begin with the tokens at `before`."""
+        before = before or []
+        given = {i: self.sequences[i].prompt_ids for i in members}
+        common = len(os.path.commonprefix(list(given.values())))
+        equal = all(len(prompt) == common for prompt in given.values())
+        tokens = sum(len(self.sequences[i]) - len(before) for i in members)
+        saved = (common - len(before)) * (len(members) - 1)
+        if len(members) > 1 and (equal or saved >= self.least * tokens):
+            before = self._add(given[members[0]][len(before) : common], before)
+        if equal:
+            for i in members:
+                sequence = self.sequences[i]
+                self.places[i] = self._add((sequence.prompt_ids + sequence.response_ids)[len(before) :], before)
+            return
+        branches: dict[int | None, list[int]] = {}
+        for i, prompt in given.items():
+            branches.setdefault(prompt[common] if len(prompt) > common else None, []).append(i)
+        for branch in branches.values():
+            self.lay(branch, before)
+
+    def _add(self, tokens: list[int], before: list[int]) -> list[int]:
+        """Places of tokens that stand behind others, with theirs."""
+        start = len(self.ids)
+        self.ids += tokens
+        self.positions += range(len(before), len(before) + len(tokens))
+        own = list(range(start, len(self.ids)))
+        self.rows.append((own, before + own))
+        return before + own
 
 
 def by_token_budget(costs: Sequence[int], budget: int, *, lengths: Sequence[int] | None = None) -> list[list[int]]:

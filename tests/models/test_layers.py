@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from conftest import make_model
 from torch.autograd.graph import saved_tensors_hooks
 
 from plaudit.config import LoraSettings, ModelSettings
@@ -47,15 +48,20 @@ def measure(policy, sequences=SEQUENCES):
 
 @pytest.mark.parametrize("lora", [LoraSettings(rank=4), None])
 @pytest.mark.parametrize("cost", [0, 20_000])
-def test_activations_computed_again_change_no_number_and_are_not_kept(tiny_model, lora, cost, monkeypatch):
+def test_activations_computed_again_change_no_number_and_are_not_kept(lora, cost, tmp_path, monkeypatch):
+    """Of a layer nothing is kept but what goes into it."""
     monkeypatch.setattr("plaudit.text.rows.COST_OF_A_BLOCK", cost)
     assert (len(collate(SEQUENCES).rows.blocks) > 1) == (cost == 0)
-    log_probs, gradients, kept = measure(trained(tiny_model, lora))
-    again_log_probs, again_gradients, again_kept = measure(trained(tiny_model, lora, activation_checkpointing=True))
-    assert log_probs.equal(again_log_probs)
-    for one, other in zip(gradients, again_gradients, strict=True):
-        torch.testing.assert_close(one, other)
-    assert again_kept < 0.33 * kept
+    plain, again = {}, {}
+    for layers in (1, 3):
+        model = make_model(tmp_path / str(layers), num_hidden_layers=layers)
+        log_probs, gradients, plain[layers] = measure(trained(model, lora))
+        found, its_gradients, again[layers] = measure(trained(model, lora, activation_checkpointing=True))
+        assert log_probs.equal(found)
+        for one, other in zip(gradients, its_gradients, strict=True):
+            torch.testing.assert_close(one, other)
+    of_inputs = len(collate(SEQUENCES).token_ids) * 32 * 4  # bytes: tokens of a width of 32, float32
+    assert again[3] - again[1] == 2 * of_inputs < (plain[3] - plain[1]) / 5
 
 
 @pytest.mark.slow

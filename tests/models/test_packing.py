@@ -64,7 +64,7 @@ def test_packed_equals_alone_in_log_probs_scores_and_gradients(family, way, tmp_
     longest, cost = WAYS[way]
     monkeypatch.setattr(attention, "LONGEST", longest)
     monkeypatch.setattr(rows, "COST_OF_A_BLOCK", cost)
-    assert len(collate(SEQUENCES).rows.blocks) == (1 if cost else 6)
+    assert len(collate(SEQUENCES).rows.blocks) == (1 if cost else 7)  # "1" begins two prompts, of which one has three
     model = load(family, tmp_path / family)
     assert model.network.packs
     start = reward_from_causal(model, seed=0).network

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plaudit.text.batches import (
+    LEAST_SHARED,
     by_token_budget,
     collate,
     draw_without_replacement,
@@ -36,7 +37,9 @@ def test_micro_batches_hold_every_sequence_once_and_share_prompts_within_the_bud
         chosen = [sequences[i] for i in indices]
         seen += indices
         different = {tuple(s.prompt_ids) for s in chosen}
-        assert len(batch.token_ids) == sum(map(len, different)) + sum(len(s.response_ids) for s in chosen)
+        beginnings = {prompt[: end + 1] for prompt in different for end in range(len(prompt))}
+        of_prompts = len(batch.token_ids) - sum(len(s.response_ids) for s in chosen)
+        assert len(beginnings) <= of_prompts <= sum(map(len, different))
         assert len(batch.token_ids) <= budget or len(chosen) == 1
         assert batch.response_ids.tolist() == [t for s in chosen for t in s.response_ids]
         for row, sequence in enumerate(chosen):
@@ -70,6 +73,71 @@ def test_each_token_sees_its_own_prompt_and_what_stands_before_it_in_its_respons
 
     assert seen() == {1: [1], 2: [1, 2], 3: [1, 2, 3], 4: [1, 2, 4], 5: [1, 2, 4, 5], 6: [6], 7: [6, 7], 8: [6, 7, 8]}
     assert seen(2) == {1: [1], 2: [1, 2], 3: [2, 3], 4: [2, 4], 5: [4, 5], 6: [6], 7: [6, 7], 8: [7, 8]}
+
+
+def trunk(prompts, response=(1,), **options):
+    """Token ids of the packed row, and the rows of attention as (queries, keys), ids too."""
+    batch = collate([TokenSequence(list(prompt), list(response)) for prompt in prompts], **options)
+    ids = batch.token_ids.tolist()
+    rows = []
+    for block in batch.rows.blocks:
+        lengths = zip(block.query_lengths.tolist(), block.key_lengths.tolist(), strict=True)
+        for (queries, keys), queried, keyed in zip(lengths, block.queries.tolist(), block.keys.tolist(), strict=True):
+            rows.append(
+                ("".join(map(chr, (ids[i] for i in queried[:queries]))), "".join(chr(ids[i]) for i in keyed[:keys]))
+            )
+    return "".join(map(chr, ids)), sorted(rows)
+
+
+def letters(*prompts):
+    return [[ord(letter) for letter in prompt] for prompt in prompts]
+
+
+DOT = (ord("."),)
+
+
+def test_what_prompts_begin_with_stands_in_the_row_once_branch_by_branch():
+    row, seen = trunk(letters("system:ask me", "system:tell", "system:ask us", "system:ask us", "other"), DOT)
+    assert row == "system:ask me.us..tell.other."
+    assert seen == sorted(
+        [
+            ("system:", "system:"),
+            ("ask ", "system:ask "),
+            ("me.", "system:ask me."),
+            ("us", "system:ask us"),
+            (".", "system:ask us."),
+            (".", "system:ask us."),
+            ("tell.", "system:tell."),
+            ("other.", "other."),
+        ]
+    )
+
+
+def test_a_prompt_that_another_begins_with_is_shared():
+    row, seen = trunk(letters("one two", "one", "one"), DOT)
+    assert row == "one two..."
+    assert seen == [(" two.", "one two."), (".", "one."), (".", "one."), ("one", "one")]
+
+
+def test_a_common_beginning_is_shared_where_it_saves_enough():
+    long, responses = letters("ab" + 20 * "c", "ab" + 20 * "d"), 99 * DOT
+    saved, tokens = 2, 2 * (22 + 99)
+    assert saved / tokens < LEAST_SHARED
+    assert len(trunk(long, responses)[0]) == tokens
+    assert len(trunk(long, DOT)[0]) == 2 * 23 - saved
+
+
+def test_masks_have_to_save_more(monkeypatch):
+    """Beyond a CPU's short rows, and on other devices."""
+    some, more = letters("abcd" + 10 * "e", "abcd" + 10 * "f"), letters(20 * "a" + "b", 20 * "a" + "c")
+    assert len(trunk(some)[0]) == 2 * 15 - 4
+    monkeypatch.setattr("plaudit.text.batches.SHORT", 14)
+    assert len(trunk(some)[0]) == 2 * 15
+    assert len(trunk(more)[0]) == 2 * 22 - 20
+    monkeypatch.undo()
+    assert len(collate([TokenSequence(prompt, [1]) for prompt in some], device="meta").token_ids) == 2 * 15
+    same = [TokenSequence(some[0], [1])] * 2
+    assert len(collate(same, device="meta").token_ids) == 14 + 2  # equal prompts are shared anywhere
 
 
 def test_rows_are_split_into_the_blocks_that_cost_least(monkeypatch):
