@@ -35,6 +35,7 @@ check: install-dev
 	$(BIN)/mypy
 
 bench: install-dev benchmarks/peers/trl/.installed benchmarks/peers/ppo/.installed
+	$(BIN)/python benchmarks/speed/equal.py
 	$(BIN)/python benchmarks/speed/run.py
 	$(BIN)/python benchmarks/speed/growth.py
 

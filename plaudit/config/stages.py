@@ -40,7 +40,7 @@ class ModelSettings(Section):
     stop_strings: list[str] = Field(default=[])
     """An answer also ends, and counts as finished, where one of these appears in its text; they are cut off."""
     tokens_per_micro_batch: Positive = 2048
-    """Tokens in one forward pass, a shared prompt counted once: bounds memory, never changes a result."""
+    """Most tokens in one forward pass, a shared prompt counted once: bounds memory, never changes a result."""
     activation_checkpointing: bool = False
     """Keep only each layer's input for the backward pass and compute the rest again: less memory, a third more work."""
     compile: bool = False

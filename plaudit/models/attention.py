@@ -21,13 +21,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from plaudit.kernels import machine_code, row_attention
 from plaudit.kernels.row_attention import RowAttention
-from plaudit.text.rows import AttentionRows
+from plaudit.text.rows import LONGEST, AttentionRows
 
 NAME = "plaudit"
 KEYS_AT_ONCE = 1 << 20
 """Numbers of a cache's keys that are held in float32 at a time, where a query of one token looks at them."""
-LONGEST = 1024
-"""Keys of a batch's longest row up to which attention on a CPU is ours; beyond, without a tile unit, PyTorch's is."""
 UNLIMITED = 1 << 40
 """Of a window that hides nothing."""
 
@@ -102,6 +100,8 @@ class PackedRows:
             query, key, value = flat
             return self._by_kernel(query, key, value, heads, scale, UNLIMITED if window is None else window)
         width = flat[0].shape[1] // heads
+        if self.rows.shared:  # the gradients of a key of several rows are added up in float32
+            flat = [flat[0], *(x.float() for x in flat[1:])]
         mixed = [self._block(i, flat, heads, width, scale, window, softcap) for i in range(len(self.rows.blocks))]
         together = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
         return _Pick.apply(together, self.rows.owners)
@@ -127,7 +127,9 @@ class PackedRows:
         """[A Q, H d] of a block by PyTorch's fused attention, row by row of the gathered tokens."""
         block = self.rows.blocks[number]
         query = flat[0][block.queries].unflatten(-1, (heads, width)).transpose(1, 2)  # [A, H, Q, d]
-        key, value = (x[block.keys].unflatten(-1, (-1, width)).transpose(1, 2) for x in flat[1:])  # [A, G, S, d]
+        key, value = (
+            x[block.keys].to(query.dtype).unflatten(-1, (-1, width)).transpose(1, 2) for x in flat[1:]
+        )  # [A, G, S, d]
         copies = heads // key.shape[1]
         if window is not None and window >= block.keys.shape[1]:
             window = None

@@ -9,6 +9,7 @@ B rows, D hidden width, I of the gates; H query heads and G key heads of width d
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from plaudit.kernels.whole_step import BY_ROWS, whole_lanes, whole_step
 from plaudit.models.fused_modules import KINDS, window_of
 from plaudit.models.laid_out import ByKernel, Product, Products
 from plaudit.models.network import Network
+from plaudit.progress import say
 
 MANY = 2**31
 """More columns than there are."""
@@ -90,14 +92,21 @@ class FusedStep:
 
 def fused_step(network: Network, products: Products) -> FusedStep | None:
     """None where the body is of another kind, or not on a CPU."""
+    if not machine_code.serve(network.body):
+        return None
     layers: Any = getattr(network.body, "layers", None)
     known = [f"{kind}DecoderLayer" for kind in KINDS]
-    if not machine_code.serve(network.body) or not layers or any(type(layer).__name__ not in known for layer in layers):
-        return None
     config: Any = network.body.config
-    if config.hidden_act != "silu":
+    if not layers or any(type(layer).__name__ not in known for layer in layers) or config.hidden_act != "silu":
+        _say_by_modules(config.model_type)
         return None
     return FusedStep(network, products)
+
+
+@cache
+def _say_by_modules(family: str) -> None:
+    """Once a process."""
+    say(f"{family} models are sampled by their own modules on a CPU, more slowly than {', '.join(KINDS)} by kernels.")
 
 
 class _Norm:

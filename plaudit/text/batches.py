@@ -6,7 +6,7 @@ begin with, a system message or all of a prompt, stands in the row once, and is 
 
 from __future__ import annotations
 
-import os
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,14 +16,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from plaudit.text.chat import TokenSequence
-from plaudit.text.rows import AttentionRows, attention_rows
+from plaudit.text.rows import LONGEST, AttentionRows, attention_rows
 
 LEAST_SHARED = 1 / 100
 """Of the tokens of several sequences, what a common beginning must save; prompts that are equal are shared anyway."""
-SHORT = 1024
-"""Tokens of a batch's longest sequence up to which that holds, on a CPU."""
-LEAST_SHARED_ELSEWHERE = 1 / 4
-"""Where an attention has to be told by a mask what it sees, and takes longer for it."""
+LEAST_FOR_MASKS = 1 / 4
+"""Of a batch's tokens, where attention needs masks for that alone: PyTorch's takes longer by them."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +80,11 @@ class TokenBatch:
 
 def collate(sequences: Sequence[TokenSequence], *, device: torch.device | str = "cpu") -> TokenBatch:
     """Pack sequences. What their prompts begin with in common stands in the row once, where that pays."""
-    trunk = _Trunk(sequences, torch.device(device))
-    trunk.lay(range(len(sequences)))
-    rows = [row for row in trunk.rows if row[0]]  # an empty prompt or response has nothing to look at
-    shared = any(len(queries) < len(keys) for queries, keys in rows)
+    trunk = _Trunk(sequences, LEAST_SHARED)
+    if torch.device(device).type != "cpu" or max(map(len, sequences)) > LONGEST:
+        plain = _Trunk(sequences, math.inf)
+        if not plain.shares and len(trunk.ids) > (1 - LEAST_FOR_MASKS) * len(plain.ids):
+            trunk = plain
     places = [torch.tensor(trunk.places[i]) for i in range(len(sequences))]
     return TokenBatch(
         token_ids=torch.tensor(trunk.ids, device=device),
@@ -93,37 +92,42 @@ def collate(sequences: Sequence[TokenSequence], *, device: torch.device | str = 
         places=pad_sequence(places, batch_first=True).to(device),
         prompt_lengths=torch.tensor([len(s.prompt_ids) for s in sequences], device=device),
         response_lengths=torch.tensor([len(s.response_ids) for s in sequences], device=device),
-        rows=attention_rows(rows, len(trunk.ids), shared=shared, device=device),
+        rows=attention_rows(trunk.rows, len(trunk.ids), shared=trunk.shares, device=device),
     )
 
 
 class _Trunk:
-    """A packed row as it grows: prompts from where they begin, branch by branch.
+    """A packed row in which prompts branch where they differ.
 
     ids, positions  [N]
-    places          of each sequence so far
+    places          of each sequence's tokens
     rows            (queries, keys) for attention
     """
 
-    def __init__(self, sequences: Sequence[TokenSequence], device: torch.device):
-        self.sequences = sequences
-        short = max(map(len, sequences)) <= SHORT and device.type == "cpu"
-        self.least = LEAST_SHARED if short else LEAST_SHARED_ELSEWHERE
+    def __init__(self, sequences: Sequence[TokenSequence], least: float):
+        """With what saves at least this part of the tokens that it is common to, and with prompts that are equal."""
+        self.sequences, self.least = sequences, least
         self.ids: list[int] = []
         self.positions: list[int] = []
         self.places: dict[int, list[int]] = {}
         self.rows: list[tuple[list[int], list[int]]] = []
+        self._lay(list(range(len(sequences))), [])
 
-    def lay(self, members: Sequence[int], before: list[int] | None = None) -> None:
+    @property
+    def shares(self) -> bool:
+        """Whether a token is a key of several rows."""
+        return any(len(queries) < len(keys) for queries, keys in self.rows)
+
+    def _lay(self, members: list[int], before: list[int]) -> None:
         """Put these sequences into the row; the prompts of all of them begin with the tokens at `before`."""
-        before = before or []
         given = {i: self.sequences[i].prompt_ids for i in members}
-        common = len(os.path.commonprefix(list(given.values())))
-        equal = all(len(prompt) == common for prompt in given.values())
-        tokens = sum(len(self.sequences[i]) - len(before) for i in members)
+        first, last = min(given.values()), max(given.values())  # whatever these agree in, those between do too
+        common = next((k for k, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
+        equal = first == last
         saved = (common - len(before)) * (len(members) - 1)
+        tokens = sum(len(self.sequences[i]) - len(before) for i in members)
         if len(members) > 1 and (equal or saved >= self.least * tokens):
-            before = self._add(given[members[0]][len(before) : common], before)
+            before = self._add(first[len(before) : common], before)
         if equal:
             for i in members:
                 sequence = self.sequences[i]
@@ -133,22 +137,22 @@ class _Trunk:
         for i, prompt in given.items():
             branches.setdefault(prompt[common] if len(prompt) > common else None, []).append(i)
         for branch in branches.values():
-            self.lay(branch, before)
+            self._lay(branch, before)
 
     def _add(self, tokens: list[int], before: list[int]) -> list[int]:
         """Places of tokens that stand behind others, with theirs."""
-        start = len(self.ids)
+        own = list(range(len(self.ids), len(self.ids) + len(tokens)))
         self.ids += tokens
         self.positions += range(len(before), len(before) + len(tokens))
-        own = list(range(start, len(self.ids)))
-        self.rows.append((own, before + own))
+        if own:  # an empty prompt or response has nothing to look at
+            self.rows.append((own, before + own))
         return before + own
 
 
 def by_token_budget(costs: Sequence[int], budget: int, *, lengths: Sequence[int] | None = None) -> list[list[int]]:
     """Split indices into groups of like length whose costs sum to no more than the budget.
 
-    costs    tokens that each adds to a batch
+    costs    tokens that each adds to a batch, at most
     lengths  what "like length" is; the costs where not given
 
     A single one over the budget gets a group of its own. Depends on the arguments alone.
@@ -167,7 +171,7 @@ def by_token_budget(costs: Sequence[int], budget: int, *, lengths: Sequence[int]
 
 
 def packed_size(sequences: Sequence[TokenSequence]) -> int:
-    """Tokens that sequences with one prompt take in a batch."""
+    """Tokens that sequences with one prompt take in a batch, at most."""
     return len(sequences[0].prompt_ids) + sum(len(sequence.response_ids) for sequence in sequences)
 
 

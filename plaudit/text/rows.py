@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+LONGEST = 1024
+"""Keys of a batch's longest row up to which attention on a CPU is ours; beyond, without a tile unit, PyTorch's is."""
 COST_OF_A_BLOCK = 20_000
 """Scores that take as long to compute as the calls that one more block needs; measured on a CPU."""
 
@@ -43,8 +45,8 @@ class RowBlock:
 class AttentionRows:
     """Which tokens of a packed row attend to which: queries are the last tokens of a row, keys all of them.
 
-    A sequence by itself is one row. Sequences with a prompt in common are one row for the prompt, and one for each
-    response, whose keys are the prompt's tokens and its own.
+    A sequence by itself is one row. What several sequences begin with is a row for itself, and what follows in each of
+    them is one whose keys are the tokens before it and its own.
 
     blocks   rows of like size, those of fewest keys first
     owners   [N]  where each token is among the queries of all blocks, A * Q of each, one block after the other

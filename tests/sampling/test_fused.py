@@ -96,8 +96,12 @@ def test_in_bfloat16_it_is_as_far_from_float32_as_the_modules_are(family, rows, 
 
 
 @pytest.mark.parametrize("family", ["gemma2", "gpt_neox", "gpt2"])
-def test_other_families_go_their_own_way(family, tmp_path):
-    assert steps(load(family, tmp_path), 7)[1] is None
+def test_other_families_go_their_own_way_and_say_so_once(family, tmp_path, capsys):
+    fused_module._say_by_modules.cache_clear()
+    network = load(family, tmp_path)
+    assert steps(network, 7)[1] is None
+    assert steps(network, 2)[1] is None
+    assert capsys.readouterr().err.count(f"{family} models are sampled by their own modules") == 1
 
 
 def test_layers_with_another_gate_go_their_own_way(tmp_path):

@@ -26,16 +26,21 @@ def test_every_sequence_is_in_exactly_one_group_within_the_budget(costs, budget)
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 3), st.integers(1, 30)), min_size=1, max_size=30),
+    st.lists(st.tuples(st.integers(0, 5), st.integers(1, 30)), min_size=1, max_size=30),
     st.integers(1, 200),
 )
 def test_micro_batches_hold_every_sequence_once_and_share_prompts_within_the_budget(shape, budget):
-    prompts = [[7] * 5, [8], [9, 9], [7] * 6]
+    prompts = [[7] * 5, [8], [9, 9], [7] * 6, [], [7, 7, 8]]
     sequences = [TokenSequence(prompts[p], list(range(100, 100 + length))) for p, length in shape]
     seen = []
     for indices, batch in micro_batches(sequences, budget, "cpu"):
         chosen = [sequences[i] for i in indices]
         seen += indices
+        keys_of = {}
+        for block in batch.rows.blocks:
+            for number, sees in enumerate(block.allowed()):
+                for query in range(int(block.query_lengths[number])):
+                    keys_of[int(block.queries[number, query])] = block.keys[number][sees[query]].tolist()
         different = {tuple(s.prompt_ids) for s in chosen}
         beginnings = {prompt[: end + 1] for prompt in different for end in range(len(prompt))}
         of_prompts = len(batch.token_ids) - sum(len(s.response_ids) for s in chosen)
@@ -47,6 +52,8 @@ def test_micro_batches_hold_every_sequence_once_and_share_prompts_within_the_bud
             assert ids == sequence.prompt_ids + sequence.response_ids
             places = batch.places[row, : len(sequence)]
             assert batch.positions[places].tolist() == list(range(len(sequence)))
+            for end, place in enumerate(places.tolist(), start=1):
+                assert keys_of[place] == places[:end].tolist()
     assert sorted(seen) == list(range(len(sequences)))
 
 
@@ -75,18 +82,16 @@ def test_each_token_sees_its_own_prompt_and_what_stands_before_it_in_its_respons
     assert seen(2) == {1: [1], 2: [1, 2], 3: [2, 3], 4: [2, 4], 5: [4, 5], 6: [6], 7: [6, 7], 8: [7, 8]}
 
 
-def trunk(prompts, response=(1,), **options):
-    """Token ids of the packed row, and the rows of attention as (queries, keys), ids too."""
+def trunk(prompts, response, **options):
+    """The packed row as text, and its rows of attention as (queries, keys)."""
     batch = collate([TokenSequence(list(prompt), list(response)) for prompt in prompts], **options)
-    ids = batch.token_ids.tolist()
+    text = "".join(map(chr, batch.token_ids.tolist()))
     rows = []
     for block in batch.rows.blocks:
-        lengths = zip(block.query_lengths.tolist(), block.key_lengths.tolist(), strict=True)
-        for (queries, keys), queried, keyed in zip(lengths, block.queries.tolist(), block.keys.tolist(), strict=True):
-            rows.append(
-                ("".join(map(chr, (ids[i] for i in queried[:queries]))), "".join(chr(ids[i]) for i in keyed[:keys]))
-            )
-    return "".join(map(chr, ids)), sorted(rows)
+        for row in range(len(block.queries)):
+            queries, keys = block.queries[row, : block.query_lengths[row]], block.keys[row, : block.key_lengths[row]]
+            rows.append(tuple("".join(text[i] for i in places) for places in (queries, keys)))
+    return text, sorted(rows)
 
 
 def letters(*prompts):
@@ -127,17 +132,29 @@ def test_a_common_beginning_is_shared_where_it_saves_enough():
     assert len(trunk(long, DOT)[0]) == 2 * 23 - saved
 
 
-def test_masks_have_to_save_more(monkeypatch):
-    """Beyond a CPU's short rows, and on other devices."""
-    some, more = letters("abcd" + 10 * "e", "abcd" + 10 * "f"), letters(20 * "a" + "b", 20 * "a" + "c")
-    assert len(trunk(some)[0]) == 2 * 15 - 4
-    monkeypatch.setattr("plaudit.text.batches.SHORT", 14)
-    assert len(trunk(some)[0]) == 2 * 15
-    assert len(trunk(more)[0]) == 2 * 22 - 20
-    monkeypatch.undo()
-    assert len(collate([TokenSequence(prompt, [1]) for prompt in some], device="meta").token_ids) == 2 * 15
-    same = [TokenSequence(some[0], [1])] * 2
-    assert len(collate(same, device="meta").token_ids) == 14 + 2  # equal prompts are shared anywhere
+def test_what_a_branch_saves_is_of_its_own_tokens():
+    """Within a long beginning, of what comes after it."""
+    some = letters(200 * "a" + "bc", 200 * "a" + "bd", 200 * "a" + "e")
+    assert 1 / (2 * (2 + 90)) < LEAST_SHARED < 1 / (2 * 2 + 1)
+    assert trunk(some, 90 * DOT)[0].count("b") == 2
+    assert trunk(some, ())[0].count("b") == 1
+
+
+def by_masks(*prompts):
+    """Tokens of the row on another device than a CPU."""
+    return len(collate([TokenSequence(prompt, [1]) for prompt in letters(*prompts)], device="meta").token_ids)
+
+
+def test_where_attention_needs_masks_for_it_a_beginning_has_to_save_much_of_the_batch(monkeypatch):
+    fourteen = "abcd" + 10 * "e", "abcd" + 10 * "f"
+    assert len(trunk(letters(*fourteen), DOT)[0]) == 2 * 15 - 4
+    assert by_masks(*fourteen) == 2 * 15
+    assert by_masks(20 * "a" + "b", 20 * "a" + "c") == 2 * 22 - 20
+    few_of_many = 20 * "a" + "b", 20 * "a" + "c", *(letter * 20 for letter in "defgh")
+    assert by_masks(*few_of_many) == 2 * 22 + 5 * 21
+    assert by_masks(*fourteen, "abcdgg", "abcdgg") == 4 + 2 * 11 + 2 + 2 * 1  # equal prompts need masks anyway
+    monkeypatch.setattr("plaudit.text.batches.LONGEST", 14)
+    assert len(trunk(letters(*fourteen), DOT)[0]) == 2 * 15
 
 
 def test_rows_are_split_into_the_blocks_that_cost_least(monkeypatch):
