@@ -101,7 +101,7 @@ class PackedRows:
             return self._by_kernel(query, key, value, heads, scale, UNLIMITED if window is None else window)
         width = flat[0].shape[1] // heads
         if self.rows.shared:  # the gradients of a key of several rows are added up in float32
-            flat = [flat[0], *(x.float() for x in flat[1:])]
+            flat = [flat[0], *(x.float() if x.requires_grad else x for x in flat[1:])]
         mixed = [self._block(i, flat, heads, width, scale, window, softcap) for i in range(len(self.rows.blocks))]
         together = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
         return _Pick.apply(together, self.rows.owners)
