@@ -46,12 +46,12 @@ def templated(prompt: str) -> str:
 
 
 def train(trainer) -> None:
-    """To the end, telling how many tokens each step has, padding left out."""
+    """To the end, telling how many tokens each step has, padding left out. Padding-free batches have no masks."""
     plain = trainer.training_step
 
     def counted(model, inputs, *arguments, **options):
         masks = [inputs[name] for name in inputs if name.endswith("attention_mask")]
-        turns.say(tokens=int(sum(mask.sum() for mask in masks)))
+        turns.say(tokens=int(sum(mask.sum() for mask in masks)) if masks else inputs["input_ids"].numel())
         return plain(model, inputs, *arguments, **options)
 
     trainer.training_step = counted
@@ -67,9 +67,12 @@ if kind == "sft":
 
     model = AutoModelForCausalLM.from_pretrained(folder, **weights)
     rows = Dataset.from_dict({"prompt": questions, "completion": chosen})
+    args = SFTConfig(
+        **COMMON, max_length=None, padding_free="padded" not in variant,
+        loss_type="chunked_nll" if "chunk" in variant else "nll",
+    )  # fmt: skip
     trainer = SFTTrainer(
-        model, args=SFTConfig(**COMMON, max_length=None, loss_type="chunked_nll" if "chunk" in variant else "nll"),
-        train_dataset=rows, processing_class=tokenizer, peft_config=lora, callbacks=[Repetition()],
+        model, args=args, train_dataset=rows, processing_class=tokenizer, peft_config=lora, callbacks=[Repetition()],
     )  # fmt: skip
     train(trainer)
 

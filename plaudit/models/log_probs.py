@@ -23,6 +23,8 @@ TOKENS_PER_PRODUCT = 256
 OUTPUTS_PER_PRODUCT = 2048
 """How much of the vocabulary a trained head goes backward through at once on a CPU, for all tokens of a batch: what
 stays in cache from one product to the next, and gives a piece of the head's gradient that nothing is added to."""
+BYTES_KEPT = 1 << 28
+"""Of logits under a trained head, which are kept for the backward pass; those of further tokens are computed again."""
 BYTES_IN_CACHE = 1 << 23
 """Within, of float32 logits: larger pieces leave the cache, and their memory is asked of the system anew each time."""
 BYTES_ELSEWHERE = 1 << 28
@@ -49,7 +51,7 @@ def chunked_log_probs(
     """
     weight: Any = head.weight
     bias = getattr(head, "bias", None)
-    options = _Options(temperature, softcap, with_entropy)
+    options = _Options(temperature, softcap, with_entropy, goes_back=torch.is_grad_enabled())
     log_probs, entropies = _LogProbs.apply(hidden.to(weight.dtype), weight, bias, token_ids, options)
     return log_probs, entropies if with_entropy else None
 
@@ -91,6 +93,7 @@ class _Options:
     temperature: float
     softcap: float | None
     with_entropy: bool
+    goes_back: bool
 
     def in_pieces(self, logits: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """(rows, [m, V] float32 scaled logits) of as many rows as are worked on at a time."""
@@ -155,8 +158,8 @@ class _LogProbs(torch.autograd.Function):
     """Under a frozen head the gradient to a state is its log-prob's own slope times what comes back.
 
     That slope is taken while a chunk's probabilities are at hand, so that nothing is computed twice. A trained head's
-    gradient is a sum over tokens weighted by what comes back: its logits are computed again in the backward pass, of
-    all tokens and a part of the vocabulary at a time.
+    gradient is a sum over tokens weighted by what comes back: it goes backward through all tokens and a part of the
+    vocabulary at a time, from logits of which as many are kept as are allowed, and the others computed again.
     """
 
     @staticmethod
@@ -164,9 +167,10 @@ class _LogProbs(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor, options: _Options
     ) -> tuple[Tensor, Tensor]:
         """[M, D], [V, D], [V] or None, [M] -> [M] log-probs, [M] entropies (of no use where not wanted)."""
-        again = weight.requires_grad or (bias is not None and bias.requires_grad)
-        wants_slopes = hidden.requires_grad and not again
+        trained = weight.requires_grad or (bias is not None and bias.requires_grad)
+        wants_slopes = options.goes_back and hidden.requires_grad and not trained
         chosen, entropies, normalisers, slopes = [], [], [], []
+        kept, room = [], BYTES_KEPT // (weight.element_size() * len(weight)) if options.goes_back and trained else 0
         size = _tokens_at_once(weight)
         for states, some in zip(hidden.split(size), ids.split(size), strict=True):
             product = functional.linear(states, weight, bias)  # [m, V]
@@ -177,8 +181,12 @@ class _LogProbs(torch.autograd.Function):
             if wants_slopes:
                 options.to_slopes(product, some, its_normalisers, torch.ones_like(its_normalisers))
                 slopes.append(linear.product(product, weight))
-        ctx.options, ctx.again = options, again
-        ctx.save_for_backward(hidden, weight, bias, ids, torch.cat(normalisers), torch.cat(slopes) if slopes else None)
+            room -= len(product)
+            if room >= 0:
+                kept.append(product)
+        ctx.options, ctx.trained = options, trained
+        held = torch.cat(slopes) if slopes else None
+        ctx.save_for_backward(hidden, weight, bias, ids, torch.cat(normalisers), held, *kept)
         whole_entropy = torch.cat(entropies)
         ctx.mark_non_differentiable(whole_entropy)
         return torch.cat(chosen), whole_entropy
@@ -186,18 +194,20 @@ class _LogProbs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of hidden, weight and bias."""
-        hidden, weight, bias, ids, normalisers, slopes = ctx.saved_tensors
-        if not ctx.again:
+        hidden, weight, bias, ids, normalisers, slopes, *kept = ctx.saved_tensors
+        if not ctx.trained:
             return (gradient[:, None] * slopes).to(hidden.dtype), None, None, None, None
         options: _Options = ctx.options
         to_hidden = torch.zeros_like(hidden, dtype=torch.float32) if hidden.requires_grad else None
         to_weight = torch.empty_like(weight) if weight.requires_grad else None
         to_bias = torch.empty_like(bias) if bias is not None and bias.requires_grad else None
         back = gradient.float()
+        others = hidden[sum(map(len, kept)) :]
         size = _outputs_at_once(weight, len(hidden))
         for start in range(0, len(weight), size):
             part = slice(start, start + size)
-            product = functional.linear(hidden, weight[part], None if bias is None else bias[part])  # [M, v]
+            rest = functional.linear(others, weight[part], None if bias is None else bias[part])
+            product = torch.cat([*(logits[:, part] for logits in kept), rest])  # [M, v]
             options.to_slopes(product, ids - start, normalisers, back)
             if to_hidden is not None:
                 add_to(to_hidden, linear.product(product, weight[part]))

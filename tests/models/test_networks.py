@@ -54,9 +54,12 @@ def test_log_probs_equal_those_from_the_full_logits(model, temperature):
 @pytest.mark.parametrize("kernels_serve", [True, False])
 @pytest.mark.parametrize("frozen", [True, False])
 @pytest.mark.parametrize("softcap", [None, 1.5])
-@pytest.mark.parametrize(("tokens", "outputs"), [(1, 1), (3, 7), (256, 2048)])
-def test_pieces_change_neither_log_probs_nor_gradients(tokens, outputs, softcap, frozen, kernels_serve, monkeypatch):
-    """By kernels and by tensors, under a frozen head and under one that is trained."""
+@pytest.mark.parametrize(("tokens", "outputs", "kept"), [(1, 1, 0), (3, 7, 7), (3, 30, 10), (256, 2048, 10)])
+def test_pieces_change_neither_log_probs_nor_gradients(
+    tokens, outputs, kept, softcap, frozen, kernels_serve, monkeypatch
+):
+    """By kernels and by tensors, under a frozen head and under one that is trained, all logits kept, some, or none."""
+    monkeypatch.setattr(log_probs, "BYTES_KEPT", kept * 30 * 4)
     monkeypatch.setattr(machine_code, "knows", lambda _: kernels_serve)
     monkeypatch.setattr(log_probs, "BYTES_IN_CACHE", 4 * 30 * 4)  # four rows
     monkeypatch.setattr(log_probs, "TOKENS_PER_PRODUCT", tokens)
@@ -75,6 +78,23 @@ def test_pieces_change_neither_log_probs_nor_gradients(tokens, outputs, softcap,
     torch.testing.assert_close(found, chosen)
     torch.testing.assert_close(entropy, -(whole.exp() * whole).sum(dim=-1))
     torch.testing.assert_close(gradients, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_logits_stay_no_longer_than_they_are_needed(frozen, asked, monkeypatch):
+    """Those of a trained head until the backward pass, up to the bytes that may be kept; others not at all."""
+    monkeypatch.setattr(log_probs, "TOKENS_PER_PRODUCT", 2)
+    monkeypatch.setattr(log_probs, "BYTES_KEPT", 5 * 30 * 4)
+    head = torch.nn.Linear(8, 30, bias=False).requires_grad_(not frozen)
+    hidden, ids = torch.randn(10, 8, requires_grad=True), torch.randint(30, (10,))
+    held: list[torch.Tensor] = []
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda x: held.append(x) or x, lambda x: x)
+    with torch.set_grad_enabled(asked), hooks:
+        found, _ = chunked_log_probs(hidden, ids, head)
+    assert found.requires_grad == asked
+    logits = [len(x) for x in held if x.shape[1:] == (30,)]
+    assert logits == ([2, 2] if asked and not frozen else [])
 
 
 @pytest.mark.parametrize("outputs", [7, 2048])
