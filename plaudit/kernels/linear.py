@@ -25,10 +25,10 @@ def fuse_linear(body: nn.Module) -> None:
     for module in body.modules():
         if type(module) is nn.Linear and _serves(module.weight):
             layer: Any = module
-            layer.forward = _Linear(layer)
+            layer.forward = FusedLinear(layer)
 
 
-class _Linear:
+class FusedLinear:
     """x weight' + bias."""
 
     def __init__(self, module: nn.Linear):

@@ -61,11 +61,24 @@ def rms_norm(x: Any, weight: Any, epsilon: Any, result: Any) -> None:
 
 
 @compiled
-def rms_norm_backward(x: Any, weight: Any, epsilon: Any, gradient: Any, to_x: Any, to_weight: Any) -> None:
+def add_rms_norm(x: Any, more: Any, weight: Any, epsilon: Any, total: Any, result: Any) -> None:
+    """total = x + more, rounded as it is kept, and result = `rms_norm` of it; all [B, D]."""
+    rows, width = x.shape
+    for b in prange(rows):
+        row, other, sums, out = x[b], more[b], total[b], result[b]
+        for i in range(width):
+            sums[i] = narrow(wide(row[i]) + wide(other[i]), total)
+        factor = _one_over_rms(sums, epsilon)
+        for i in range(width):
+            out[i] = narrow(wide(weight[i]) * (wide(sums[i]) * factor), result)
+
+
+@compiled
+def rms_norm_backward(x: Any, weight: Any, epsilon: Any, gradient: Any, more: Any, to_x: Any, to_weight: Any) -> None:
     """Gradients of `rms_norm`. With f = 1 / sqrt(mean(x^2) + epsilon) and g the gradient times the weight,
 
-    to_x = f (g - x f^2 mean(g x)), and to_weight, [parts, D] float32, has the sums of gradient x f over parts of the
-    rows; without parts it is not asked for.
+    to_x = more + f (g - x f^2 mean(g x)), and to_weight, [parts, D] float32, has the sums of gradient x f over parts of
+    the rows; without parts it is not asked for. `more` is the gradient that x has from elsewhere, or [0, D] without.
     """
     rows, width = x.shape
     parts = max(1, len(to_weight))
@@ -79,8 +92,14 @@ def rms_norm_backward(x: Any, weight: Any, epsilon: Any, gradient: Any, to_x: An
             for i in range(width):
                 along += wide(row[i]) * wide(given[i]) * wide(weight[i])
             back = factor * factor * along / np.float32(width)
-            for i in range(width):
-                out[i] = narrow(factor * (wide(given[i]) * wide(weight[i]) - wide(row[i]) * back), to_x)
+            if len(more) > 0:
+                other = more[b]
+                for i in range(width):
+                    slope = factor * (wide(given[i]) * wide(weight[i]) - wide(row[i]) * back)
+                    out[i] = narrow(wide(other[i]) + slope, to_x)
+            else:
+                for i in range(width):
+                    out[i] = narrow(factor * (wide(given[i]) * wide(weight[i]) - wide(row[i]) * back), to_x)
             if len(to_weight) > 0:
                 sums = to_weight[part]
                 for i in range(width):
@@ -99,35 +118,38 @@ def gated(gates: Any, ups: Any, at: int, result: Any) -> None:
 
 
 @compiled
-def gated_backward(gates: Any, ups: Any, gradient: Any, to_gates: Any, to_ups: Any) -> None:
-    """Gradients of `gated`, all [B, I]; silu'(z) = s (1 + z (1 - s)) for s = 1 / (1 + e^-z)."""
-    rows, width = gates.shape
+def gated_backward(both: Any, gradient: Any, to_both: Any) -> None:
+    """Gradients of `gated` for gates and ups side by side, [B, 2 I], from [B, I].
+
+    silu'(z) = s (1 + z (1 - s)) for s = 1 / (1 + e^-z).
+    """
+    rows, width = gradient.shape
     for b in prange(rows):
-        row, other, given, to_row, to_other = gates[b], ups[b], gradient[b], to_gates[b], to_ups[b]
+        row, other, given = both[b][:width], both[b][width:], gradient[b]
+        to_row, to_other = to_both[b][:width], to_both[b][width:]
         for i in range(width):
             gate, back = wide(row[i]), wide(given[i])
             share = _sigmoid(gate)
             slope = share * (np.float32(1.0) + gate * (np.float32(1.0) - share))
-            to_row[i] = narrow(back * wide(other[i]) * slope, to_gates)
-            to_other[i] = narrow(back * gate * share, to_ups)
+            to_row[i] = narrow(back * wide(other[i]) * slope, to_both)
+            to_other[i] = narrow(back * gate * share, to_both)
 
 
 @compiled
-def rotate(x: Any, cos: Any, sin: Any, sign: Any, result: Any) -> None:
+def rotate(x: Any, at: int, cos: Any, sin: Any, sign: Any, result: Any, to: int) -> None:
     """Each head turned by its token's angles, or back with sign -1: (x1 cos - x2 sin, x2 cos + x1 sin) for its halves.
 
-    x, result  [B, H d]
+    x, result  [B, columns]: as many heads as the narrower one has from its column `at` or `to` on
     cos, sin   [B, d], both halves alike
     """
-    rows, total = x.shape
-    width = cos.shape[1]
-    half = width // 2
+    rows, width = cos.shape
+    half, total = width // 2, min(x.shape[1] - at, result.shape[1] - to)
     for b in prange(rows):
         row, out, c, s = x[b], result[b], cos[b], sin[b]
-        for at in range(0, total, width):
-            low, high = row[at : at + half], row[at + half : at + width]  # sums of indices would hinder vectors
-            to_low, to_high = out[at : at + half], out[at + half : at + width]
-            for i in range(half):
+        for head in range(0, total, width):
+            low, high = row[at + head : at + head + half], row[at + head + half : at + head + width]
+            to_low, to_high = out[to + head : to + head + half], out[to + head + half : to + head + width]
+            for i in range(half):  # of slices, for sums of indices would hinder vectors
                 first, second = _turned(wide(low[i]), wide(high[i]), wide(c[i]), sign * wide(s[i]))
                 to_low[i] = narrow(first, result)
                 to_high[i] = narrow(second, result)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -48,18 +48,20 @@ class _InTraining:
 
     def __init__(self, layer: nn.Module, settings: ModelSettings):
         self.layer = layer
+        self.fused = vars(layer).get("forward")
         self.compile = settings.compile
         self.checkpoint = settings.activation_checkpointing
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         kind: Any = type(self.layer)
+        plain = self.fused or partial(kind.forward, self.layer)
         if not torch.is_grad_enabled():
-            return kind.forward(self.layer, *arguments, **named)
-        forward = _compiled(kind) if self.compile else kind.forward
+            return plain(*arguments, **named)
+        forward = partial(_compiled(kind), self.layer) if self.compile else plain
         if not self.checkpoint:
-            return forward(self.layer, *arguments, **named)
+            return forward(*arguments, **named)
         # no layer draws random numbers: bodies are in evaluation mode, without dropout
-        return checkpoint(forward, self.layer, *arguments, use_reentrant=False, preserve_rng_state=False, **named)
+        return checkpoint(forward, *arguments, use_reentrant=False, preserve_rng_state=False, **named)
 
 
 @cache

@@ -97,6 +97,16 @@ def test_norm(rows, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_norm_of_a_sum(dtype):
+    x, more, weight = torch.randn(5, 48).to(dtype), torch.randn(5, 48).to(dtype), torch.randn(48).to(dtype)
+    total, found = torch.empty_like(x), torch.empty_like(x)
+    arrays = [plain_array(a) for a in (x, more, weight)]
+    rowwise.add_rms_norm(*arrays, np.float32(1e-5), plain_array(total), plain_array(found))
+    assert total.equal(x + more)
+    close(found, functional.rms_norm(total.float(), (48,), weight.float(), 1e-5))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_gates(dtype):
     both = (4 * torch.randn(5, 2 * 40)).to(dtype)
     both[0, 0], both[0, 1] = 100.0, -100.0

@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "sampling"))
 from test_decoders import PROMPTS, load
 from test_layers import measure
 from torch.autograd import gradcheck
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from plaudit.config import LoraSettings
 from plaudit.models import fused_modules, layers
@@ -80,20 +81,38 @@ def test_backward_passes_are_the_derivatives():
     torch.manual_seed(0)
     options = {"eps": 1e-2, "atol": 3e-3, "rtol": 3e-2, "nondet_tol": 1e-6}  # differences of float32
     x, weight = torch.randn(4, 8, requires_grad=True), torch.rand(8, requires_grad=True)
+    more = torch.randn(4, 8, requires_grad=True)
     angles = torch.rand(4, 2).repeat(1, 2)
-    assert gradcheck(lambda a, b: _RmsNorm.apply(a, b, 1e-5), (x, weight), **options)
-    assert gradcheck(_Gated.apply, (x, torch.randn(4, 8, requires_grad=True)), **options)
-    assert gradcheck(lambda a: _Rotated.apply(a, angles.cos(), angles.sin()), (x,), **options)
+    assert gradcheck(lambda a, b: _RmsNorm.apply(a, None, b, 1e-5), (x, weight), **options)
+    assert gradcheck(lambda a, b: _RmsNorm.apply(a, None, b, 1e-5)[1], (x, weight), **options)
+    assert gradcheck(lambda a, b, c: _RmsNorm.apply(a, b, c, 1e-5), (x, more, weight), **options)
+    assert gradcheck(lambda a, b, c: _RmsNorm.apply(a, b, c, 1e-5)[0], (x, more, weight), **options)
+    assert gradcheck(_Gated.apply, (x,), **options)
+    states = torch.randn(4, 16, requires_grad=True)  # two heads of 4 over one of keys and one of values
+    assert gradcheck(lambda a: _Rotated.apply(a, angles.cos(), angles.sin(), 8, 4), (states,), **options)
+
+
+def test_a_rotation_leaves_values_as_they_are_and_turns_heads_by_their_tokens():
+    torch.manual_seed(0)
+    angles = 6 * torch.rand(3, 2).repeat(1, 2)
+    states = torch.randn(3, 16)
+    cos, sin = angles.cos(), angles.sin()
+    query, key, value = _Rotated.apply(states, cos, sin, 8, 4)
+    by_head = states.view(3, 4, 4)[None].transpose(1, 2)  # [1, heads, N, d]
+    turned, turned_key = apply_rotary_pos_emb(by_head[:, :2], by_head[:, 2:3], cos[None], sin[None])
+    torch.testing.assert_close(query, turned[0].transpose(0, 1).reshape(3, 8))
+    torch.testing.assert_close(key, turned_key[0, 0])
+    assert value.equal(states[:, 12:])
 
 
 @pytest.mark.parametrize("rows", [1, 3, 100])
 def test_the_gradient_of_a_norms_weight_takes_every_row_in_whatever_parts(rows, monkeypatch):
     torch.manual_seed(0)
     x, weight, given = torch.randn(rows, 8), torch.rand(8, requires_grad=True), torch.randn(rows, 8)
-    _RmsNorm.apply(x, weight, 1e-5).backward(given)
+    _RmsNorm.apply(x, None, weight, 1e-5)[1].backward(given)
     expected = (given * torch.nn.functional.rms_norm(x, (8,), eps=1e-5)).sum(dim=0)
     torch.testing.assert_close(weight.grad, expected)
     weight.grad = None
     monkeypatch.setattr(fused_modules, "PARTS", 1)
-    _RmsNorm.apply(x, weight, 1e-5).backward(given)
+    _RmsNorm.apply(x, None, weight, 1e-5)[1].backward(given)
     torch.testing.assert_close(weight.grad, expected)
