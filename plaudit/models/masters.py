@@ -69,6 +69,8 @@ class Masters:
         assert isinstance(parameter, nn.Parameter)
         assert parameter.grad is not None
         master, gradient = self._held[parameter], parameter.grad
+        if gradient.is_sparse:  # of embeddings alone
+            gradient = gradient.to_dense()
         parameter.grad = None
         if master.grad is None and master not in self._single:
             self._single[master] = gradient  # a copy of more bits would be read and written at every step

@@ -239,6 +239,7 @@ def make_trainable(
         body, head = copy.deepcopy((network.body, network.head))  # together, so that tied weights stay tied
         for parameter in (*body.parameters(), *head.parameters()):
             parameter.requires_grad_(True)
+        _look_up_sparsely(body, head)
         return replace(network, body=body, head=head, masters=Masters([*body.parameters(), *head.parameters()]))
     if network.adapter is not None:
         raise ValueError("an adapter on an adapter is not supported; start from the body")
@@ -247,6 +248,16 @@ def make_trainable(
     for parameter in head.parameters():
         parameter.requires_grad_(train_head)
     return replace(network, adapter=role, head=head)
+
+
+def _look_up_sparsely(body: nn.Module, head: nn.Module) -> None:
+    """Let the gradient of embeddings that are the output layer too be added to that layer's, row by row on a CPU.
+
+    It would be a second one of that size, of zeros but for the tokens of the batch. `Masters` takes either.
+    """
+    for module in body.modules():
+        if isinstance(module, nn.Embedding) and module.weight is getattr(head, "weight", None):
+            module.sparse = module.weight.dtype == torch.bfloat16 and module.weight.device.type == "cpu"
 
 
 def freeze(network: Network) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import make_model
 from torch import nn
 from transformers import AutoModelForCausalLM
 
@@ -48,6 +49,32 @@ def test_gradients_of_micro_batches_are_summed_in_float32():
         (weight.sum() * 2**-9).backward()
     assert weight.grad is None
     assert held.of(weight).grad.tolist() == [2.0] * 3
+
+
+@pytest.mark.parametrize("scored", [True, False])
+def test_embeddings_that_are_the_output_layer_too_get_both_gradients(scored, tiny_model):
+    """Also where the output layer has no part in what is gone back from."""
+    found = []
+    for sparse in (True, False):
+        policy = make_trainable(load_causal(str(tiny_model), FULL).network, None, role="policy", seed=0)
+        embedding = policy.body.get_input_embeddings()
+        assert embedding.weight is policy.head.weight
+        assert embedding.sparse
+        embedding.sparse = sparse
+        result = policy.log_probs(BATCH)[0] if scored else policy.states(BATCH).float()
+        result.square().sum().backward()
+        found.append(policy.gradient_of(policy.masters.of(embedding.weight)))
+        assert found[-1].layout == torch.strided
+    torch.testing.assert_close(*found, rtol=2**-7, atol=2**-7 * float(found[1].abs().max()))
+    assert found[0][44].abs().sum() > 0
+    assert bool(found[0][99].abs().sum() > 0) == scored
+
+
+def test_embeddings_apart_from_the_output_layer_have_dense_gradients(tiny_model, tmp_path):
+    untied = load_causal(str(make_model(tmp_path / "untied", tie_word_embeddings=False)), FULL)
+    scorer = reward_from_causal(load_causal(str(tiny_model), FULL), seed=0)
+    for network in (untied.network, scorer.network):
+        assert not make_trainable(network, None, role="a", seed=0).body.get_input_embeddings().sparse
 
 
 def test_a_single_gradient_stays_as_it_is_until_somebody_looks_for_the_masters_own():
