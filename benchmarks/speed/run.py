@@ -2,8 +2,9 @@
 
     make bench        (or: python benchmarks/speed/run.py --only JOB ...)
 
-Both programs of a job are started and warmed up, and then take turns: one repetition each, while the other waits. What
-is compared is the median. Run nothing beside it. Writes speed.json, speed.md and speed.png beside this file's parent.
+Both programs of a job are started and warmed up, and then take turns: one repetition each, while the other waits, and
+where it is a single step one before it that does not count. What is compared is the median. Run nothing beside it.
+Writes speed.json, speed.md and speed.png beside this file's parent.
 """
 
 from __future__ import annotations
@@ -49,6 +50,9 @@ KEPT = {
     "MALLOC_TOP_PAD_": "268435456",
 }
 """By these a peer's C library keeps what it has freed, as Plaudit tells its own to; few know to ask for it."""
+SHORT = ("sft", "reward", "dpo")
+"""Kinds of job whose repetition is a single step: of those of a turn the first does not count, for which caches are
+filled again that the other program has had."""
 TOO_LARGE = ("ppo",)
 """Jobs whose peer returns its memory all the same: with what it keeps, 15 GB, the two programs do not fit in 24 GiB."""
 
@@ -94,6 +98,14 @@ class Worker:
         self.process.stdin.write(word + "\n")
         self.process.stdin.flush()
 
+    def repeat(self, *, counts: bool) -> None:
+        """One repetition."""
+        self.tell("go")
+        self.read_until("seconds")
+        if not counts:
+            self.seconds.pop()
+            self.tokens.pop()
+
     def result(self) -> dict[str, Any]:
         """Medians. Tokens were told once a repetition, warm-up included."""
         rates = [
@@ -117,10 +129,12 @@ def take_turns(
         workers.append(Worker(program, models))
         workers[-1].read_until("ready")  # one after the other, so that neither warms up beside the other
     measured = [limits()]
+    short = programs[0].job.partition(":")[0] in SHORT
     for _ in range(repetitions):
         for worker in workers:
-            worker.tell("go")
-            worker.read_until("seconds")
+            if short:
+                worker.repeat(counts=False)
+            worker.repeat(counts=True)
         measured.append(limits())
     for worker in workers:
         worker.tell("stop")
