@@ -113,7 +113,7 @@ def by_peer(base: str, moved: str, reward: str) -> dict[str, tuple[float, float]
     named = {"processing_class": tokenizer}
     trainers = {
         "sft": lambda: SFTTrainer(
-            causal(moved), args=SFTConfig(**common), train_dataset=Dataset.from_dict(texts), **named
+            causal(moved), args=SFTConfig(**common, padding_free=True), train_dataset=Dataset.from_dict(texts), **named
         ),
         "reward": lambda: RewardTrainer(
             scorer, args=RewardConfig(**common), train_dataset=Dataset.from_dict(whole), **named

@@ -55,6 +55,24 @@ def test_side_by_side_is_as_one_by_one(adapters, frozen, bias, asked):
         torch.testing.assert_close(ours, exact)
 
 
+def test_in_bfloat16_weights_get_the_gradients_of_float32_within_rounding():
+    """Of sizes that are transposed for their product, where a tile unit does it."""
+    torch.manual_seed(0)
+    parent = nn.ModuleDict({"one": nn.Linear(64, 96, bias=False), "two": nn.Linear(64, 40, bias=False)}).bfloat16()
+    exact = copy.deepcopy(parent).float()
+    x, back = torch.randn(50, 64).bfloat16().requires_grad_(), torch.randn(50, 136).bfloat16()
+    states = x.detach().float().requires_grad_()
+    found = Siblings(parent, ("one", "two"))(x)
+    found.backward(back)
+    expected = torch.cat([exact["one"](states), exact["two"](states)], dim=-1)
+    expected.backward(back.float())
+    pairs = [(found, expected), (x.grad, states.grad)]
+    pairs += [(p.grad, q.grad) for p, q in zip(parent.parameters(), exact.parameters(), strict=True)]
+    for ours, other in pairs:
+        assert ours.dtype == torch.bfloat16
+        torch.testing.assert_close(ours.float(), other, rtol=2**-8, atol=1e-4)
+
+
 def test_adapters_that_are_off_add_nothing():
     parent = made(True, "all", True)
     for layer in parent.children():
