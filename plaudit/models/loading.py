@@ -86,7 +86,6 @@ def as_causal(model: Any, tokenizer: Any, settings: ModelSettings, source: str) 
         _add_rows(model, len(tokenizer))
     model.config.pad_token_id = tokenizer.pad_token_id
     model = model.to(device).eval()
-    set_layers(model.base_model, settings)
     network = Network(
         body=model.base_model,
         head=model.get_output_embeddings(),
@@ -94,6 +93,7 @@ def as_causal(model: Any, tokenizer: Any, settings: ModelSettings, source: str) 
         packs=_packs(model),
     )
     _check_logits(model, network, source)
+    set_layers(model.base_model, settings)  # after both trials, for layers in training move weights the first time
     eos = model.generation_config.eos_token_id
     form = ChatFormat(
         tokenizer,
@@ -116,8 +116,8 @@ def load_reward(source: str, settings: ModelSettings) -> LoadedModel:
     if not isinstance(head, nn.Linear) or head.out_features != count:
         raise ModelError(f"{source} is not a reward model: it has no linear `score` head of one output.")
     model = model.to(device).eval()
-    set_layers(model.base_model, settings)
     network = Network(body=model.base_model, head=head.float(), packs=_packs(model))
+    set_layers(model.base_model, settings)
     form = ChatFormat(tokenizer, system_prompt=settings.system_prompt, stop_strings=settings.stop_strings)
     return LoadedModel(network, form, model.config, source)
 

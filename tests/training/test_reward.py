@@ -429,7 +429,7 @@ def test_heads_are_rewards_of_their_own_and_an_ensembles_mean_is_one(workspace, 
 def test_a_policy_may_learn_from_the_heads_of_one_run(workspace):
     """One forward of the body for all heads, whether its members are combined or criteria weighed."""
     both = plaudit.reward(workspace, workspace.config(overrides=["reward.criteria=['', harmlessness]"]))
-    ensemble = next(run for run in workspace.runs("reward") if "members: 3" in run.config().to_yaml())
+    ensemble = plaudit.reward(workspace, workspace.config(overrides=["reward.criterion=''", "reward.members=3"]))
     quick = ["rl.steps=1", "rl.prompts_per_step=4", "rl.minibatches=1", "rl.algorithm=reinforce",
              "rl.missing_eos_score=null", f"rl.policy={workspace.config().model.name}"]  # fmt: skip
     careful = plaudit.rl(
