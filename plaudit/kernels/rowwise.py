@@ -50,14 +50,19 @@ def _turned(first: Any, second: Any, cosine: Any, sine: Any) -> Any:
     return first * cosine - second * sine, second * cosine + first * sine
 
 
+@inlined
+def _normalise(row: Any, weight: Any, epsilon: Any, out: Any, result: Any) -> None:
+    """out = weight row / sqrt(mean(row^2) + epsilon), of the kind of numbers that `result` has."""
+    factor = _one_over_rms(row, epsilon)
+    for i in range(len(row)):
+        out[i] = narrow(wide(weight[i]) * (wide(row[i]) * factor), result)
+
+
 @compiled
 def rms_norm(x: Any, weight: Any, epsilon: Any, result: Any) -> None:
     """result = weight x / sqrt(mean(x^2) + epsilon), row by row: [B, D], [D] -> [B, D]."""
-    rows, width = x.shape
-    for b in prange(rows):
-        factor = _one_over_rms(x[b], epsilon)
-        for i in range(width):
-            result[b, i] = narrow(wide(weight[i]) * (wide(x[b, i]) * factor), result)
+    for b in prange(len(x)):
+        _normalise(x[b], weight, epsilon, result[b], result)
 
 
 @compiled
@@ -68,9 +73,7 @@ def add_rms_norm(x: Any, more: Any, weight: Any, epsilon: Any, total: Any, resul
         row, other, sums, out = x[b], more[b], total[b], result[b]
         for i in range(width):
             sums[i] = narrow(wide(row[i]) + wide(other[i]), total)
-        factor = _one_over_rms(sums, epsilon)
-        for i in range(width):
-            out[i] = narrow(wide(weight[i]) * (wide(sums[i]) * factor), result)
+        _normalise(sums, weight, epsilon, out, result)
 
 
 @compiled

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from plaudit.kernels import machine_code, rowwise
 from plaudit.models.attention import PackedRows
-from plaudit.models.siblings import Siblings
+from plaudit.models.siblings import GATES, STATES, Siblings
 
 KINDS = ("Llama", "Mistral", "Qwen2", "Qwen3")
 """Families whose modules are known; SmolLM's are Llama's."""
@@ -85,7 +85,7 @@ class _Gates:
 
     def __init__(self, module: Any):
         self.module = module
-        self.both, self.down = Siblings(module, ("gate_proj", "up_proj")), Siblings(module, ("down_proj",))
+        self.both, self.down = Siblings(module, GATES), Siblings(module, ("down_proj",))
 
     def __call__(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D]."""
@@ -97,7 +97,7 @@ class _Attention:
 
     def __init__(self, module: Any):
         self.module = module
-        self.states, self.out = Siblings(module, ("q_proj", "k_proj", "v_proj")), Siblings(module, ("o_proj",))
+        self.states, self.out = Siblings(module, STATES), Siblings(module, ("o_proj",))
 
     def __call__(
         self, hidden_states: Tensor, position_embeddings: Any = None, layout: Any = None, **more: Any

@@ -25,13 +25,12 @@ from plaudit.kernels import blocks, few_rows, machine_code, pairs, tile_unit, ti
 from plaudit.kernels.linear_table import LinearTable
 from plaudit.kernels.whole_step import BY_PAIRS, BY_ROWS, BY_TILES
 from plaudit.models.network import AdaptedLinear, Network
+from plaudit.models.siblings import GATES, STATES
 
 ROWS = 32
 """Rows that the layout is made for; it serves others as well."""
 MOST_ROWS = {BY_ROWS: 2, BY_PAIRS: 256, BY_TILES: 64}
 """Which a kernel is used for: beyond, oneDNN's blocks are faster than reading a weight once."""
-SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-"""Names of layers of one module that read the same input, in the families that keep them apart."""
 
 
 class Product(Protocol):
@@ -110,7 +109,7 @@ def _groups(network: Network) -> list[list[nn.Module]]:
             for name, child in parent.named_children()
             if type(child) is nn.Linear or isinstance(child, AdaptedLinear)
         }
-        for names in SIBLINGS:
+        for names in (STATES, GATES):
             if all(name in linear for name in names):
                 groups.append([linear.pop(name) for name in names])
         groups += [[child] for child in linear.values()]
@@ -252,8 +251,8 @@ class ByKernel(_Siblings):
 
 def _adapter(module: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
     """([rank, in], [out, rank]) of the adapter that is switched on, scaled; None without."""
-    if not isinstance(module, AdaptedLinear) or module.disable_adapters:
+    adapter = module.switched_on() if isinstance(module, AdaptedLinear) else None
+    if adapter is None:
         return None
-    (name,) = module.active_adapters
-    up = module.lora_B[name].weight.detach() * module.scaling[name]
-    return module.lora_A[name].weight.detach().to(dtype), up.to(dtype)
+    down, up, scale = adapter
+    return down.detach().to(dtype), (up.detach() * scale).to(dtype)

@@ -201,16 +201,23 @@ class AdaptedLinear(peft_lora.Linear):  # type: ignore[misc]
     carry the activations over to float32 and back.
     """
 
+    def switched_on(self) -> tuple[Tensor, Tensor, float] | None:
+        """(A [rank, in], B [out, rank], alpha / rank) of the adapter that counts; None where none does."""
+        if self.disable_adapters:
+            return None
+        (name,) = self.active_adapters
+        return self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name]
+
     def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
         """[..., in] -> [..., out]."""
         result = self.base_layer(x)
-        if self.disable_adapters:
+        adapter = self.switched_on()
+        if adapter is None:
             return result
-        (name,) = self.active_adapters
         dtype = result.dtype
-        down, up = self.lora_A[name].weight.to(dtype), self.lora_B[name].weight * self.scaling[name]
-        low = nn.functional.linear(x.to(dtype), down)  # [..., rank]
-        flat = torch.addmm(result.flatten(0, -2), low.flatten(0, -2), up.to(dtype).T)
+        down, up, scale = adapter
+        low = nn.functional.linear(x.to(dtype), down.to(dtype))  # [..., rank]
+        flat = torch.addmm(result.flatten(0, -2), low.flatten(0, -2), (up * scale).to(dtype).T)
         return flat.view(result.shape)
 
 

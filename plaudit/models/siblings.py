@@ -16,6 +16,9 @@ from torch.autograd.function import once_differentiable
 from plaudit.kernels import linear
 from plaudit.models.network import AdaptedLinear
 
+STATES, GATES = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
+"""Names of layers of one module that read the same input, in the families that keep them apart."""
+
 
 class Siblings:
     """[W1; W2; ...] x + bias, and + [B1 A1 x; B2 A2 x; ...] where the layers have adapters."""
@@ -26,18 +29,18 @@ class Siblings:
 
     def __call__(self, x: Tensor) -> Tensor:
         """[..., k] -> [..., n]."""
-        members = self.members()
+        members: list[Any] = [getattr(self.parent, name) for name in self.names]
         adapted = [isinstance(member, AdaptedLinear) for member in members]
         if not all(map(_is_plain, members)) or (len(members) == 1 and not adapted[0]):
             parts = [member(x) for member in members]
             return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
         layers = [m.get_base_layer() if has else m for m, has in zip(members, adapted, strict=True)]
-        adapters = [_adapter(m) if has else None for m, has in zip(members, adapted, strict=True)]
+        adapters = [m.switched_on() if has else None for m, has in zip(members, adapted, strict=True)]
         halves = [adapter[:2] for adapter in adapters if adapter is not None]
         form = _Form(
             [len(layer.weight) for layer in layers],
             [layer.bias is not None for layer in layers],
-            [None if adapter is None else adapter[2] for adapter in adapters],
+            [None if adapter is None else (len(adapter[0]), adapter[2]) for adapter in adapters],
         )
         given = (
             *(layer.weight for layer in layers), *(layer.bias for layer in layers if layer.bias is not None),
@@ -45,10 +48,6 @@ class Siblings:
         )  # fmt: skip
         result: Tensor = _SideBySide.apply(x.reshape(-1, x.shape[-1]), form, *given)
         return result.view(*x.shape[:-1], -1)
-
-    def members(self) -> list[Any]:
-        """As they are now."""
-        return [getattr(self.parent, name) for name in self.names]
 
 
 def _is_plain(module: Any) -> bool:
@@ -59,25 +58,17 @@ def _is_plain(module: Any) -> bool:
     return type(module) is nn.Linear and (forward is None or isinstance(forward, linear.FusedLinear))
 
 
-def _adapter(module: Any) -> tuple[Tensor, Tensor, float] | None:
-    """([rank, k], [outputs, rank], scale) of the adapter that is switched on; None without."""
-    if module.disable_adapters:
-        return None
-    (name,) = module.active_adapters
-    return module.lora_A[name].weight, module.lora_B[name].weight, module.scaling[name]
-
-
 @dataclass(frozen=True)
 class _Form:
-    """Of siblings: outputs of each, whether each has a bias, and its adapter's scale or None without."""
+    """Of siblings: outputs of each, whether each has a bias, and (rank, scale) of its adapter or None without."""
 
     outputs: list[int]
     has_bias: list[bool]
-    scales: list[float | None]
+    adapters: list[tuple[int, float] | None]
 
     def sorted(self, given: Sequence[Any]) -> tuple[Sequence[Any], ...]:
         """Weights, biases, first and second halves of adapters."""
-        adapters = sum(scale is not None for scale in self.scales)
+        adapters = sum(adapter is not None for adapter in self.adapters)
         parts, at = [], 0
         for count in (len(self.outputs), sum(self.has_bias), adapters, adapters):
             parts.append(given[at : at + count])
@@ -93,14 +84,14 @@ class _Form:
             [next(there) if has else like.new_zeros(n) for n, has in zip(self.outputs, self.has_bias, strict=True)]
         )
 
-    def blocks(self, downs: Sequence[Tensor]) -> list[tuple[slice, slice, float]]:
+    def blocks(self) -> list[tuple[slice, slice, float]]:
         """(ranks, outputs, scale) of each adapter, where its numbers lie among those of all."""
-        found, rank, column, there = [], 0, 0, iter(downs)
-        for outputs, scale in zip(self.outputs, self.scales, strict=True):
-            if scale is not None:
-                own = len(next(there))
-                found.append((slice(rank, rank + own), slice(column, column + outputs), scale))
-                rank += own
+        found, at, column = [], 0, 0
+        for outputs, adapter in zip(self.outputs, self.adapters, strict=True):
+            if adapter is not None:
+                rank, scale = adapter
+                found.append((slice(at, at + rank), slice(column, column + outputs), scale))
+                at += rank
             column += outputs
         return found
 
@@ -114,7 +105,7 @@ class _SideBySide(torch.autograd.Function):
         weights, biases, downs, ups = form.sorted(given)
         weight, low, down, up = beside_each_other(weights), None, None, None
         result = linear.product(x, weight.T, form.bias(biases, x))
-        blocks = form.blocks(downs)
+        blocks = form.blocks()
         if blocks:
             down = torch.cat(list(downs)).to(x.dtype)  # [R, k]
             up = x.new_zeros(len(down), len(weight))  # [R, n], each adapter's second half where its outputs are
