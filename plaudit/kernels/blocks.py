@@ -166,14 +166,17 @@ def finish_pair(
 
 
 @inlined
-def by_plan(multiply: Any, x: Any, plan: Any, residual: Any, result: Any, scratch: Any, threads: int) -> None:
+def by_plan(
+    multiply: Any, x: Any, plan: Any, following: Any, residual: Any, result: Any, scratch: Any, threads: int
+) -> None:
     """A product by a `LinearTable`'s plan, in which such a kernel takes the lines of tables."""
     given, lows, ups = x.view(np.uint32), plan[LOWS], plan[UP_STEPS]
     low = np.zeros((len(x), STEP * lows), x.dtype)  # where a rank ends within a step there are zeros
+    table, bias = array_at(plan[TABLE], (plan[LINES], 7), plan), array_at(plan[BIAS], (plan[OUTPUTS] + STEP,), x)
     if lows > 0:
         down = array_at(plan[DOWN_TABLE], (plan[DOWN_LINES], 7), plan)
         nothing = array_at(plan[NOTHING], (STEP * lows + STEP,), x)
         no_pairs = np.empty((len(x), 0), np.uint32)
-        multiply(given, plan[STEPS], down, no_pairs, ups, nothing, low[:0], low, scratch, threads)
-    table, bias = array_at(plan[TABLE], (plan[LINES], 7), plan), array_at(plan[BIAS], (plan[OUTPUTS] + STEP,), x)
-    multiply(given, plan[STEPS], table, low.view(np.uint32), ups, bias, residual, result, scratch, threads)
+        multiply(given, plan[STEPS], down, table, no_pairs, ups, nothing, low[:0], low, scratch, threads)
+    soon = array_at(following[TABLE], (following[LINES], 7), plan)
+    multiply(given, plan[STEPS], table, soon, low.view(np.uint32), ups, bias, residual, result, scratch, threads)

@@ -86,8 +86,8 @@ _more_of_one_tile, _more_of_two_tiles = _of_rows(1, begun=True), _of_rows(2, beg
 
 @compiled
 def _multiply(
-    x: Any, steps: int, table: Any, low: Any, up_steps: int, bias: Any, residual: Any, result: Any, scratch: Any,
-    threads: int,
+    x: Any, steps: int, table: Any, following: Any, low: Any, up_steps: int, bias: Any, residual: Any, result: Any,
+    scratch: Any, threads: int,
 ) -> None:  # fmt: skip
     """As that of `plaudit.kernels.tiles`.
 
@@ -105,7 +105,8 @@ def _multiply(
         arrange(low, tiles_of_low)
         x_at, low_at = np.int64(tiles_of_x.ctypes.data), np.int64(tiles_of_low.ctypes.data)
         for i in range(begin, end):
-            pair, following = table[i], table[min(i + 1, end - 1), WEIGHT0]
+            pair = table[i]
+            asked = table[i + 1, WEIGHT0] if i + 1 < end else following[len(following) * thread // threads, WEIGHT0]
             low_of_pair = low_at + x_apart * pair[LOW]
             ups = up_steps if pair[UP0] != 0 else 0
             for tile in range(0, tiles, 2):
@@ -113,7 +114,7 @@ def _multiply(
                 for part in range(2 * SIDE // TOGETHER):
                     block, output = part // 2, part % 2 * TOGETHER
                     weight, up = (pair[WEIGHT0], pair[UP0]) if block == 0 else (pair[WEIGHT1], pair[UP1])
-                    soon = pair[WEIGHT1] if block == 0 else following
+                    soon = pair[WEIGHT1] if block == 0 else asked
                     weight, soon, up = weight + apart * output, soon + apart * output, up + up_apart * output
                     soon = soon if tile == 0 else weight  # which is near by now
                     sums = mine + SUMS + 2 * TILE * block + 4 * SIDE * output
@@ -129,6 +130,6 @@ def _multiply(
 
 
 @composed
-def product(x: Any, plan: Any, residual: Any, result: Any, scratch: Any, threads: int) -> None:
+def product(x: Any, plan: Any, following: Any, residual: Any, result: Any, scratch: Any, threads: int) -> None:
     """As that of `plaudit.kernels.tiles`."""
-    by_plan(_multiply, x, plan, residual, result, scratch, threads)
+    by_plan(_multiply, x, plan, following, residual, result, scratch, threads)

@@ -3,8 +3,9 @@
 One instruction multiplies 16 outputs of a weight (SIDE), by 32 inputs (STEP), by 16 rows of x. A weight's tile is read
 straight from the weight; only x is rearranged, which is small.
 
-For few rows a product takes as long as its weight takes to read. A core that reads one place after the other waits for
-memory, so what is needed soon is asked for ahead of time, in four places of the weight at once, far from each other.
+For few rows a product takes as long as its weight takes to read, and a core that waits for one tile after another gets
+half of what memory can give: while a pair of blocks is computed the next one is asked for, at the end the first one of
+the product that follows.
 
 B rows of x, in tiles of 16; K inputs, N outputs.
 """
@@ -44,14 +45,12 @@ from plaudit.kernels.tile_unit import (
 )
 from plaudit.kernels.vectors import LONG
 
-AHEAD = 1
-"""Groups of four pairs of blocks, between what is asked for and what is computed."""
 ASKED = 8
-"""Lines of 64 bytes, which a step asks for in each of four places: four pairs of blocks, in the time of four pairs.
-
-It asks for one place after another, with tiles loaded in between: of what is asked for in one go, a core has room for
-half, and a tile would wait for memory behind it.
+"""Lines of 64 bytes that are asked for in one go, before more tiles are loaded: a core has room for twice as many on
+their way, and a tile would wait for memory behind them.
 """
+EVERY = STEP * SIDE * 2 * 2 // (64 * ASKED)
+"""Times that a step would ask for as much of the next pair of blocks as it computes of this one."""
 
 
 def _of_a_pair(tiles: int) -> Callable[..., None]:
@@ -67,18 +66,16 @@ def _of_a_pair(tiles: int) -> Callable[..., None]:
 
         return types.void(), generate
 
-    def step_that(asks: bool) -> Any:
+    def step_that(asks: int) -> Any:
         @generated
-        def step(
-            context: Any, weight0: Any, weight1: Any, apart: Any, x: Any, asked0: Any, asked1: Any, asked2: Any,
-            asked3: Any,
-        ) -> Any:  # fmt: skip
+        def step(context: Any, weight0: Any, weight1: Any, apart: Any, x: Any, asked: Any) -> Any:
             def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
-                weight0, weight1, apart, x, *asked = given
+                weight0, weight1, apart, x, asked = given
 
-                def ask_for(place: int) -> None:
-                    if asks:
-                        vectors.ask_for(builder, asked[place], ASKED)
+                def ask_for(time: int) -> None:
+                    if time < asks:
+                        more = builder.add(asked, ir.Constant(LONG, 64 * ASKED * time))
+                        vectors.ask_for(builder, more, ASKED)
 
                 load(builder, 6, x)
                 ask_for(0)
@@ -97,11 +94,11 @@ def _of_a_pair(tiles: int) -> Callable[..., None]:
                 ask_for(3)
                 return context.get_dummy_value()
 
-            return types.void(*[types.int64] * 8), generate
+            return types.void(*[types.int64] * 5), generate
 
         return step
 
-    asking_step, plain_step = step_that(asks=True), step_that(asks=False)
+    all_of_it, half_of_it, nothing = step_that(EVERY), step_that(EVERY // 2), step_that(0)
 
     @generated
     def end(context: Any, scratch: Any) -> Any:
@@ -114,25 +111,26 @@ def _of_a_pair(tiles: int) -> Callable[..., None]:
 
     @inlined
     def compute(
-        pair: Any, apart: int, x: int, x_apart: int, steps: int, up_apart: int, low: int, up_steps: int,
-        asked0: int, asked1: int, asked2: int, asked3: int, scratch: int,
+        pair: Any, apart: int, x: int, x_apart: int, steps: int, up_apart: int, low: int, up_steps: int, asked: int,
+        times: int, scratch: int,
     ) -> None:  # fmt: skip
         weight0, weight1, up0, up1 = pair[WEIGHT0], pair[WEIGHT1], pair[UP0], pair[UP1]
         begin()
-        if asked0 != 0:
+        if times == EVERY:
             for k in range(steps):
-                at, more = 2 * STEP * k, 64 * ASKED * k
-                asking_step(
-                    weight0 + at, weight1 + at, apart, x + x_apart * k,
-                    asked0 + more, asked1 + more, asked2 + more, asked3 + more,
-                )  # fmt: skip
+                at = 2 * STEP * k
+                all_of_it(weight0 + at, weight1 + at, apart, x + x_apart * k, asked + 64 * ASKED * EVERY * k)
+        elif times > 0:
+            for k in range(steps):
+                at = 2 * STEP * k
+                half_of_it(weight0 + at, weight1 + at, apart, x + x_apart * k, asked + 64 * ASKED * EVERY // 2 * k)
         else:
             for k in range(steps):
                 at = 2 * STEP * k
-                plain_step(weight0 + at, weight1 + at, apart, x + x_apart * k, asked0, asked1, asked2, asked3)
+                nothing(weight0 + at, weight1 + at, apart, x + x_apart * k, asked)
         for k in range(up_steps):
             at = 2 * STEP * k
-            plain_step(up0 + at, up1 + at, up_apart, low + x_apart * k, asked0, asked1, asked2, asked3)
+            nothing(up0 + at, up1 + at, up_apart, low + x_apart * k, asked)
         end(scratch)
 
     return compute
@@ -144,12 +142,13 @@ _with_two_tiles = _of_a_pair(2)
 
 @compiled
 def _multiply(
-    x: Any, steps: int, table: Any, low: Any, up_steps: int, bias: Any, residual: Any, result: Any, scratch: Any,
-    threads: int,
+    x: Any, steps: int, table: Any, following: Any, low: Any, up_steps: int, bias: Any, residual: Any, result: Any,
+    scratch: Any, threads: int,
 ) -> None:  # fmt: skip
     """result = x weight' + low up' + bias + residual, over all lines of a table.
 
     x          [B, K / 2] pairs of numbers, which weights take in so many steps of 32 numbers
+    following  the table that is next, of which the first lines are asked for
     low        [B, 16 pairs for each step of what the first halves give]
     up_steps   of 32, how many numbers of `low` an output takes that takes any
     bias       [at least 32 more than all outputs]
@@ -162,7 +161,6 @@ def _multiply(
     arranged = room_for(threads, steps + low.shape[1] // SIDE, rows)
     for thread in prange(threads):
         begin, end = len(table) * thread // threads, len(table) * (thread + 1) // threads
-        far = (end - begin) // 4
         mine = np.int64(scratch.ctypes.data) + thread * SCRATCH
         numbers = scratch[thread, TURNED : TURNED + TILE].view(np.float32)
         tiles_of_x, tiles_of_low = arranged[thread, :steps], arranged[thread, steps:]
@@ -170,40 +168,36 @@ def _multiply(
         arrange(low, tiles_of_low)
         x_at, low_at = np.int64(tiles_of_x.ctypes.data), np.int64(tiles_of_low.ctypes.data)
         switch_on(mine)
-        for i in range(end - begin):
-            group, part = i // 4, i % 4
-            pair = table[begin + (part * far + group if group < far else i)]
-            asked0 = asked1 = asked2 = asked3 = np.int64(0)
-            if group + AHEAD < far:
-                first, more = begin + group + AHEAD, 64 * ASKED * steps * part
-                asked0, asked1 = table[first, WEIGHT0] + more, table[first + far, WEIGHT0] + more
-                asked2, asked3 = table[first + 2 * far, WEIGHT0] + more, table[first + 3 * far, WEIGHT0] + more
+        for i in range(begin, end):
+            pair = table[i]
+            asked = table[i + 1, WEIGHT0] if i + 1 < end else following[len(following) * thread // threads, WEIGHT0]
             low_of_pair = low_at + x_apart * pair[LOW]
             ups = up_steps if pair[UP0] != 0 else 0
+            times = EVERY if tiles <= 2 else EVERY // 2  # for more rows, by the first and by the second two tiles
             for tile in range(0, tiles, 2):
                 x_of_tile, low_of_tile = x_at + TILE * tile, low_of_pair + TILE * tile
+                times = times if tile <= 2 else 0
                 if tile + 1 < tiles:
                     _with_two_tiles(
-                        pair, apart, x_of_tile, x_apart, steps, up_apart, low_of_tile, ups,
-                        asked0, asked1, asked2, asked3, mine,
+                        pair, apart, x_of_tile, x_apart, steps, up_apart, low_of_tile, ups, asked, times, mine
                     )  # fmt: skip
                 else:
                     _with_one_tile(
-                        pair, apart, x_of_tile, x_apart, steps, up_apart, low_of_tile, ups,
-                        asked0, asked1, asked2, asked3, mine,
+                        pair, apart, x_of_tile, x_apart, steps, up_apart, low_of_tile, ups, asked, times, mine
                     )  # fmt: skip
-                asked0 = np.int64(0)
+                asked += 64 * ASKED * times * steps
                 finish_pair(pair, tile, min(2, tiles - tile), mine, bias, residual, result, numbers)
         switch_back(mine)
 
 
 @composed
-def product(x: Any, plan: Any, residual: Any, result: Any, scratch: Any, threads: int) -> None:
+def product(x: Any, plan: Any, following: Any, residual: Any, result: Any, scratch: Any, threads: int) -> None:
     """[B, inputs] -> [B, outputs], written, by a `LinearTable`'s plan; all bfloat16.
 
-    x         not where the result goes
-    residual  [B, outputs] to be added, or without rows for none; may be the result itself
-    scratch   `workplace()`
-    threads   to use
+    x          not where the result goes
+    following  the plan of the product that is next, or this one's own
+    residual   [B, outputs] to be added, or without rows for none; may be the result itself
+    scratch    `workplace()`
+    threads    to use
     """
-    by_plan(_multiply, x, plan, residual, result, scratch, threads)
+    by_plan(_multiply, x, plan, following, residual, result, scratch, threads)

@@ -87,10 +87,12 @@ def whole_step(heads_per_group: int, width: int, by: int) -> Callable[..., None]
                 else:
                     rowwise.gated(sides, sides, inner, gated)
                     given, residual, to = gated, x, x
+                after = 4 * layer + part + 1
+                following = plans[after // 4 % len(plans), after % 4]
                 if by == BY_TILES:
-                    tiles.product(given, plans[layer, part], residual, to, scratch, threads)
+                    tiles.product(given, plans[layer, part], following, residual, to, scratch, threads)
                 elif by == BY_PAIRS:
-                    pairs.product(given, plans[layer, part], residual, to, scratch, threads)
+                    pairs.product(given, plans[layer, part], following, residual, to, scratch, threads)
                 else:
                     few_rows.product(given, plans[layer, part], residual, to, threads)
         rowwise.rms_norm(x, norm, epsilon, result)

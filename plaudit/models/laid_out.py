@@ -17,19 +17,18 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from plaudit.kernels import blocks, few_rows, machine_code, pairs, tile_unit, tiles
+from plaudit.kernels import blocks, few_rows, linear, machine_code, pairs, tile_unit, tiles
 from plaudit.kernels.linear_table import LinearTable
 from plaudit.kernels.whole_step import BY_PAIRS, BY_ROWS, BY_TILES
 from plaudit.models.network import AdaptedLinear, Network
-from plaudit.models.siblings import GATES, STATES
+from plaudit.models.siblings import GATES, STATES, beside_each_other
 
 ROWS = 32
 """Rows that the layout is made for; it serves others as well."""
-MOST_ROWS = {BY_ROWS: 2, BY_PAIRS: 256, BY_TILES: 64}
+MOST_ROWS = {BY_ROWS: 2, BY_PAIRS: 256, BY_TILES: 256}
 """Which a kernel is used for: beyond, oneDNN's blocks are faster than reading a weight once."""
 
 
@@ -77,13 +76,15 @@ def _maker(network: Network, rows: int) -> Callable[[list[nn.Module]], _Siblings
     """Of the product for a group of layers; None where the layers' own are as good."""
     dtype, packs = network.dtype, _packs_weights(network)
     few = rows <= MOST_ROWS[BY_ROWS] and machine_code.serve(network.body)
-    by = BY_ROWS if few else BY_TILES if tile_unit.available() else BY_PAIRS if pairs.available() else None
+    of_blocks = BY_TILES if tile_unit.available() else BY_PAIRS if pairs.available() else None
 
     def make(group: list[nn.Module]) -> _Siblings:
         first: Any = group[0]
-        if by is not None and rows <= MOST_ROWS[by] and (few or blocks.fit(first.in_features)):
-            return ByKernel(group, dtype, by)
-        return _Rearranged(group, dtype)
+        more = of_blocks if packs and blocks.fit(first.in_features) else None
+        by = BY_ROWS if few else more
+        return (
+            ByKernel(group, dtype, by, more) if by is not None and rows <= MOST_ROWS[by] else _Rearranged(group, dtype)
+        )
 
     return make if few or packs else None
 
@@ -138,21 +139,28 @@ class _Siblings(ABC):
         self.members, self.dtype = members, dtype
         self.own: list[Callable[[Tensor], Tensor]] = [member.forward for member in members]
         self.layers: list[Any] = [m.get_base_layer() if isinstance(m, AdaptedLinear) else m for m in members]
-        self.weights = [layer.weight.detach().to(dtype).contiguous() for layer in self.layers]
+        self.sizes = [len(layer.weight) for layer in self.layers]
+        self.outputs = sum(self.sizes)
         self.adapters = [_adapter(m, dtype) for m in members]
-        ends = np.cumsum([len(w) for w in self.weights]).tolist()
-        self.outputs = ends[-1]
-        self.parts = [slice(end - len(w), end) for end, w in zip(ends, self.weights, strict=True)]
+        self.halves = _halves(self.adapters, self.sizes)
+        self.biases = [None if layer.bias is None else layer.bias.detach().to(dtype) for layer in self.layers]
         self.seen: Tensor | None = None
         self.result: Tensor | None = None
+
+    def bias(self) -> Tensor | None:
+        """[all outputs]; None without any."""
+        if all(bias is None for bias in self.biases):
+            return None
+        given = zip(self.sizes, self.biases, strict=True)
+        return torch.cat([torch.zeros(n, dtype=self.dtype) if bias is None else bias for n, bias in given])
 
     def one(self, place: int, x: Tensor) -> Tensor:
         """[..., in] -> [..., out] of one layer."""
         if self.seen is not x:
             self.seen, self.result = x, self.apart(x.to(self.dtype))
         assert self.result is not None
-        part = self.result[..., self.parts[place]]
-        if place == len(self.parts) - 1:
+        part = self.result.split(self.sizes, dim=-1)[place]
+        if place == len(self.sizes) - 1:
             self.seen = self.result = None
         return part
 
@@ -170,33 +178,21 @@ class _Rearranged(_Siblings):
 
     def __init__(self, members: list[nn.Module], dtype: torch.dtype):
         super().__init__(members, dtype)
-        downs = [adapter[0] for adapter in self.adapters if adapter is not None]
-        self.up: Tensor | None = None
-        if downs:
-            ups = [
-                weight.new_zeros(0, len(weight)) if adapter is None else adapter[1].T
-                for weight, adapter in zip(self.weights, self.adapters, strict=True)
-            ]
-            self.up = torch.block_diag(*ups)  # [all ranks, all outputs]
-        bias = None
-        if any(layer.bias is not None for layer in self.layers):
-            biases = [
-                w.new_zeros(len(w)) if layer.bias is None else layer.bias.detach().to(dtype)
-                for w, layer in zip(self.weights, self.layers, strict=True)
-            ]
-            bias = torch.cat([*biases, *(down.new_zeros(len(down)) for down in downs)])
+        weights, bias = [layer.weight.detach().to(dtype) for layer in self.layers], self.bias()
+        if self.halves is not None:
+            down, _ = self.halves
+            weights.append(down)
+            bias = None if bias is None else torch.cat([bias, bias.new_zeros(len(down))])
         operations: Any = torch.ops.mkldnn
-        packed = operations._reorder_linear_weight(torch.cat([*self.weights, *downs]), ROWS)
-        self.weights = []  # no longer needed
-        self.product = partial(_product, packed, bias)
+        self.product = partial(_product, operations._reorder_linear_weight(torch.cat(weights), ROWS), bias)
 
     def apart(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """[..., in] -> [..., all outputs]."""
-        if self.up is None:
+        if self.halves is None:
             return self.product(x, residual)
         result = self.product(x, None)
         flat = result.view(-1, result.shape[-1])
-        whole = torch.addmm(flat[:, : self.outputs], flat[:, self.outputs :], self.up)
+        whole = torch.addmm(flat[:, : self.outputs], flat[:, self.outputs :], self.halves[1])
         if residual is not None:
             whole += residual
         return whole.view(*result.shape[:-1], self.outputs)
@@ -215,17 +211,24 @@ def _product(weight: Tensor, bias: Tensor | None, x: Tensor, residual: Tensor | 
 
 
 class ByKernel(_Siblings):
-    """By a kernel that reads weights where they lie, for no more rows than it is good for."""
+    """By kernels that read weights where they lie, or by PyTorch for more rows than they are good for."""
 
-    def __init__(self, members: list[nn.Module], dtype: torch.dtype, by: int):
+    def __init__(self, members: list[nn.Module], dtype: torch.dtype, by: int, more: int | None):
+        """By one kernel, and for more rows than are sampled, as prompts have them, by another one if any is there."""
         super().__init__(members, dtype)
-        biases = [None if layer.bias is None else layer.bias.detach().to(dtype) for layer in self.layers]
-        self.table, self.by = LinearTable(self.weights, biases, self.adapters), by
-        self.kind = machine_code.plain_array(self.weights[0]).dtype
+        own = [layer.weight for layer in self.layers]
+        same = all(weight.dtype == dtype for weight in own)
+        self.weight = beside_each_other(own) if same else torch.cat([weight.detach().to(dtype) for weight in own])
+        self.table = LinearTable(list(self.weight.split(self.sizes)), self.biases, self.adapters)
+        self.by, self.more = by, more
+        self.kind = machine_code.plain_array(self.weight).dtype
+
+    def _kernel_for(self, rows: int) -> int | None:
+        return next((by for by in (self.by, self.more) if by is not None and rows <= MOST_ROWS[by]), None)
 
     def one(self, place: int, x: Tensor) -> Tensor:
-        """[..., in] -> [..., out] of one layer; a prefill has more rows, and goes the layer's own way."""
-        if x.numel() > MOST_ROWS[self.by] * x.shape[-1]:
+        """[..., in] -> [..., out] of one layer; a prefill of many rows goes the layer's own way."""
+        if self._kernel_for(x.numel() // x.shape[-1]) is None:
             return self.own[place](x)
         return super().one(place, x)
 
@@ -239,14 +242,27 @@ class ByKernel(_Siblings):
     def whole(self, x: Any, residual: Any | None = None) -> Any:
         """[B, in] -> [B, all outputs]."""
         assert x.dtype == self.kind  # kernels take what the table's addresses point to for the same
+        by = self._kernel_for(len(x))
+        if by is None:
+            return self._by_layers(x, residual)
         result = machine_code.room(len(x), self.outputs, x)
-        given = x, self.table.plan, result[:0] if residual is None else residual, result
-        if self.by == BY_ROWS:
-            few_rows.product(*given, machine_code.threads())
+        plan, added = self.table.plan, result[:0] if residual is None else residual
+        if by == BY_ROWS:
+            few_rows.product(x, plan, added, result, machine_code.threads())
         else:
-            product = tiles.product if self.by == BY_TILES else pairs.product
-            product(*given, tile_unit.workplace(), machine_code.threads())
+            product = tiles.product if by == BY_TILES else pairs.product
+            product(x, plan, plan, added, result, tile_unit.workplace(), machine_code.threads())
         return result
+
+    def _by_layers(self, x: Any, residual: Any | None) -> Any:
+        given = machine_code.tensor_of(x)
+        result = linear.product(given, self.weight.T, self.bias())
+        if self.halves is not None:
+            down, up = self.halves
+            result.addmm_(given @ down.T, up)
+        if residual is not None:
+            result += machine_code.tensor_of(residual)
+        return machine_code.plain_array(result)
 
 
 def _adapter(module: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
@@ -256,3 +272,18 @@ def _adapter(module: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor] | N
         return None
     down, up, scale = adapter
     return down.detach().to(dtype), (up.detach() * scale).to(dtype)
+
+
+def _halves(adapters: list[tuple[Tensor, Tensor] | None], sizes: list[int]) -> tuple[Tensor, Tensor] | None:
+    """[all ranks, in] and [all ranks, all outputs] of adapters side by side; None without any."""
+    downs = [adapter[0] for adapter in adapters if adapter is not None]
+    if not downs:
+        return None
+    down = torch.cat(downs)
+    up, rank, column = down.new_zeros(len(down), sum(sizes)), 0, 0
+    for adapter, size in zip(adapters, sizes, strict=True):
+        if adapter is not None:
+            up[rank : rank + len(adapter[0]), column : column + size] = adapter[1].T
+            rank += len(adapter[0])
+        column += size
+    return down, up

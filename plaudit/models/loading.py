@@ -24,6 +24,7 @@ from plaudit.models.layers import set_layers
 from plaudit.models.masters import to_bfloat16
 from plaudit.models.network import Network, merged_body_weights, score_head, takes_packed_batches
 from plaudit.models.score_facts import ScoreFacts
+from plaudit.models.siblings import weights_in_groups
 from plaudit.progress import say
 from plaudit.text.chat import ChatFormat, ensure_pad_token
 
@@ -74,8 +75,7 @@ def load_causal(source: str, settings: ModelSettings) -> LoadedModel:
     """
     folder = _resolve(source)
     device, dtype = device_and_dtype(settings)
-    _prepare(device)
-    model = _from_pretrained(AutoModelForCausalLM, folder, source, dtype)
+    model = _from_pretrained(AutoModelForCausalLM, folder, source, device, dtype)
     return as_causal(model, load_tokenizer(folder, source), settings, source)
 
 
@@ -108,9 +108,8 @@ def load_reward(source: str, settings: ModelSettings) -> LoadedModel:
     """A reward model (a sequence classifier of one label, or of one for each named head) as a frozen network."""
     folder = _resolve(source)
     device, dtype = device_and_dtype(settings)
-    _prepare(device)
     count = _kept_scores(folder).count
-    model = _from_pretrained(AutoModelForSequenceClassification, folder, source, dtype, num_labels=count)
+    model = _from_pretrained(AutoModelForSequenceClassification, folder, source, device, dtype, num_labels=count)
     tokenizer = load_tokenizer(folder, source)
     head = getattr(model, "score", None)
     if not isinstance(head, nn.Linear) or head.out_features != count:
@@ -256,11 +255,6 @@ def device_and_dtype(settings: ModelSettings) -> tuple[torch.device, torch.dtype
     return device, torch.bfloat16 if fast else torch.float32
 
 
-def _prepare(device: torch.device) -> None:
-    if device.type == "cpu":
-        memory.keep()
-
-
 def _cpu_multiplies_bfloat16() -> bool:
     if hasattr(torch.cpu, "get_capabilities"):
         capabilities = torch.cpu.get_capabilities()
@@ -312,18 +306,23 @@ def _built_in_folder() -> Path:
     return cache
 
 
-def _from_pretrained(kind: Any, folder: str, source: str, dtype: torch.dtype, **more: Any) -> Any:
+def _from_pretrained(kind: Any, folder: str, source: str, device: torch.device, dtype: torch.dtype, **more: Any) -> Any:
+    """The model, still on a CPU; where it is to stay there, in memory that is read fast."""
+    if device.type == "cpu":
+        memory.keep()
+    rounds = dtype == torch.bfloat16 and _holds_float32(folder)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if dtype == torch.bfloat16 and _holds_float32(folder):
-                model = kind.from_pretrained(folder, dtype=torch.float32, **more)
-                _round_without_bias(model)
-                return model
-            return kind.from_pretrained(folder, dtype=dtype, **more)
+            model = kind.from_pretrained(folder, dtype=torch.float32 if rounds else dtype, **more)
     except Exception as error:  # a missing file, a network error or a broken checkpoint: all end here
         known = f"the built-in {BUILT_IN}, a run (see `plaudit status`), a Hugging Face folder, or a hub name"
         raise ModelError(f"cannot load the model `{source}`: {_first_line(error)}\nA model is {known}.") from None
+    if rounds:
+        _round_without_bias(model)
+    if device.type == "cpu":
+        memory.take_from_files(weights_in_groups(model))
+    return model
 
 
 def _add_rows(model: Any, count: int) -> None:
@@ -363,9 +362,8 @@ def _round_without_bias(model: nn.Module) -> None:
     positions, where an error of a thousandth is a wrong angle a hundred tokens on.
     """
     head = {id(p) for p in getattr(model, "score", nn.Identity()).parameters()}
-    for parameter in model.parameters():
-        if parameter.dtype == torch.float32 and id(parameter) not in head:
-            parameter.data = to_bfloat16(parameter.data)
+    groups = weights_in_groups(model)
+    memory.replace([g for g in groups if all(w.dtype == torch.float32 and id(w) not in head for w in g)], to_bfloat16)
 
 
 def _packs(model: Any) -> bool:

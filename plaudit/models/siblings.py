@@ -150,6 +150,18 @@ class _SideBySide(torch.autograd.Function):
         return to_x, None, *[g if wanted else None for g, wanted in zip(found, needed, strict=True)]
 
 
+def weights_in_groups(model: nn.Module) -> list[list[nn.Parameter]]:
+    """All weights, those of linear layers that read the same input together: where they will be one product."""
+    groups: list[list[nn.Parameter]] = []
+    for parent in model.modules():
+        for names in (STATES, GATES):
+            layers: list[Any] = [getattr(parent, name, None) for name in names]
+            if all(type(layer) is nn.Linear for layer in layers) and len({layer.in_features for layer in layers}) == 1:
+                groups.append([layer.weight for layer in layers])
+    taken = {id(weight) for group in groups for weight in group}
+    return groups + [[weight] for weight in model.parameters() if id(weight) not in taken]
+
+
 def beside_each_other(weights: Sequence[Tensor]) -> Tensor:
     """[n1, k], [n2, k], ... -> [n, k], the same memory, to which they are moved the first time."""
     first = weights[0].detach()

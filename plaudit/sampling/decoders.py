@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import mmap
 import weakref
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -17,6 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
+from plaudit.models import memory
 from plaudit.models.attention import CacheColumns, CacheRows, PackedRows, bias_where
 from plaudit.models.laid_out import Products
 from plaudit.models.network import Network
@@ -80,6 +80,7 @@ class SlotDecoder:
         config: Any = network.body.config
         self.layers = [_Slots(self, rows) for _ in range(config.get_text_config().num_hidden_layers)]
         self.cache: Any = Cache(layers=list(self.layers))
+        self.pages: memory.Pages | None = None  # where it lies on a CPU
         self.first = 0  # of the columns that a step looks at
         self.targets: tuple[Tensor, Tensor, Tensor] | None = None  # of a prefill: (rows, columns, packed places)
         self.last: Tensor | None = None  # [1] `column` on the device, of a step that must not know it
@@ -99,9 +100,14 @@ class SlotDecoder:
         self.starts[rows] = self.column - lengths
         row, step = (torch.arange(batch.places.shape[1], device=device) < lengths[:, None]).nonzero(as_tuple=True)
         self.targets = (rows[row], self.starts[rows[row]] + step, batch.places[which[row], step])
-        hidden = self._forward(batch.token_ids[None], batch.positions[None], PackedRows(batch.rows))[0]  # [N, D]
+        last = batch.places.gather(1, batch.prompt_lengths[:, None] - 1)[:, 0]  # [prompts]
+        layout = PackedRows(batch.rows)
+        if self.fused is None:
+            states = self._forward(batch.token_ids[None], batch.positions[None], layout)[0, last]
+        else:
+            states = self.fused.fill(batch.token_ids, batch.positions, layout, last, self.layers)
         self.targets = None
-        return hidden[batch.places[which, lengths - 1]]
+        return states[which]
 
     def step(self, tokens: Tensor, running: Tensor) -> Tensor:
         """[B, D]."""
@@ -141,6 +147,15 @@ class SlotDecoder:
         for layer in self.layers:
             layer.move(rows, slice(first, self.column), first)
 
+    def zeros(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """For a layer's cache: what is masked is still multiplied, and 0 times what memory held may be no number."""
+        if like.device.type != "cpu":
+            return like.new_zeros(shape)
+        size = math.prod(shape) * like.element_size()
+        if self.pages is None:  # of all layers together, as one of a few rows would not fill a large page
+            self.pages = memory.Pages(2 * len(self.layers) * size)
+        return self.pages.take(size).view(like.dtype).view(shape)
+
     def _forward(self, ids: Tensor, positions: Tensor, layout: Any) -> Tensor:
         return self.network.body(
             input_ids=ids, position_ids=positions, past_key_values=self.cache, layout=layout, use_cache=True
@@ -170,8 +185,8 @@ class _Slots(DynamicLayer):  # type: ignore[misc]
         owner = self.owner
         if self.keys is None or self.values is None:
             shape = (self.rows, key_states.shape[1], owner.columns)
-            self.keys = _zeros((*shape, key_states.shape[3]), key_states)
-            self.values = _zeros((*shape, value_states.shape[3]), value_states)
+            self.keys = owner.zeros((*shape, key_states.shape[3]), key_states)
+            self.values = owner.zeros((*shape, value_states.shape[3]), value_states)
             self.is_initialized = True
         if owner.targets is not None:
             rows, columns, places = owner.targets
@@ -199,18 +214,6 @@ class _Slots(DynamicLayer):  # type: ignore[misc]
     def get_seq_length(self) -> int:
         """Positions are always given, so nothing may be counted from this."""
         return 0
-
-
-def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """Zeros, for what is masked is still multiplied, and 0 times what memory held before may be no number.
-
-    On a CPU they are pages of their own, which take no memory until they are written to, as those of a row that ends
-    early never are, and which go back when the cache does: what `malloc` has had, it keeps.
-    """
-    if like.device.type != "cpu":
-        return like.new_zeros(shape)
-    pages = mmap.mmap(-1, math.prod(shape) * like.element_size())
-    return torch.frombuffer(pages, dtype=like.dtype).view(shape)
 
 
 class PaddedDecoder:

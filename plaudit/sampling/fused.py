@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from plaudit.kernels import machine_code, rowwise, tile_unit
-from plaudit.kernels.machine_code import plain_array
+from plaudit.kernels.machine_code import plain_array, tensor_of
 from plaudit.kernels.whole_step import BY_ROWS, whole_lanes, whole_step
+from plaudit.models.attention import PackedRows
 from plaudit.models.fused_modules import KINDS, window_of
 from plaudit.models.laid_out import ByKernel, Product, Products
 from plaudit.models.network import Network
@@ -55,7 +56,36 @@ class FusedStep:
         cos, sin = (plain_array(part[:, 0].contiguous()) for part in rotation)
         step = self._layer_by_layer if self.plans is None else self._at_once
         with machine_code.in_use():
-            return machine_code.tensor_of(step(plain_array(embedded), cos, sin, first.numpy(), column, caches))
+            return tensor_of(step(plain_array(embedded), cos, sin, first.numpy(), column, caches))
+
+    def fill(self, tokens: Tensor, positions: Tensor, rows: PackedRows, last: Tensor, caches: list[Any]) -> Tensor:
+        """[P, D] the states after each prompt of a packed batch, whose keys and values are handed to the caches.
+
+        tokens, positions  [N]
+        last               [P] place of each prompt's last token
+        caches             of each layer, with an `update` as of `transformers`
+        """
+        embedded = self.embed(tokens)  # [N, D]
+        rotation = self.rotary(embedded, positions[None])
+        cos, sin = (plain_array(part[0].contiguous()) for part in rotation)
+        x = plain_array(embedded)
+        for layer, slots in zip(self.layers, caches, strict=True):
+            with machine_code.in_use():
+                query, key, value = layer.rotated(layer.states.whole(layer.before(x, np.empty_like(x))), cos, sin)
+            apart = [part.view(1, len(part), layer.groups, layer.width).transpose(1, 2) for part in (key, value)]
+            slots.update(*apart)
+            parts = [query, key, value]
+            mixture = rows.attend_tokens(parts, layer.heads, scale=float(layer.scale), window=layer.window)
+            if layer is self.layers[-1]:  # of whose states no more is wanted
+                mixture, x = mixture[last], plain_array(tensor_of(x)[last])
+            with machine_code.in_use():
+                x = layer.mixed.whole(plain_array(mixture), x)
+                sides = layer.gates.whole(layer.between(x, np.empty_like(x)))
+                gated = machine_code.room(len(sides), sides.shape[1] // 2, x)
+                rowwise.gated(sides, sides, gated.shape[1], gated)
+                x = layer.down.whole(gated, x)
+        with machine_code.in_use():
+            return tensor_of(self.norm(x, np.empty_like(x)))
 
     def _at_once(self, x: Any, cos: Any, sin: Any, first: Any, column: int, caches: list[Any]) -> Any:
         if self.places is None:
@@ -169,6 +199,21 @@ class _Layer:
             scale=np.float32(looking.scaling),
             window=window_of(looking) or MANY,
         )
+
+    def rotated(self, states: Any, cos: Any, sin: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """[N, (H + 2 G) d], [N, d] x 2 -> [N, H d], [N, G d] x 2: queries and keys, turned by positions, and values."""
+        of_queries, of_keys = self.heads * self.width, self.groups * self.width
+        query, key = (machine_code.room(len(states), size, states) for size in (of_queries, of_keys))
+        if len(self.head_norms) > 0:
+            begin = 0
+            for weight, size in zip(self.head_norms, (of_queries, of_keys), strict=True):
+                part = np.ascontiguousarray(states[:, begin : begin + size]).reshape(-1, self.width)
+                rowwise.rms_norm(part, weight, self.head_epsilon, part)
+                states[:, begin : begin + size] = part.reshape(len(states), size)
+                begin += size
+        rowwise.rotate(states, 0, cos, sin, np.float32(1), query, 0)
+        rowwise.rotate(states, of_queries, cos, sin, np.float32(1), key, 0)
+        return tensor_of(query), tensor_of(key), tensor_of(states[:, of_queries + of_keys :]).contiguous()
 
     def places(self, cache: Any) -> list[int]:
         """As `whole_step` wants them, with this layer's cache."""

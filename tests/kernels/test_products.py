@@ -50,12 +50,12 @@ def write(kind, parts, x, residual, result, threads=2):
     """Where kernels run."""
     arrays = [plain_array(part) for part in (result[:0] if residual is None else residual, result)]
     table = LinearTable(*parts)
-    given = plain_array(x), table.plan, *arrays
+    x, plan = plain_array(x), table.plan
     if kind in BLOCKS:
         of_blocks = tiles.product if kind == "tiles" else pairs.product
-        of_blocks(*given, np.repeat(tile_unit.workplace()[:1], threads, axis=0), threads)
+        of_blocks(x, plan, plan, *arrays, np.repeat(tile_unit.workplace()[:1], threads, axis=0), threads)
     else:
-        few_rows.product(*given, threads)
+        few_rows.product(x, plan, *arrays, threads)
 
 
 def product(kind, parts, x, residual, threads=2):

