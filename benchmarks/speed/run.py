@@ -3,7 +3,9 @@
     make bench        (or: python benchmarks/speed/run.py --only JOB ...)
 
 Both programs of a job are started and warmed up, and then take turns: one repetition each, while the other waits, and
-where it is a single step one before it that does not count. What is compared is the median. Run nothing beside it.
+where it is a single step one before it that does not count. Where memory is too short for both, they run one after the
+other. What is compared is the median. A job that fails is told at the end, and keeps no other from being measured. Run
+nothing beside it.
 Writes speed.json, speed.md and speed.png beside this file's parent.
 """
 
@@ -16,7 +18,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,6 +60,10 @@ SHORT = ("sft", "reward", "dpo")
 filled again that the other program has had."""
 TOO_LARGE = ("ppo",)
 """Jobs whose peer returns its memory all the same: with what it keeps, 15 GB, the two programs do not fit in 24 GiB."""
+LEAST_MEMORY = 1.0
+"""GB that must be free: with less, both programs are ended before the system ends one, and run one after the other."""
+WATCHED = 0.1
+"""Seconds between two looks at that."""
 
 
 class Program(NamedTuple):
@@ -64,6 +73,14 @@ class Program(NamedTuple):
     script: str
     job: str
     environment: dict[str, str] | None = None
+
+
+class JobFailedError(Exception):
+    """A worker stopped."""
+
+
+class MemoryShortError(JobFailedError):
+    """And the reason was found."""
 
 
 class Worker:
@@ -90,13 +107,14 @@ class Worker:
             self.peak_memory_gb = facts.get("peak_memory_gb", self.peak_memory_gb)
             if wanted in facts:
                 return
-        raise SystemExit(f"a worker stopped; run it by hand: {self.process.args}")
+        raise JobFailedError(f"a worker stopped; run it by hand: {' '.join(map(str, self.process.args))}")
 
     def tell(self, word: str) -> None:
         """Its turn, or its end."""
         assert self.process.stdin is not None
-        self.process.stdin.write(word + "\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):  # what has stopped is found when its answer is read
+            self.process.stdin.write(word + "\n")
+            self.process.stdin.flush()
 
     def repeat(self, *, counts: bool) -> None:
         """One repetition."""
@@ -120,26 +138,62 @@ class Worker:
         }
 
 
+@contextmanager
+def watched(workers: list[Worker]) -> Iterator[None]:
+    """Within, workers are ended when memory runs short. Raises MemoryShortError then; leaves none running."""
+    short, over = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(WATCHED):
+            if available_memory() < LEAST_MEMORY:
+                short.set()
+                for worker in workers:
+                    worker.process.kill()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    except JobFailedError as error:
+        raise (MemoryShortError(f"less than {LEAST_MEMORY} GB was free") if short.is_set() else error) from None
+    finally:
+        over.set()
+        watcher.join()
+        for worker in workers:
+            worker.process.kill()
+            worker.process.wait()
+
+
+def available_memory() -> float:
+    """GB that programs may still take."""
+    with open("/proc/meminfo", encoding="ascii") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) / 2**20
+
+
 def take_turns(
     programs: list[Program], models: tuple[str, str], repetitions: int
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """What each program gives, alternating; and the machine's limits, medians of measurements between."""
-    workers = []
-    for program in programs:
-        workers.append(Worker(program, models))
-        workers[-1].read_until("ready")  # one after the other, so that neither warms up beside the other
-    measured = [limits()]
-    short = programs[0].job.partition(":")[0] in SHORT
-    for _ in range(repetitions):
+    """What each program gives, alternating; and the machine's limits, medians of measurements between.
+
+    Raises JobFailedError when one stops, MemoryShortError when they do not fit.
+    """
+    workers: list[Worker] = []
+    with watched(workers):
+        for program in programs:
+            workers.append(Worker(program, models))
+            workers[-1].read_until("ready")  # one after the other, so that neither warms up beside the other
+        measured = [limits()]
+        short = programs[0].job.partition(":")[0] in SHORT
+        for _ in range(repetitions):
+            for worker in workers:
+                if short:
+                    worker.repeat(counts=False)
+                worker.repeat(counts=True)
+            measured.append(limits())
         for worker in workers:
-            if short:
-                worker.repeat(counts=False)
-            worker.repeat(counts=True)
-        measured.append(limits())
-    for worker in workers:
-        worker.tell("stop")
-        worker.read_until("peak_memory_gb")
-        worker.process.wait()
+            worker.tell("stop")
+            worker.read_until("peak_memory_gb")
+            worker.process.wait()
     machine = {kind: statistics.median(one[kind] for one in measured) for kind in measured[0]}
     return [worker.result() for worker in workers], machine
 
@@ -150,9 +204,15 @@ def compare(job: str, peers: Path, models: tuple[str, str], repetitions: int, ke
     programs = [
         Program(sys.executable, "ours.py", job), Program(str(peer), "peer.py", job, KEPT if kept else {})
     ]  # fmt: skip
-    (ours, theirs), machine = take_turns(programs, models, repetitions)
+    together = True
+    try:
+        (ours, theirs), machine = take_turns(programs, models, repetitions)
+    except MemoryShortError as error:
+        print(f"{job}: {error}, so the programs run one after the other.", flush=True)
+        together = False
+        ((ours,), machine), ((theirs,), _) = (take_turns([program], models, repetitions) for program in programs)
     ratio = round(ours["tokens_a_second"] / theirs["tokens_a_second"], 2)
-    return {"ours": ours, "peer": theirs, "ratio": ratio, "machine": machine}
+    return {"ours": ours, "peer": theirs, "ratio": ratio, "machine": machine, "together": together}
 
 
 def limits() -> dict[str, float]:
@@ -205,7 +265,7 @@ def table(results: dict[str, Any]) -> str:
     ]
     for job, row in results["jobs"].items():
         ours, theirs, share = row["ours"], row["peer"], row["share_of_limit"]
-        mark = "" if row["peer_keeps_memory"] else " *"
+        mark = ("" if row["peer_keeps_memory"] else " *") + ("" if row["together"] else " †")
         lines.append(
             f"| {JOBS[job]}{mark} | {ours['tokens_a_second']:.0f} | {theirs['tokens_a_second']:.0f} | "
             f"**{row['ratio']:.2f}** | "
@@ -214,6 +274,8 @@ def table(results: dict[str, Any]) -> str:
         )
     if not all(row["peer_keeps_memory"] for row in results["jobs"].values()):
         lines += ["", "\\* TRL returned its memory to the system."]
+    if not all(row["together"] for row in results["jobs"].values()):
+        lines += ["", "† One program after the other: both did not fit in memory."]
     return "\n".join(lines) + "\n"
 
 
@@ -279,12 +341,18 @@ def main() -> None:
 
     target = HERE.parent / "speed.json"
     results = json.loads(target.read_text()) if target.exists() else {"jobs": {}}
+    failed = []
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.only:
             size, _, job = name.rpartition("/")
             models, body, head = make_models(size, Path(folder))
             kept = not arguments.peers_return_memory and name not in TOO_LARGE
-            row = compare(job, arguments.peers, models, arguments.repetitions, kept) | {"peer_keeps_memory": kept}
+            try:
+                row = compare(job, arguments.peers, models, arguments.repetitions, kept) | {"peer_keeps_memory": kept}
+            except JobFailedError as error:
+                failed.append(name)
+                print(f"{name}: {error}", flush=True)
+                continue
             share = share_of_limit(job, row["ours"]["tokens_a_second"], row["machine"], body, head)
             results["jobs"][name] = row | {"share_of_limit": share}
             results["jobs"] = {name: results["jobs"][name] for name in JOBS if name in results["jobs"]}
@@ -293,6 +361,8 @@ def main() -> None:
             draw(results, HERE.parent / "speed.png")
             print(name, row, flush=True)
     print(table(results))
+    if failed:
+        raise SystemExit(f"not measured: {', '.join(failed)}")
 
 
 if __name__ == "__main__":
