@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import torch
@@ -24,7 +24,7 @@ from plaudit.kernels import blocks, few_rows, linear, machine_code, pairs, tile_
 from plaudit.kernels.linear_table import LinearTable
 from plaudit.kernels.whole_step import BY_PAIRS, BY_ROWS, BY_TILES
 from plaudit.models.network import AdaptedLinear, Network
-from plaudit.models.siblings import GATES, STATES, beside_each_other
+from plaudit.models.siblings import GATES, STATES, as_one
 
 ROWS = 32
 """Rows that the layout is made for; it serves others as well."""
@@ -142,10 +142,14 @@ class _Siblings(ABC):
         self.sizes = [len(layer.weight) for layer in self.layers]
         self.outputs = sum(self.sizes)
         self.adapters = [_adapter(m, dtype) for m in members]
-        self.halves = _halves(self.adapters, self.sizes)
         self.biases = [None if layer.bias is None else layer.bias.detach().to(dtype) for layer in self.layers]
         self.seen: Tensor | None = None
         self.result: Tensor | None = None
+
+    @cached_property
+    def halves(self) -> tuple[Tensor, Tensor] | None:
+        """[all ranks, in] and [all ranks, all outputs] of adapters side by side; None without any."""
+        return _halves(self.adapters, self.sizes)
 
     def bias(self) -> Tensor | None:
         """[all outputs]; None without any."""
@@ -216,12 +220,10 @@ class ByKernel(_Siblings):
     def __init__(self, members: list[nn.Module], dtype: torch.dtype, by: int, more: int | None):
         """By one kernel, and for more rows than are sampled, as prompts have them, by another one if any is there."""
         super().__init__(members, dtype)
-        own = [layer.weight for layer in self.layers]
-        same = all(weight.dtype == dtype for weight in own)
-        self.weight = beside_each_other(own) if same else torch.cat([weight.detach().to(dtype) for weight in own])
-        self.table = LinearTable(list(self.weight.split(self.sizes)), self.biases, self.adapters)
+        self.weights = [layer.weight.detach().to(dtype).contiguous() for layer in self.layers]
+        self.table = LinearTable(self.weights, self.biases, self.adapters)
         self.by, self.more = by, more
-        self.kind = machine_code.plain_array(self.weight).dtype
+        self.kind = machine_code.plain_array(self.weights[0]).dtype
 
     def _kernel_for(self, rows: int) -> int | None:
         return next((by for by in (self.by, self.more) if by is not None and rows <= MOST_ROWS[by]), None)
@@ -256,7 +258,12 @@ class ByKernel(_Siblings):
 
     def _by_layers(self, x: Any, residual: Any | None) -> Any:
         given = machine_code.tensor_of(x)
-        result = linear.product(given, self.weight.T, self.bias())
+        weight = as_one(self.weights)  # they are not moved: a large model's stay in their file
+        if weight is not None:
+            result = linear.product(given, weight.T, self.bias())
+        else:
+            parts = zip(self.weights, self.biases, strict=True)
+            result = torch.cat([linear.product(given, weight.T, bias) for weight, bias in parts], dim=1)
         if self.halves is not None:
             down, up = self.halves
             result.addmm_(given @ down.T, up)
@@ -275,7 +282,6 @@ def _adapter(module: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor] | N
 
 
 def _halves(adapters: list[tuple[Tensor, Tensor] | None], sizes: list[int]) -> tuple[Tensor, Tensor] | None:
-    """[all ranks, in] and [all ranks, all outputs] of adapters side by side; None without any."""
     downs = [adapter[0] for adapter in adapters if adapter is not None]
     if not downs:
         return None

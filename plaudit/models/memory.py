@@ -27,6 +27,7 @@ LINE = 64
 
 _TRIM_THRESHOLD, _MMAP_MAX, _MMAP_MAX_DEFAULT = -1, -4, 65536  # of glibc's malloc.h
 _NOT_NEEDED, _HUGE_PAGES = 4, 14  # of Linux' madvise
+_LIMITS = "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"  # of both kinds of cgroups
 MOST_WEIGHTS = 0.25
 """Of the machine's memory: larger models stay in their file's pages, which the system may drop and read again."""
 
@@ -74,15 +75,19 @@ def _c_library() -> ctypes.CDLL:
 
 
 def _of_machine() -> int:
-    """Bytes."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Bytes, or what a container may have of them."""
+    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for name in _LIMITS:
+        with suppress(OSError, ValueError):  # no such file, or it says that there is no limit
+            found.append(int(Path(name).read_text()))
+    return min(found)
 
 
 class Pages:
     """Zeros beside each other, in large pages where the system has them.
 
-    A page takes no memory until it is written to, as those of a row that ends early never are, and goes back when the
-    last tensor there does: what `malloc` has had, `keep` keeps.
+    A page takes no memory until it is written to, and goes back when the last tensor there does: what `malloc` has had,
+    `keep` keeps.
     """
 
     def __init__(self, size: int):

@@ -164,17 +164,22 @@ def weights_in_groups(model: nn.Module) -> list[list[nn.Parameter]]:
 
 def beside_each_other(weights: Sequence[Tensor]) -> Tensor:
     """[n1, k], [n2, k], ... -> [n, k], the same memory, to which they are moved the first time."""
+    found = as_one(weights)
+    if found is not None:
+        return found
+    together = torch.cat([weight.detach() for weight in weights])
+    for its, part in zip(weights, together.split([len(weight) for weight in weights]), strict=True):
+        its.data = part
+    return together
+
+
+def as_one(weights: Sequence[Tensor]) -> Tensor | None:
+    """[n, k] of those that lie beside each other; None where they do not."""
     first = weights[0].detach()
-    if len(weights) == 1:
-        return first
-    outputs, width = [len(weight) for weight in weights], first.shape[1]
     place = first.data_ptr()
     for weight in weights:
         same = weight.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
         if weight.data_ptr() != place or not same or not weight.is_contiguous():
-            together = torch.cat([w.detach() for w in weights])
-            for its, part in zip(weights, together.split(outputs), strict=True):
-                its.data = part
-            return together
+            return first if len(weights) == 1 else None
         place += weight.element_size() * weight.numel()
-    return first.as_strided((sum(outputs), width), (width, 1))
+    return first.as_strided((sum(map(len, weights)), first.shape[1]), (first.shape[1], 1))

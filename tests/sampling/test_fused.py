@@ -10,6 +10,7 @@ from plaudit.kernels.whole_step import BY_PAIRS, BY_ROWS, BY_TILES
 from plaudit.models import laid_out
 from plaudit.models.fused_modules import window_of
 from plaudit.models.network import make_trainable
+from plaudit.models.siblings import as_one
 from plaudit.sampling import decoders
 from plaudit.sampling import fused as fused_module
 from plaudit.sampling.decoders import SlotDecoder
@@ -138,6 +139,20 @@ def test_each_product_is_for_the_rows_and_the_processor(tmp_path, monkeypatch):
         assert kinds(most + 1) == {None}
     monkeypatch.setattr(blocks, "fit", lambda inputs: inputs != network.body.config.intermediate_size)
     assert kinds(7) == {BY_TILES, None}
+
+
+@pytest.mark.parametrize("rows", [2, 7])
+def test_weights_that_lie_apart_stay_where_they_are(tmp_path, rows):
+    """As those of a model do that is too large to be taken from its file."""
+    network = shaken(load("qwen2", tmp_path), "all")
+    expected, _ = steps(network, rows)
+    for parameter in network.body.parameters():
+        parameter.data = parameter.data.clone()
+    places = [parameter.data_ptr() for parameter in network.body.parameters()]
+    states = network.body.layers[0].self_attn
+    assert as_one([layer.weight for layer in (states.q_proj, states.k_proj, states.v_proj)]) is None
+    torch.testing.assert_close(steps(network, rows)[0], expected, rtol=1e-5, atol=1e-6)
+    assert [parameter.data_ptr() for parameter in network.body.parameters()] == places
 
 
 def test_an_error_within_does_not_keep_the_kernels(tmp_path, monkeypatch):
