@@ -79,11 +79,7 @@ class FusedStep:
             if layer is self.layers[-1]:  # of whose states no more is wanted
                 mixture, x = mixture[last], plain_array(tensor_of(x)[last])
             with machine_code.in_use():
-                x = layer.mixed.whole(plain_array(mixture), x)
-                sides = layer.gates.whole(layer.between(x, np.empty_like(x)))
-                gated = machine_code.room(len(sides), sides.shape[1] // 2, x)
-                rowwise.gated(sides, sides, gated.shape[1], gated)
-                x = layer.down.whole(gated, x)
+                x = layer.after_attention(plain_array(mixture), x, np.empty_like(x))
         with machine_code.in_use():
             return tensor_of(self.norm(x, np.empty_like(x)))
 
@@ -112,11 +108,7 @@ class FusedStep:
             )
             seen = np.maximum(first, column + 1 - layer.window)
             self.attend(query, keys, values, seen, column + 1, layer.scale, scores, mixture)
-            x = layer.mixed.whole(mixture, x)
-            sides = layer.gates.whole(layer.between(x, normed))
-            gated = machine_code.room(rows, sides.shape[1] // 2, x)
-            rowwise.gated(sides, sides, gated.shape[1], gated)
-            x = layer.down.whole(gated, x)
+            x = layer.after_attention(mixture, x, normed)
         return self.norm(x, normed)
 
 
@@ -214,6 +206,14 @@ class _Layer:
         rowwise.rotate(states, 0, cos, sin, np.float32(1), query, 0)
         rowwise.rotate(states, of_queries, cos, sin, np.float32(1), key, 0)
         return tensor_of(query), tensor_of(key), tensor_of(states[:, of_queries + of_keys :]).contiguous()
+
+    def after_attention(self, mixture: Any, x: Any, normed: Any) -> Any:
+        """[B, H d], and [B, D] what attention is added to -> [B, D] of the whole layer; `normed`: [B, D] to work in."""
+        x = self.mixed.whole(mixture, x)
+        sides = self.gates.whole(self.between(x, normed))
+        gated = machine_code.room(len(sides), sides.shape[1] // 2, x)
+        rowwise.gated(sides, sides, gated.shape[1], gated)
+        return self.down.whole(gated, x)
 
     def places(self, cache: Any) -> list[int]:
         """As `whole_step` wants them, with this layer's cache."""
