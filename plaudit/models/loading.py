@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from plaudit.config import ModelSettings
 from plaudit.errors import ModelError
 from plaudit.files import whole_folder
-from plaudit.models import memory
+from plaudit.models import code_pages, memory
 from plaudit.models.layers import set_layers
 from plaudit.models.masters import to_bfloat16
 from plaudit.models.network import Network, merged_body_weights, score_head, takes_packed_batches
@@ -310,6 +310,7 @@ def _from_pretrained(kind: Any, folder: str, source: str, device: torch.device, 
     """The model, still on a CPU; where it is to stay there, in memory that is read fast."""
     if device.type == "cpu":
         memory.keep()
+        code_pages.give_back()
     rounds = dtype == torch.bfloat16 and _holds_float32(folder)
     try:
         with warnings.catch_warnings():

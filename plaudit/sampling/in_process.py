@@ -13,6 +13,7 @@ import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from plaudit.kernels import machine_code, rowwise
 from plaudit.kernels.rowwise import BLOCK
+from plaudit.models import code_pages
 from plaudit.models.laid_out import Products, laid_out
 from plaudit.models.log_probs import rows_at_once, scale
 from plaudit.models.network import Network
@@ -203,6 +205,7 @@ class _Sampler:
             self.samples, running = self.samples[kept], running[kept]
         last = self.tokens[self.samples, (self.lengths[self.samples] - 1).clamp(min=0)]
         states = self.decoder.step(last, running)
+        _give_back_code()
         return self._take(torch.arange(len(last), device=last.device), states, self.recorded_draw)
 
     def _take(self, rows: Tensor, states: Tensor, draw_from: Callable[[Tensor, Tensor], tuple[Tensor, ...]]) -> int:
@@ -261,6 +264,12 @@ class _Sampler:
             ids, log_probs = self.tokens[sample, :length].tolist(), self.log_probs[sample, :length].tolist()
             found.append(Completion(ids, log_probs, bool(self.finished[sample])))
         return found
+
+
+@cache
+def _give_back_code() -> None:
+    """Of loading kernels, after the first step of a process."""
+    code_pages.give_back()
 
 
 def _uniforms(prompts: Sequence[list[int]], copies: int, limit: int, seed: int) -> Tensor:
