@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent / "speed"))
-from run import HERE, make_models
+from models import make_models
+from run import HERE
 
 from plaudit.config import ModelSettings, OptimiserSettings
 from plaudit.models.loading import load_causal
@@ -38,7 +39,7 @@ STYLES = {"float32": ("#888", "-"), "float32, moved": ("#c98b2e", ":"), "bfloat1
 def curve(dtype: str, moved: float, seed: int, folder: Path) -> list[float]:
     """Training loss of each step, nats a token."""
     settings = ModelSettings(dtype=dtype, lora=None)  # type: ignore[arg-type]
-    (source, _), _, _ = make_models("10M", folder, seed=seed)
+    source = make_models("10M", folder, seed=seed).causal
     model = load_causal(source, settings)
     generator = torch.Generator().manual_seed(seed)
     if moved:

@@ -42,7 +42,7 @@ def by_plaudit(base: str, moved: str, reward: str) -> dict[str, tuple[float, flo
     from plaudit.training.step import Optimiser
     from plaudit.training.supervised import likelihood_step
 
-    settings = ModelSettings(name=moved, lora=None, system_prompt="", dtype="float32")
+    settings = ModelSettings(name=moved, lora=None, system_prompt="", dtype="float32", device="cpu")
     model, reference = load_causal(moved, settings), load_causal(base, settings)
     form, rate, budget = model.format, OptimiserSettings(learning_rate=1e-6), settings.tokens_per_micro_batch
     chosen, rejected = (
@@ -151,11 +151,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--peers", type=Path, default=HERE.parent / "peers", help="where the peers' environments are")
     arguments = parser.parse_args()
-    from run import make_models
+    from models import make_models
 
     with tempfile.TemporaryDirectory() as name:
-        (base, reward), _, _ = make_models("", Path(name))
-        folders = base, make_moved(base, Path(name) / "moved"), reward
+        models = make_models("", Path(name))
+        folders = models.causal, make_moved(models.causal, Path(name) / "moved"), models.reward
         peer = subprocess.run(
             [str(arguments.peers / "trl/bin/python"), __file__, "peer", *folders], check=True, text=True,
             stdout=subprocess.PIPE,

@@ -17,14 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from run import HERE, Program, make_models, take_turns
+from models import make_causal, make_models
+from run import HERE, Program, take_turns
 
 LENGTHS = (128, 256, 512, 1024, 2048)
 ROWS = (1, 4, 16, 64, 256)
-SIZES = {
-    "10M": (160, 448, 8, 5), "34M": (384, 1024, 9, 6), "135M": (576, 1536, 30, 9), "360M": (960, 2560, 32, 15),
-}  # fmt: skip
-"""Width, width within, layers, heads; a third of the heads for keys where that is whole."""
+SIZES = ("10M", "34M", "135M", "360M")
 OPTIONS = ("", "+checkpointing", "+compile")
 
 
@@ -42,10 +40,9 @@ def best(work: Callable[[], None], times: int = 3, enough: float = 12.0) -> floa
 def measure() -> dict[str, dict[str, float]]:
     """Tokens a second."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     from plaudit.config import LoraSettings, ModelSettings, OptimiserSettings
-    from plaudit.models.loading import BUILT_IN, _resolve, load_causal
+    from plaudit.models.loading import BUILT_IN, load_causal
     from plaudit.models.network import make_trainable
     from plaudit.sampling.in_process import sample
     from plaudit.text.chat import Stops, TokenSequence
@@ -82,17 +79,8 @@ def measure() -> dict[str, dict[str, float]]:
     for count in ROWS:
         found["sampling"][str(count)] = sampling_rate(network, count)
     with tempfile.TemporaryDirectory() as folder:
-        source = _resolve(BUILT_IN)
-        for name, (width, within, layers, heads) in SIZES.items():
-            config = AutoConfig.from_pretrained(source)
-            keys = heads // 3 if heads % 3 == 0 else heads
-            config.update({
-                "hidden_size": width, "intermediate_size": within, "num_hidden_layers": layers,
-                "num_attention_heads": heads, "num_key_value_heads": keys, "head_dim": width // heads,
-            })  # fmt: skip
-            AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(Path(folder) / name)
-            AutoTokenizer.from_pretrained(source).save_pretrained(Path(folder) / name)
-            model = load_causal(str(Path(folder) / name), ModelSettings())
+        for name in SIZES:
+            model = load_causal(make_causal(name, Path(folder), dtype=torch.bfloat16), ModelSettings())
             found["size"][name] = step_rate(model, 8, 128)
             found["sampling_size"][name] = sampling_rate(model.network, 64)
     return found
@@ -142,7 +130,7 @@ def table(found: dict[str, dict[str, float]], options: dict[str, Any]) -> str:
 def measure_options() -> dict[str, Any]:
     """Tokens a second and memory, with and without each option."""
     with tempfile.TemporaryDirectory() as folder:
-        models, _, _ = make_models("", Path(folder))
+        models = make_models("", Path(folder))
         jobs = [job + option for job in ("sft", "sft:lora") for option in OPTIONS]
         results: list[Any] = []
         for start in range(0, len(jobs), len(OPTIONS)):

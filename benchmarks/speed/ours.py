@@ -79,7 +79,7 @@ if kind == "reward":
         pair = [Judgment(0, 1, 1.0)]
         batch = [JudgedPrompt(str(i), ["a", "b"], [chosen[i], rejected[i]], pair, []) for i in range(at, at + BATCH)]
         for group in prompt_groups(batch, BUDGET):
-            scores = scorer.scores(collate([s for prompt in group for s in prompt.sequences]))
+            scores = scorer.scores(collate([s for prompt in group for s in prompt.sequences], device=scorer.device))
             (bradley_terry(scores[::2], scores[1::2], scores.new_ones(len(group))).sum() / BATCH).backward()
         optimiser.step()
         step += 1

@@ -104,7 +104,8 @@ if kind == "dpo":
 
 if kind == "generate":
     rows_at_once = int(variant)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval().to(device)
     tokenizer.padding_side = "left"
     texts = [templated(p) for p in prompts(max(4, 2 * rows_at_once))]
     texts.sort(key=len)
@@ -115,7 +116,7 @@ if kind == "generate":
         for start in range(0, len(texts), rows_at_once):
             batch = tokenizer(
                 texts[start : start + rows_at_once], return_tensors="pt", padding=True, add_special_tokens=False
-            )
+            ).to(device)
             with torch.no_grad():
                 out = model.generate(
                     **batch, do_sample=True, temperature=0.8, top_k=0, top_p=1.0, max_new_tokens=128,

@@ -3,10 +3,13 @@
     make bench        (or: python benchmarks/speed/run.py --only JOB ...)
 
 Both programs of a job are started and warmed up, and then take turns: one repetition each, while the other waits, and
-where it is a single step one before it that does not count. Where memory is too short for both, they run one after the
-other. What is compared is the median. A job that fails is told at the end, and keeps no other from being measured. Run
-nothing beside it.
-Writes speed.json, speed.md and speed.png beside this file's parent.
+where it is a single step one before it that does not count. Where memory is too short for both, or one of them stops
+beside the other, they run one after the other. What is compared is the median. A job that fails is told at the end, and
+keeps no other from being measured. Run nothing beside it.
+
+On a CPU a model of 135 million weights and one of 10 million are measured, and speed.json, speed.md and speed.png
+written beside this file's parent; where there is a GPU, a model of 1.5 billion weights, and speed-gpu.json and so on.
+Memory is then that of the GPU.
 """
 
 from __future__ import annotations
@@ -19,11 +22,14 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parent))
+import machine
+from models import Models, make_models
 
 HERE = Path(__file__).parent
 JOBS = {
@@ -39,27 +45,24 @@ JOBS = {
     "generate:32": "Sampling, 32 rows",
     "generate:128": "Sampling, 128 rows",
 }
-JOBS |= {f"10M/{job}": f"{name} (10M)" for job, name in JOBS.items() if ":lora" not in job}
+ON_CPU = list(JOBS) + [f"10M/{job}" for job in JOBS if ":lora" not in job]
+ON_GPU = [f"1.5B/{job}" for job in JOBS]
+"""What is measured where nothing is asked for."""
+JOBS |= {f"{size}/{job}": f"{name} ({size})" for size in ("10M", "1.5B") for job, name in JOBS.items()}
 PEERS = {"ppo": "ppo"}
 """Environments under peers/ by kind of job; "trl" for the others."""
-SMALL = {
-    "hidden_size": 160, "intermediate_size": 448, "num_hidden_layers": 8, "num_attention_heads": 5,
-    "num_key_value_heads": 5,
-}  # fmt: skip
-"""A Llama of 10 million weights with SmolLM2's vocabulary, its weights drawn at random."""
-
-
 KEPT = {
     "MALLOC_MMAP_THRESHOLD_": "68719476736",
     "MALLOC_TRIM_THRESHOLD_": "68719476736",
     "MALLOC_TOP_PAD_": "268435456",
 }
-"""By these a peer's C library keeps what it has freed, as Plaudit tells its own to; few know to ask for it."""
+"""By these a peer's C library keeps what it has freed, as Plaudit tells its own to; few know to ask for it. On a GPU
+PyTorch keeps that memory in both programs."""
 SHORT = ("sft", "reward", "dpo")
 """Kinds of job whose repetition is a single step: of those of a turn the first does not count, for which caches are
 filled again that the other program has had."""
 TOO_LARGE = ("ppo",)
-"""Jobs whose peer returns its memory all the same: with what it keeps, 15 GB, the two programs do not fit in 24 GiB."""
+"""Jobs whose peer returns a CPU's memory all the same: with what it keeps, 15 GB, the two do not fit in 24 GiB."""
 LEAST_MEMORY = 1.0
 """GB that must be free: with less, both programs are ended before the system ends one, and run one after the other."""
 WATCHED = 0.1
@@ -86,10 +89,11 @@ class MemoryShortError(JobFailedError):
 class Worker:
     """One program at one job."""
 
-    def __init__(self, program: Program, models: tuple[str, str]):
+    def __init__(self, program: Program, models: Models):
         self.process = subprocess.Popen(
-            [program.python, str(HERE / program.script), program.job, *models], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ | (program.environment or {}),
+            [program.python, str(HERE / program.script), program.job, models.causal, models.reward],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            env=os.environ | (program.environment or {}),
         )  # fmt: skip
         self.seconds: list[float] = []
         self.tokens: list[float] = []
@@ -145,7 +149,7 @@ def watched(workers: list[Worker]) -> Iterator[None]:
 
     def watch() -> None:
         while not over.wait(WATCHED):
-            if available_memory() < LEAST_MEMORY:
+            if machine.available_memory() < LEAST_MEMORY:
                 short.set()
                 for worker in workers:
                     worker.process.kill()
@@ -164,14 +168,8 @@ def watched(workers: list[Worker]) -> Iterator[None]:
             worker.process.wait()
 
 
-def available_memory() -> float:
-    """GB that programs may still take."""
-    with open("/proc/meminfo", encoding="ascii") as lines:
-        return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) / 2**20
-
-
 def take_turns(
-    programs: list[Program], models: tuple[str, str], repetitions: int
+    programs: list[Program], models: Models, repetitions: int
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """What each program gives, alternating; and the machine's limits, medians of measurements between.
 
@@ -182,79 +180,36 @@ def take_turns(
         for program in programs:
             workers.append(Worker(program, models))
             workers[-1].read_until("ready")  # one after the other, so that neither warms up beside the other
-        measured = [limits()]
+        measured = [machine.limits()]
         short = programs[0].job.partition(":")[0] in SHORT
         for _ in range(repetitions):
             for worker in workers:
                 if short:
                     worker.repeat(counts=False)
                 worker.repeat(counts=True)
-            measured.append(limits())
+            measured.append(machine.limits())
         for worker in workers:
             worker.tell("stop")
             worker.read_until("peak_memory_gb")
             worker.process.wait()
-    machine = {kind: statistics.median(one[kind] for one in measured) for kind in measured[0]}
-    return [worker.result() for worker in workers], machine
+    medians = {kind: statistics.median(one[kind] for one in measured) for kind in measured[0]}
+    return [worker.result() for worker in workers], medians
 
 
-def compare(job: str, peers: Path, models: tuple[str, str], repetitions: int, kept: bool) -> dict[str, Any]:
+def compare(job: str, peers: Path, models: Models, repetitions: int, kept: bool) -> dict[str, Any]:
     """Both programs, in turn."""
     peer = peers / PEERS.get(job.partition(":")[0], "trl") / "bin" / "python"
-    programs = [
-        Program(sys.executable, "ours.py", job), Program(str(peer), "peer.py", job, KEPT if kept else {})
-    ]  # fmt: skip
+    environment = KEPT if kept and not machine.on_gpu() else {}
+    programs = [Program(sys.executable, "ours.py", job), Program(str(peer), "peer.py", job, environment)]
     together = True
     try:
-        (ours, theirs), machine = take_turns(programs, models, repetitions)
-    except MemoryShortError as error:
-        print(f"{job}: {error}, so the programs run one after the other.", flush=True)
+        (ours, theirs), limits = take_turns(programs, models, repetitions)
+    except JobFailedError as error:
+        print(f"{job}: {error}. Now the programs run one after the other.", flush=True)
         together = False
-        ((ours,), machine), ((theirs,), _) = (take_turns([program], models, repetitions) for program in programs)
+        ((ours,), limits), ((theirs,), _) = (take_turns([program], models, repetitions) for program in programs)
     ratio = round(ours["tokens_a_second"] / theirs["tokens_a_second"], 2)
-    return {"ours": ours, "peer": theirs, "ratio": ratio, "machine": machine, "together": together}
-
-
-def limits() -> dict[str, float]:
-    """What this machine can do: bfloat16 matrix products, and copying memory."""
-    import torch
-
-    def best(work: Any, times: int) -> float:
-        work()
-        seconds = []
-        for _ in range(times):
-            start = time.perf_counter()
-            work()
-            seconds.append(time.perf_counter() - start)
-        return min(seconds)
-
-    square = torch.randn(2048, 2048).bfloat16()
-    source = torch.randn(1 << 26)
-    target = torch.empty_like(source)
-    return {
-        "matmul_gflops": round(2 * 2048**3 / best(lambda: square @ square, 10) / 1e9),
-        "memory_gb_a_second": round(2 * 4 * len(source) / best(lambda: target.copy_(source), 6) / 1e9, 1),
-    }
-
-
-def share_of_limit(
-    job: str, tokens_a_second: float, machine: dict[str, float], body: float, head: float
-) -> float | None:
-    """Useful operations a second over the matmul peak; in decoding over the tighter of that and reading the weights.
-
-    body, head  weights. Every token goes through the body, and in training through the head too (which counts a little
-                more than is needed: only answers' tokens are). None where a step mixes kinds of work.
-    """
-    peak = machine["matmul_gflops"] * 1e9
-    kind, _, variant = job.partition(":")
-    if kind == "generate":
-        compute = peak / (2 * (body + head))
-        memory = int(variant) * machine["memory_gb_a_second"] * 1e9 / (2 * (body + head))
-        return tokens_a_second / min(compute, memory)
-    if kind in ("rloo", "ppo"):
-        return None
-    passes = 4 if variant == "lora" else 6  # a frozen weight has no gradient of its own
-    return tokens_a_second * passes * (body + (0 if kind == "reward" else head)) / peak
+    return {"ours": ours, "peer": theirs, "ratio": ratio, "machine": limits, "together": together}
 
 
 def table(results: dict[str, Any]) -> str:
@@ -270,7 +225,7 @@ def table(results: dict[str, Any]) -> str:
             f"| {JOBS[job]}{mark} | {ours['tokens_a_second']:.0f} | {theirs['tokens_a_second']:.0f} | "
             f"**{row['ratio']:.2f}** | "
             + (f"{100 * share:.0f} %" if share else "")
-            + f" | {ours['peak_memory_gb']:.1f} | {theirs['peak_memory_gb']:.1f} |"
+            + f" | {ours['peak_memory_gb']:.2f} | {theirs['peak_memory_gb']:.2f} |"
         )
     if not all(row["peer_keeps_memory"] for row in results["jobs"].values()):
         lines += ["", "\\* TRL returned its memory to the system."]
@@ -294,71 +249,45 @@ def draw(results: dict[str, Any], path: Path) -> None:
     axes.axvline(1, color="#888", linestyle="--", linewidth=1)
     axes.set_xlabel("tokens a second, in units of TRL's")
     axes.set_xlim(0, max(ratios) * 1.15)
+    axes.set_ylim(-0.7, len(jobs) - 0.3)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
 
 
-def make_models(size: str, folder: Path, *, seed: int = 0) -> tuple[tuple[str, str], float, float]:
-    """((model, reward model), weights of the body, weights of the head).
-
-    The embedding is the head, and costs nothing.
-    """
-    from plaudit.config import ModelSettings
-    from plaudit.models.loading import BUILT_IN, _resolve, load_causal, reward_from_causal, save_reward
-    from plaudit.models.score_facts import ScoreFacts
-
-    source = _resolve(BUILT_IN)
-    if size:
-        import torch
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-        config = AutoConfig.from_pretrained(source)
-        config.update(SMALL | {"head_dim": SMALL["hidden_size"] // SMALL["num_attention_heads"]})
-        torch.manual_seed(seed)
-        AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder / "small")
-        AutoTokenizer.from_pretrained(source).save_pretrained(folder / "small")
-        source = str(folder / "small")
-    settings = ModelSettings(name=source)
-    causal = load_causal(source, settings)
-    reward = reward_from_causal(causal, seed=0)
-    target = folder / f"{size}reward"
-    if not target.exists():
-        save_reward(reward.network, reward, target, ScoreFacts())
-    head = causal.network.head.weight.numel()
-    return (source, str(target)), float(sum(p.numel() for p in causal.network.body.parameters()) - head), float(head)
-
-
 def main() -> None:
     """Run the jobs asked for; results of the others are kept."""
+    usual = ON_GPU if machine.on_gpu() else ON_CPU
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--peers", type=Path, default=HERE.parent / "peers", help="where the peers' environments are")
-    parser.add_argument("--only", nargs="*", default=list(JOBS), choices=list(JOBS), metavar="JOB")
+    parser.add_argument("--only", nargs="*", default=usual, choices=list(JOBS), metavar="JOB")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument(
         "--peers-return-memory", action="store_true", help="as they do where nobody tells them to keep it"
     )
     arguments = parser.parse_args()
 
-    target = HERE.parent / "speed.json"
+    target = HERE.parent / ("speed-gpu.json" if machine.on_gpu() else "speed.json")
     results = json.loads(target.read_text()) if target.exists() else {"jobs": {}}
     failed = []
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.only:
             size, _, job = name.rpartition("/")
-            models, body, head = make_models(size, Path(folder))
-            kept = not arguments.peers_return_memory and name not in TOO_LARGE
+            models = make_models(size, Path(folder))
+            kept = machine.on_gpu() or not (arguments.peers_return_memory or name in TOO_LARGE)
             try:
                 row = compare(job, arguments.peers, models, arguments.repetitions, kept) | {"peer_keeps_memory": kept}
             except JobFailedError as error:
                 failed.append(name)
                 print(f"{name}: {error}", flush=True)
                 continue
-            share = share_of_limit(job, row["ours"]["tokens_a_second"], row["machine"], body, head)
-            results["jobs"][name] = row | {"share_of_limit": share}
+            share = machine.share_of_limit(
+                job, row["ours"]["tokens_a_second"], row["machine"], models.body, models.head
+            )
+            results["jobs"][name] = row | {"share_of_limit": share, "device": machine.name()}
             results["jobs"] = {name: results["jobs"][name] for name in JOBS if name in results["jobs"]}
             target.write_text(json.dumps(results, indent=2) + "\n")
-            (HERE.parent / "speed.md").write_text(table(results))
-            draw(results, HERE.parent / "speed.png")
+            target.with_suffix(".md").write_text(table(results))
+            draw(results, target.with_suffix(".png"))
             print(name, row, flush=True)
     print(table(results))
     if failed:

@@ -1,6 +1,7 @@
 """A worker's side of the conversation: warm up, then one repetition each time it is told to.
 
-Standard library alone. The conductor writes "go", the worker answers with one JSON line a repetition.
+Standard library alone, but for what a program on a GPU has imported itself. The conductor writes "go", the worker
+answers with one JSON line a repetition.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import json
 import os
 import sys
 import time
+from typing import Any
 
 WARM_UP, WARM_UP_SECONDS = 8, 20.0
 """Repetitions before the first that counts: so many, or as many as begin in this time. The first ones take memory that
@@ -28,6 +30,9 @@ class Turns:
 
     def next(self) -> None:
         """End the repetition at hand, if there is one, and wait for the next; ends the program when there is none."""
+        gpu = _gpu()
+        if gpu is not None:
+            gpu.synchronize()  # what it was told to do is part of the repetition
         now = time.perf_counter()
         if self.begun is None:
             self.started = now
@@ -51,6 +56,16 @@ class Turns:
         self.answers.write(json.dumps(content) + "\n")
 
 
+def _gpu() -> Any:
+    """PyTorch's, if the program computes there."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
+
+
 def _peak() -> float:
+    """GB that the program has held, of the GPU's memory where it computes there."""
+    gpu = _gpu()
+    if gpu is not None:
+        return float(gpu.max_memory_reserved()) / 2**30
     with open("/proc/self/status", encoding="ascii") as lines:
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20

@@ -44,8 +44,8 @@ class ModelSettings(Section):
     activation_checkpointing: bool = False
     """Keep only each layer's input for the backward pass and compute the rest again: less memory, a third more work."""
     compile: bool = False
-    """Train with layers compiled by torch.compile, after 40 to 60 s of work: on a CPU about as fast as the kernels
-    whose place it takes; needs a C++ compiler there."""
+    """Train with layers compiled by torch.compile, after 40 to 60 s of work: on a CPU at 0.8 to 1.0 of the rate of the
+    kernels whose place it takes; needs a C++ compiler there."""
 
 
 class DataSettings(Section):

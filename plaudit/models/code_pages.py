@@ -75,5 +75,9 @@ def _changes_code(begin: int, header: _Header) -> bool:
 
 
 def _is_traced() -> bool:
-    with open("/proc/self/status", encoding="ascii", errors="replace") as lines:
-        return not any(line.split() == ["TracerPid:", "0"] for line in lines)
+    """Whether a debugger may have written breakpoints; so it may where the system does not say."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as lines:
+            return not any(line.split() == ["TracerPid:", "0"] for line in lines)
+    except OSError:
+        return True
