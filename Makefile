@@ -2,7 +2,8 @@
 # make test         the tests
 # make check        style and types
 # make test-slow    the tests that take minutes
-# make bench        speed against TRL, in environments of its own (about two hours; run nothing beside it)
+# make bench        speed against TRL, in environments of its own (about two hours; run nothing beside it);
+#                   on a GPU, where there is one, with a model of 1.5 billion weights
 # make clean        remove the virtual environments and caches
 #
 # PYTHON=python3.12        another interpreter (3.11 to 3.13)

@@ -45,7 +45,7 @@ def curve(dtype: str, moved: float, seed: int, folder: Path) -> list[float]:
     if moved:
         weights = [*model.network.body.parameters(), *model.network.head.parameters()]
         for weight in {id(w): w for w in weights}.values():
-            weight.data.mul_(1 + moved * torch.randn(weight.shape, generator=generator))
+            weight.data.mul_(1 + moved * torch.randn(weight.shape, generator=generator).to(weight.device))
     lines = (HERE.parents[1] / "plaudit" / "data" / "prose.jsonl").read_text().splitlines()
     ids = [i for line in lines for i in model.format.tokenizer(json.loads(line)["text"])["input_ids"]]
     pieces = [TokenSequence(ids[i : i + 1], ids[i + 1 : i + LENGTH]) for i in range(0, len(ids) - LENGTH, LENGTH)]

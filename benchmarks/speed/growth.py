@@ -3,8 +3,8 @@
     python benchmarks/speed/growth.py [growth|options]
 
 Best of three within one process for growth, of fewer where they take long; the options take turns as programs, as in
-run.py. Writes growth.json, growth.md and growth.png beside this file's parent; with an argument that part is measured
-anew and the other is kept. Run nothing beside it.
+run.py. Writes growth.json, growth.md and growth.png (on a GPU growth-gpu.json and so on) beside this file's parent; with
+an argument that part is measured anew and the other is kept. Run nothing beside it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import machine
 from models import make_causal, make_models
 from run import HERE, Program, take_turns
 
@@ -31,8 +32,10 @@ def best(work: Callable[[], None], times: int = 3, enough: float = 12.0) -> floa
     work()
     seconds: list[float] = []
     while len(seconds) < times and sum(seconds) < enough:
+        machine.finish()
         start = time.perf_counter()
         work()
+        machine.finish()
         seconds.append(time.perf_counter() - start)
     return min(seconds)
 
@@ -141,7 +144,7 @@ def measure_options() -> dict[str, Any]:
 
 def main() -> None:
     """Measure and write."""
-    target = HERE.parent / "growth.json"
+    target = HERE.parent / ("growth-gpu.json" if machine.on_gpu() else "growth.json")
     kept = json.loads(target.read_text()) if target.exists() else {}
     parts = sys.argv[1:] or ["growth", "options"]
     for part, work in (("growth", measure), ("options", measure_options)):
@@ -149,8 +152,8 @@ def main() -> None:
             kept[part] = work()
             target.write_text(json.dumps(kept, indent=2) + "\n")
     if {"growth", "options"} <= kept.keys():
-        (HERE.parent / "growth.md").write_text(table(kept["growth"], kept["options"]))
-        draw(kept["growth"], HERE.parent / "growth.png")
+        target.with_suffix(".md").write_text(table(kept["growth"], kept["options"]))
+        draw(kept["growth"], target.with_suffix(".png"))
         print(table(kept["growth"], kept["options"]))
 
 

@@ -1,4 +1,4 @@
-"""The machine that a benchmark runs on, a GPU where there is one: what it can do, and the memory that it has left."""
+"""The machine that a benchmark runs on, one GPU where there is one: what it can do, and the memory that it has left."""
 
 from __future__ import annotations
 
@@ -13,16 +13,10 @@ def on_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def name() -> str:
-    """Of the device, for results that are of a GPU."""
-    return torch.cuda.get_device_name() if on_gpu() else "CPU"
-
-
 def available_memory() -> float:
-    """GB that programs may still take, of the machine's or of the GPU's."""
+    """GB of the machine's that programs may still take."""
     with open("/proc/meminfo", encoding="ascii") as lines:
-        free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) / 2**20
-    return min(free, torch.cuda.mem_get_info()[0] / 2**30) if on_gpu() else free
+        return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) / 2**20
 
 
 def limits() -> dict[str, float]:
@@ -36,7 +30,7 @@ def limits() -> dict[str, float]:
 def _operations() -> float:
     """A second, in products."""
     size = 8192 if on_gpu() else 2048
-    square = torch.randn(size, size, device="cuda" if on_gpu() else "cpu").bfloat16()
+    square = torch.randn(size, size, device="cuda" if on_gpu() else "cpu", dtype=torch.bfloat16)
     return 2 * size**3 / _best(lambda: square @ square, 10)
 
 
@@ -52,15 +46,16 @@ def _best(work: Callable[[], object], times: int) -> float:
     work()
     seconds = []
     for _ in range(times):
-        _finish()
+        finish()
         start = time.perf_counter()
         work()
-        _finish()
+        finish()
         seconds.append(time.perf_counter() - start)
     return min(seconds)
 
 
-def _finish() -> None:
+def finish() -> None:
+    """Wait for what a GPU has been told to do."""
     if on_gpu():
         torch.cuda.synchronize()
 

@@ -43,7 +43,7 @@ class Models(NamedTuple):
 
 def make_causal(size: str, folder: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> str:
     """A folder with a model of that size, its weights drawn at random."""
-    source, target = _resolve(BUILT_IN), folder / f"{size}-{seed}"
+    source, target = _resolve(BUILT_IN), folder / f"{size}-{seed}-{dtype}"
     if not target.exists():
         shape = SHAPES[size]
         config = AutoConfig.from_pretrained(source)

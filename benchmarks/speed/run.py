@@ -3,13 +3,13 @@
     make bench        (or: python benchmarks/speed/run.py --only JOB ...)
 
 Both programs of a job are started and warmed up, and then take turns: one repetition each, while the other waits, and
-where it is a single step one before it that does not count. Where memory is too short for both, or one of them stops
-beside the other, they run one after the other. What is compared is the median. A job that fails is told at the end, and
+where it is a single step one before it that does not count. Where memory is too short for both, they run one after the
+other. What is compared is the median. A job that fails is told at the end, and
 keeps no other from being measured. Run nothing beside it.
 
 On a CPU a model of 135 million weights and one of 10 million are measured, and speed.json, speed.md and speed.png
-written beside this file's parent; where there is a GPU, a model of 1.5 billion weights, and speed-gpu.json and so on.
-Memory is then that of the GPU.
+written beside this file's parent; where there is a GPU, a model of 1.5 billion weights on one of them, and
+speed-gpu.json and so on. Memory is then that of the GPU.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent))
 import machine
+import torch
 from models import Models, make_models
 
 HERE = Path(__file__).parent
@@ -98,6 +99,8 @@ class Worker:
         self.seconds: list[float] = []
         self.tokens: list[float] = []
         self.peak_memory_gb = 0.0
+        self.device = ""
+        self.memory_was_short = False
 
     def read_until(self, wanted: str) -> None:
         """Take in what it says until that comes."""
@@ -109,6 +112,8 @@ class Worker:
             if "tokens" in facts:
                 self.tokens.append(facts["tokens"])
             self.peak_memory_gb = facts.get("peak_memory_gb", self.peak_memory_gb)
+            self.device = facts.get("device", self.device)
+            self.memory_was_short |= facts.get("memory_was_short", False)
             if wanted in facts:
                 return
         raise JobFailedError(f"a worker stopped; run it by hand: {' '.join(map(str, self.process.args))}")
@@ -139,6 +144,7 @@ class Worker:
             "repetitions": len(self.seconds),
             "spread": round(max(self.seconds) / min(self.seconds), 2),
             "peak_memory_gb": round(self.peak_memory_gb, 2),
+            "device": self.device,
         }
 
 
@@ -180,20 +186,30 @@ def take_turns(
         for program in programs:
             workers.append(Worker(program, models))
             workers[-1].read_until("ready")  # one after the other, so that neither warms up beside the other
-        measured = [machine.limits()]
+        measured = [limits()]
         short = programs[0].job.partition(":")[0] in SHORT
         for _ in range(repetitions):
             for worker in workers:
                 if short:
                     worker.repeat(counts=False)
                 worker.repeat(counts=True)
-            measured.append(machine.limits())
+            measured.append(limits())
         for worker in workers:
             worker.tell("stop")
             worker.read_until("peak_memory_gb")
             worker.process.wait()
+            if worker.memory_was_short and len(workers) > 1:
+                raise MemoryShortError("a program had to give memory back on the GPU to go on")
     medians = {kind: statistics.median(one[kind] for one in measured) for kind in measured[0]}
     return [worker.result() for worker in workers], medians
+
+
+def limits() -> dict[str, float]:
+    """The machine's. Raises MemoryShortError where the programs leave a GPU no room to measure them."""
+    try:
+        return machine.limits()
+    except torch.OutOfMemoryError:
+        raise MemoryShortError("no room was left on the GPU") from None
 
 
 def compare(job: str, peers: Path, models: Models, repetitions: int, kept: bool) -> dict[str, Any]:
@@ -205,9 +221,13 @@ def compare(job: str, peers: Path, models: Models, repetitions: int, kept: bool)
     try:
         (ours, theirs), limits = take_turns(programs, models, repetitions)
     except JobFailedError as error:
-        print(f"{job}: {error}. Now the programs run one after the other.", flush=True)
+        if not isinstance(error, MemoryShortError) and not machine.on_gpu():  # where a program stops that gets none
+            raise
+        print(f"{job}: {error}, so the programs run one after the other.", flush=True)
         together = False
         ((ours,), limits), ((theirs,), _) = (take_turns([program], models, repetitions) for program in programs)
+    if ours["device"] != theirs["device"]:
+        raise JobFailedError(f"ours ran on {ours['device']}, the peer on {theirs['device']}: no comparison")
     ratio = round(ours["tokens_a_second"] / theirs["tokens_a_second"], 2)
     return {"ours": ours, "peer": theirs, "ratio": ratio, "machine": limits, "together": together}
 
@@ -256,6 +276,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
 def main() -> None:
     """Run the jobs asked for; results of the others are kept."""
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # a trainer would take them all
     usual = ON_GPU if machine.on_gpu() else ON_CPU
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--peers", type=Path, default=HERE.parent / "peers", help="where the peers' environments are")
@@ -283,7 +304,7 @@ def main() -> None:
             share = machine.share_of_limit(
                 job, row["ours"]["tokens_a_second"], row["machine"], models.body, models.head
             )
-            results["jobs"][name] = row | {"share_of_limit": share, "device": machine.name()}
+            results["jobs"][name] = row | {"share_of_limit": share}
             results["jobs"] = {name: results["jobs"][name] for name in JOBS if name in results["jobs"]}
             target.write_text(json.dumps(results, indent=2) + "\n")
             target.with_suffix(".md").write_text(table(results))

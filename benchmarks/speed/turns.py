@@ -42,9 +42,10 @@ class Turns:
             self.done += 1
             if self.done == WARM_UP or now - self.started > WARM_UP_SECONDS:
                 self.ready = True
-                self._answer(ready=True)
+                self._answer(ready=True, device="CPU" if gpu is None else gpu.get_device_name())
         if self.ready and sys.stdin.readline().strip() != "go":
-            self._answer(peak_memory_gb=_peak())
+            retries = 0 if gpu is None else gpu.memory_stats().get("num_alloc_retries", 0)
+            self._answer(peak_memory_gb=_peak(), memory_was_short=retries > 0)
             os._exit(0)
         self.begun = time.perf_counter()
 

@@ -205,7 +205,8 @@ class _Sampler:
             self.samples, running = self.samples[kept], running[kept]
         last = self.tokens[self.samples, (self.lengths[self.samples] - 1).clamp(min=0)]
         states = self.decoder.step(last, running)
-        _give_back_code()
+        if states.device.type == "cpu":
+            _give_back_code()
         return self._take(torch.arange(len(last), device=last.device), states, self.recorded_draw)
 
     def _take(self, rows: Tensor, states: Tensor, draw_from: Callable[[Tensor, Tensor], tuple[Tensor, ...]]) -> int:
@@ -268,7 +269,7 @@ class _Sampler:
 
 @cache
 def _give_back_code() -> None:
-    """Of loading kernels, after the first step of a process."""
+    """That loading kernels has read, once in a process."""
     code_pages.give_back()
 
 
