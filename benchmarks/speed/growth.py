@@ -3,8 +3,8 @@
     python benchmarks/speed/growth.py [growth|options]
 
 Best of three within one process for growth, of fewer where they take long; the options take turns as programs, as in
-run.py. Writes growth.json, growth.md and growth.png (on a GPU growth-gpu.json and so on) beside this file's parent; with
-an argument that part is measured anew and the other is kept. Run nothing beside it.
+run.py. Writes growth.json, growth.md and growth.png (on a GPU growth-gpu.json and so on) beside this file's parent;
+with an argument that part is measured anew and the other is kept. Run nothing beside it.
 """
 
 from __future__ import annotations
