@@ -13,6 +13,10 @@ def on_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+def _device() -> str:
+    return "cuda" if on_gpu() else "cpu"
+
+
 def available_memory() -> float:
     """GB of the machine's that programs may still take."""
     with open("/proc/meminfo", encoding="ascii") as lines:
@@ -30,13 +34,13 @@ def limits() -> dict[str, float]:
 def _operations() -> float:
     """A second, in products."""
     size = 8192 if on_gpu() else 2048
-    square = torch.randn(size, size, device="cuda" if on_gpu() else "cpu", dtype=torch.bfloat16)
+    square = torch.randn(size, size, device=_device(), dtype=torch.bfloat16)
     return 2 * size**3 / _best(lambda: square @ square, 10)
 
 
 def _copied() -> float:
     """Bytes a second, read and written."""
-    source = torch.randn(1 << (28 if on_gpu() else 26), device="cuda" if on_gpu() else "cpu")
+    source = torch.randn(1 << (28 if on_gpu() else 26), device=_device())
     target = torch.empty_like(source)
     return 2 * 4 * len(source) / _best(lambda: target.copy_(source), 6)
 

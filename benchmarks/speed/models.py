@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,30 +44,27 @@ class Models(NamedTuple):
 
 def make_causal(size: str, folder: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> str:
     """A folder with a model of that size, its weights drawn at random."""
-    source, target = _resolve(BUILT_IN), folder / f"{size}-{seed}-{dtype}"
-    if not target.exists():
-        shape = SHAPES[size]
-        config = AutoConfig.from_pretrained(source)
-        config.update({
-            "hidden_size": shape.width, "intermediate_size": shape.within, "num_hidden_layers": shape.layers,
-            "num_attention_heads": shape.heads, "num_key_value_heads": shape.heads_of_keys,
-            "head_dim": shape.width // shape.heads,
-        })  # fmt: skip
-        torch.manual_seed(seed)
-        AutoModelForCausalLM.from_config(config, dtype=dtype).save_pretrained(target)
-        AutoTokenizer.from_pretrained(source).save_pretrained(target)
+    source, target, shape = _resolve(BUILT_IN), folder / f"{size}-{seed}", SHAPES[size]
+    config = AutoConfig.from_pretrained(source)
+    config.update({
+        "hidden_size": shape.width, "intermediate_size": shape.within, "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads, "num_key_value_heads": shape.heads_of_keys,
+        "head_dim": shape.width // shape.heads,
+    })  # fmt: skip
+    torch.manual_seed(seed)
+    AutoModelForCausalLM.from_config(config, dtype=dtype).save_pretrained(target)
+    AutoTokenizer.from_pretrained(source).save_pretrained(target)
     return str(target)
 
 
+@cache
 def make_models(size: str, folder: Path, *, seed: int = 0) -> Models:
     """Of a size, or with "" SmolLM2-135M itself. The embedding is the head, and costs nothing."""
     dtype = torch.bfloat16 if size == "1.5B" else torch.float32
     source = make_causal(size, folder, seed=seed, dtype=dtype) if size else _resolve(BUILT_IN)
     causal = load_causal(source, ModelSettings(name=source, device="cpu"))
-    target = folder / f"{size}-{seed}-reward"
-    if not target.exists():
-        reward = reward_from_causal(causal, seed=0)
-        save_reward(reward.network, reward, target, ScoreFacts())
+    reward, target = reward_from_causal(causal, seed=0), folder / f"{size}-{seed}-reward"
+    save_reward(reward.network, reward, target, ScoreFacts())
     head = causal.network.head.weight.numel()
     body = sum(p.numel() for p in causal.network.body.parameters()) - head
     return Models(source, str(target), float(body), float(head))

@@ -9,9 +9,8 @@ from __future__ import annotations
 import ctypes
 import os
 from contextlib import suppress
-from pathlib import Path
 
-_NOT_NEEDED = 4  # MADV_DONTNEED, of Linux
+from plaudit.models import memory
 
 
 def give_back() -> None:
@@ -20,12 +19,11 @@ def give_back() -> None:
     Debuggers, tracers and live patches write: what holds one page of theirs stays as it is. Nothing happens where the
     system does not say what a process' memory holds. Takes some 20 ms.
     """
-    names = {name for _, name, _ in _areas("maps") if ".so" in name}
+    names = {area.file for area in memory.areas_of_files() if ".so" in area.file}
     kept = {name for name in names if _stays(name)}  # before it is asked where they are: one may be being loaded
-    library = ctypes.CDLL(None)
-    for area, name, facts in _areas("smaps"):
-        if name in kept and _unwritten(facts):
-            library.madvise(ctypes.c_void_p(area.start), ctypes.c_size_t(len(area)), _NOT_NEEDED)
+    for area in memory.areas_of_files("smaps"):
+        if area.file in kept and _unwritten(area.facts):
+            memory.not_needed(area.addresses)
 
 
 def _unwritten(facts: dict[str, str]) -> bool:
@@ -39,17 +37,3 @@ def _stays(name: str) -> bool:
         ctypes.CDLL(name, mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
         return True
     return False
-
-
-def _areas(kind: str) -> list[tuple[range, str, dict[str, str]]]:
-    """(addresses, file, what is said of it) of each area of memory that holds a file's."""
-    found: list[tuple[range, str, dict[str, str]]] = []
-    with suppress(OSError):
-        for line in Path("/proc/self", kind).read_text(errors="surrogateescape").splitlines():
-            first, second, *more = line.split(maxsplit=5)
-            if not first.endswith(":"):
-                begin, end = (int(address, 16) for address in first.split("-"))
-                found.append((range(begin, end), more[3] if len(more) == 4 else "", {"access": second}))
-            elif found:
-                found[-1][2][first] = second
-    return [area for area in found if area[1].startswith("/")]

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -123,7 +124,7 @@ def take_from_files(groups: Groups) -> None:
     groups = list(groups)
     size = sum(weight.numel() * weight.element_size() for group in groups for weight in group)
     if keep() and size <= MOST_WEIGHTS * _of_machine():
-        files = _mapped_files()
+        files = areas_of_files()
         lie_there = [group for group in groups if all(_in_one(weight.data_ptr(), files) for weight in group)]
         replace(lie_there, Tensor.clone)
 
@@ -134,7 +135,7 @@ def replace(groups: Groups, change: Callable[[Tensor], Tensor]) -> None:
     Pages of a file that it has lain in, and nobody has written to, are given back at once: the file's other weights
     would hold them.
     """
-    files = _mapped_files()
+    files = areas_of_files()
     for group in groups:
         old: list[Tensor] = [weight.data for weight in group]
         new: Sequence[Tensor] = [change(its) for its in old]
@@ -146,27 +147,42 @@ def replace(groups: Groups, change: Callable[[Tensor], Tensor]) -> None:
             _give_back(its, files)
 
 
-def _give_back(x: Tensor, files: list[range]) -> None:
+def _give_back(x: Tensor, files: list[Area]) -> None:
     begin, end = x.data_ptr(), x.data_ptr() + x.numel() * x.element_size()
     begin, end = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
     if begin < end and x.is_contiguous() and _in_one(begin, files) and _in_one(end - 1, files):
-        _c_library().madvise(begin, end - begin, _NOT_NEEDED)
+        not_needed(range(begin, end))
 
 
-def _in_one(address: int, files: list[range]) -> bool:
-    return any(address in file for file in files)
+def not_needed(pages: range) -> None:
+    """These addresses' pages go back; what a file holds is read from it again when it is used."""
+    _c_library().madvise(pages.start, len(pages), _NOT_NEEDED)
 
 
-def _mapped_files() -> list[range]:
-    """Where files lie in this process' memory; nothing where the system does not say."""
-    try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        addresses, _, _, _, inode = line.split()[:5]
-        if inode != "0":
-            begin, end = (int(address, 16) for address in addresses.split("-"))
-            found.append(range(begin, end))
-    return found
+def _in_one(address: int, files: list[Area]) -> bool:
+    return any(address in file.addresses for file in files)
+
+
+class Area(NamedTuple):
+    """Of this process' memory, where a file lies.
+
+    facts  what the system says of it; "access": as in r-xp
+    """
+
+    addresses: range
+    file: str
+    facts: dict[str, str]
+
+
+def areas_of_files(kind: str = "maps") -> list[Area]:
+    """All of them, with more facts as "smaps", which takes longer; none where the system does not say."""
+    found: list[Area] = []
+    with suppress(OSError):
+        for line in Path("/proc/self", kind).read_text(errors="surrogateescape").splitlines():
+            first, second, *more = line.split(maxsplit=5)
+            if not first.endswith(":"):
+                begin, end = (int(address, 16) for address in first.split("-"))
+                found.append(Area(range(begin, end), more[3] if len(more) == 4 else "", {"access": second}))
+            elif found:
+                found[-1].facts[first] = second
+    return [area for area in found if area.file.startswith("/")]

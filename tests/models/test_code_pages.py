@@ -23,11 +23,11 @@ import threading
 import numpy as np
 import torch
 from plaudit.kernels import machine_code
-from plaudit.models import code_pages
+from plaudit.models import code_pages, memory
 
 def held(library):
     "MB of its file in this process' memory."
-    areas = code_pages._areas("smaps")
+    areas = memory.areas_of_files("smaps")
     return sum(int(facts["Rss:"]) for _, name, facts in areas if name.endswith(library)) / 1024
 
 LIBRARIES = "libllvmlite.so", "libtorch_cpu.so"
@@ -49,7 +49,7 @@ assert all(left < 0.3 * had for left, had in zip(after, before)), (before, after
 """
 
 CHANGED = """
-areas = [area for area in code_pages._areas("smaps") if area[1].endswith(LIBRARIES[0])]
+areas = [area for area in memory.areas_of_files("smaps") if area[1].endswith(LIBRARIES[0])]
 area = max((place for place, _, facts in areas if "x" in facts["access"]), key=len)
 own = ctypes.CDLL(None)
 own.mprotect.argtypes = own.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
