@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -37,6 +38,8 @@ class ModelSettings(Section):
     """Adapter settings; null trains every weight."""
     system_prompt: str | None = None
     """System message put before conversations that have none; null leaves that to the chat template."""
+    date: datetime.date = datetime.date(2026, 1, 1)
+    """What a chat template that writes today's date gets: always the same, so that a run can be repeated."""
     stop_strings: list[str] = Field(default=[])
     """An answer also ends, and counts as finished, where one of these appears in its text; they are cut off."""
     tokens_per_micro_batch: Positive = 2048

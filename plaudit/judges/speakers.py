@@ -81,7 +81,7 @@ class LocalSpeaker:
             return None
 
     def _token(self, label: str) -> int:
-        ids = self._model.format.tokenizer(label, add_special_tokens=False)["input_ids"]
+        ids = self._model.format.encode_response(label, finished=False)
         if len(ids) != 1:
             raise ModelError(f"{self._model.source} has no single token for {label!r}, so it cannot judge by it.")
         return int(ids[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import os
@@ -94,14 +95,31 @@ def as_causal(model: Any, tokenizer: Any, settings: ModelSettings, source: str) 
     )
     _check_logits(model, network, source)
     set_layers(model.base_model, settings)  # after both trials, for layers in training move weights the first time
-    eos = model.generation_config.eos_token_id
-    form = ChatFormat(
-        tokenizer,
+    generation = model.generation_config
+    eos = generation.eos_token_id
+    form = _format(
+        tokenizer, settings, source,
         generation_eos=[eos] if isinstance(eos, int) else list(eos or []),
-        system_prompt=settings.system_prompt,
-        stop_strings=settings.stop_strings,
-    )
+        stop_strings=settings.stop_strings or list(generation.stop_strings or []),
+    )  # fmt: skip
     return LoadedModel(network, form, model.config, source)
+
+
+def _format(tokenizer: Any, settings: ModelSettings, source: str, **more: Any) -> ChatFormat:
+    """Says what had to be changed in the tokenizer's template. Raises ModelError that names the model."""
+    try:
+        form = ChatFormat(tokenizer, system_prompt=settings.system_prompt, date=settings.date, **more)
+    except ModelError as error:
+        raise ModelError(f"{source}: {error}") from None
+    for change in form.changes:
+        _say_change(source, change)
+    return form
+
+
+@cache
+def _say_change(source: str, change: str) -> None:
+    """Once a process."""
+    say(f"{source}: {change}")
 
 
 def load_reward(source: str, settings: ModelSettings) -> LoadedModel:
@@ -117,8 +135,9 @@ def load_reward(source: str, settings: ModelSettings) -> LoadedModel:
     model = model.to(device).eval()
     network = Network(body=model.base_model, head=head.float(), packs=_packs(model))
     set_layers(model.base_model, settings)
-    form = ChatFormat(tokenizer, system_prompt=settings.system_prompt, stop_strings=settings.stop_strings)
-    return LoadedModel(network, form, model.config, source)
+    form = _format(tokenizer, settings, source, stop_strings=settings.stop_strings)
+    past_end = ScoreFacts.of(model.config).read_at == "template"
+    return LoadedModel(network, form.for_scores(past_end=past_end), model.config, source)
 
 
 def heads_of(source: str) -> tuple[int, int] | None:
@@ -191,7 +210,7 @@ def reward_from_causal(causal: LoadedModel, *, seed: int, head_scale: float = 1.
     width = causal.config.get_text_config().hidden_size
     head = score_head(width, seed=seed, scale=head_scale, count=heads).to(causal.network.device)
     network = replace(causal.network, head=head, softcap=None)
-    return LoadedModel(network, causal.format, causal.config, causal.source)
+    return LoadedModel(network, causal.format.for_scores(), causal.config, causal.source)
 
 
 def save_causal(network: Network, model: LoadedModel, folder: Path) -> None:
@@ -203,6 +222,7 @@ def save_causal(network: Network, model: LoadedModel, folder: Path) -> None:
     eos = sorted(model.format.stop_ids)
     skeleton.generation_config.eos_token_id = eos[0] if len(eos) == 1 else eos
     skeleton.generation_config.pad_token_id = model.format.tokenizer.pad_token_id
+    skeleton.generation_config.stop_strings = model.format.stop_strings or None
     _save(skeleton, model, folder)
 
 
@@ -412,7 +432,9 @@ def _load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
 def _save(skeleton: Any, model: LoadedModel, folder: Path) -> None:
     with whole_folder(folder) as partial:
         skeleton.save_pretrained(partial)
-        model.format.tokenizer.save_pretrained(partial)
+        tokenizer = copy.copy(model.format.tokenizer)
+        tokenizer.chat_template = model.format.saved_template
+        tokenizer.save_pretrained(partial)
         config = json.loads((partial / "config.json").read_text(encoding="utf-8"))
         config.pop("_name_or_path", None)  # a path of this machine
         (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

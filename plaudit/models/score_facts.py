@@ -23,6 +23,8 @@ class ScoreFacts:
     is_cost       whether a higher score is worse
     heads         names, where there are several: criteria, or members of an ensemble
     is_ensemble   whether all heads are of the same thing, so that their mean is meant where none is named
+    read_at       where a score is read: at the last token of the rendered conversation (`template`), as other tools do,
+                  or at the `end` token, as earlier versions of this program did
     rating_mean, rating_std
                   of a model that learnt from ratings: the rating that a score predicts is mean + std * score
     """
@@ -35,11 +37,14 @@ class ScoreFacts:
     is_ensemble: bool = False
     rating_mean: tuple[float, ...] = ()
     rating_std: tuple[float, ...] = ()
+    read_at: str = "template"
 
     @classmethod
     def of(cls, config: Any) -> ScoreFacts:
         """As a transformers config holds them."""
         kept: dict[str, Any] = getattr(config, KEY, None) or {}
+        if kept:
+            kept = {"read_at": "end", **kept}
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}
         return cls(**values)
 

@@ -69,5 +69,5 @@ def as_sequences(form: ChatFormat, texts: Sequence[str], *, limit: int) -> list[
 
     limit  tokens at which a text is cut
     """
-    ids = [form.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    ids = [[*form.begins, *form.encode_text(text)] for text in texts]
     return [TokenSequence(i[:1], i[1:limit]) for i in ids if len(i) > 1]

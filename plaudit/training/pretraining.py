@@ -117,7 +117,7 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
 
 def pieces(model: LoadedModel, text: str, begin: int, context: int) -> list[TokenSequence]:
     """A document as sequences of at most `context` tokens, the first token of each given, all others predicted."""
-    ids = [begin, *model.format.tokenizer(text, add_special_tokens=False)["input_ids"], _end(model)]
+    ids = [begin, *model.format.encode_text(text), _end(model)]
     return [
         TokenSequence(ids[start : start + 1], ids[start + 1 : start + context])
         for start in range(0, len(ids) - 1, context - 1)
@@ -170,7 +170,7 @@ def _end(model: LoadedModel) -> int:
 def _show_sample(
     run: Run, policy: Network, model: LoadedModel, begin: int, settings: PretrainSettings, step: int, seed: int
 ) -> None:
-    ids = [begin, *model.format.tokenizer(settings.sample_prompt, add_special_tokens=False)["input_ids"]]
+    ids = [begin, *model.format.encode_text(settings.sample_prompt)]
     ((drawn,),) = sample(
         policy, [ids], stops=model.format.stops, max_new_tokens=settings.sample_tokens, seed=seed, temperature=0.8
     )
