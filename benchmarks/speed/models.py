@@ -10,7 +10,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from plaudit.config import ModelSettings
-from plaudit.models.loading import BUILT_IN, _resolve, load_causal, reward_from_causal, save_reward
+from plaudit.models.loading import BUILT_IN, _resolve, load_causal, reward_from_causal
+from plaudit.models.saving import save_reward
 from plaudit.models.score_facts import ScoreFacts
 
 

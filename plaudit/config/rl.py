@@ -234,6 +234,9 @@ class RlSettings(Section):
     online_dpo: OnlineDpoSettings = OnlineDpoSettings()
     rejection: RejectionSettings = RejectionSettings()
     pretraining: PretrainingSettings = PretrainingSettings()
+    most_sampler_gap: Rate = 0.3
+    """Nats a token that log-probs of sampled tokens may differ from the policy's, in the mean of a step, before the run
+    stops. Rounding to bfloat16 makes about 0.01."""
     save_every: Positive = 5
     """Steps between checkpoints from which `--resume` goes on."""
 

@@ -60,7 +60,7 @@ class DataSettings(Section):
     held_out_share: Share = 0.25
     """Part of the prompts kept out of all training, chosen by a hash of the prompt: the same on every machine."""
     max_prompt_tokens: Positive = 512
-    """A longer prompt stops the stage that meets it, with its id."""
+    """A longer prompt is left out, counted and said."""
 
 
 class PretrainSettings(Section):

@@ -22,6 +22,7 @@ from plaudit.records import Prompt
 from plaudit.store.importing import read_answers, read_comparisons
 from plaudit.text.batches import micro_batches
 from plaudit.text.chat import TokenSequence
+from plaudit.text.prompts import encode_prompts
 
 
 def evaluate_reward(source: str, comparisons: Path, config: Config, *, head: str | None = None) -> dict[str, Any]:
@@ -167,10 +168,16 @@ def _columns(scores: Sequence[float] | None, facts: ScoreFacts) -> dict[str, Any
 def score_answers(
     model: LoadedModel, answers: Sequence[tuple[Prompt, str]], config: Config
 ) -> list[list[float] | None]:
-    """Raw scores of (prompt, answer), one a head; None for those beyond the model's context."""
+    """Raw scores of (prompt, answer), one a head; None for those beyond the model's context, and those whose prompt
+    its chat template refuses."""
     form = model.format
-    sequences = [TokenSequence(form.encode_prompt(p.messages), form.encode_response(text)) for p, text in answers]
-    fitting = [i for i, sequence in enumerate(sequences) if len(sequence) <= model.context_length]
+    prompts = encode_prompts(form, {p.id: p for p, _ in answers}.values(), limit=model.context_length)
+    sequences = [TokenSequence(prompts.get(p.id, []), form.encode_response(text)) for p, text in answers]
+    fitting = [
+        i for i, sequence in enumerate(sequences) if sequence.prompt_ids and len(sequence) <= model.context_length
+    ]
+    for note in form.take_notes():
+        say(note)
     scores: list[list[float] | None] = [None] * len(answers)
     with progress("scores", len(fitting)) as advance:
         chosen = [sequences[i] for i in fitting]

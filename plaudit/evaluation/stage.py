@@ -30,6 +30,7 @@ from plaudit.store.database import snapshot
 from plaudit.text.batches import micro_batches
 from plaudit.text.chat import TokenSequence
 from plaudit.text.plain import as_sequences, read_texts
+from plaudit.text.prompts import fitting
 from plaudit.workspace import Run, Workspace
 
 
@@ -82,6 +83,9 @@ def evaluate(workspace: Workspace, config: Config | None = None) -> Run:
             reward_model = one_head(reward_model, settings.reward_head, normalised=True)
             scores_of = RewardModelScores(reward_model, config.model.tokens_per_micro_batch)
             scorer = RewardModelScorer(scores_of, normalise=True)
+        for model in (policy, baseline, *([scorer.scores.model] if scorer is not None else [])):
+            limit = model.prompt_limit(config.data.max_prompt_tokens, settings.max_new_tokens)
+            prompts = fitting(model.format, prompts, limit=limit)
         ours = _answer(policy, prompts, config, label="policy answers", choose_by=scorer)
         theirs = _answer(baseline, prompts, config, label="baseline answers")
         scores = None

@@ -130,7 +130,7 @@ class Reviser:
     def _say(self, asked: Sequence[list[Message]], turn: int, what: str) -> list[str]:
         tokens = self.critique_tokens if what == "critique" else self.revision_tokens
         said = self.speaker.say(asked, max_tokens=tokens, temperature=self.temperature, seed=self.seed + turn)
-        texts = [(text or "").strip() for text in said]
+        texts = [text if text and text.strip() else "" for text in said]
         self.lost[f"no {what}"] += sum(not text for text in texts)
         return texts
 

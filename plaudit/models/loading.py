@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 import json
 import os
@@ -14,7 +13,7 @@ from typing import Any
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from plaudit.config import ModelSettings
@@ -23,7 +22,7 @@ from plaudit.files import whole_folder
 from plaudit.models import code_pages, memory
 from plaudit.models.layers import set_layers
 from plaudit.models.masters import to_bfloat16
-from plaudit.models.network import Network, merged_body_weights, score_head, takes_packed_batches
+from plaudit.models.network import Network, score_head, takes_packed_batches
 from plaudit.models.score_facts import ScoreFacts
 from plaudit.models.siblings import weights_in_groups
 from plaudit.progress import say
@@ -49,7 +48,9 @@ class LoadedModel:
     @property
     def context_length(self) -> int:
         """Most tokens that a prompt and its response may have together."""
-        return int(getattr(self.config, "max_position_embeddings", None) or 1 << 30)
+        config = self.config.get_text_config()
+        length = int(getattr(config, "max_position_embeddings", None) or 1 << 30)
+        return min(length, _steady_length(config) or length)
 
     @property
     def scores(self) -> ScoreFacts:
@@ -65,6 +66,21 @@ class LoadedModel:
                 "fill entirely. Lower `max_new_tokens`."
             )
         return limit
+
+
+def _steady_length(config: Any) -> int | None:
+    """Up to where positions are encoded in one way; None where they always are.
+
+    Dynamic and long RoPE turn by other angles once the longest sequence of a batch is beyond the length of the first
+    training: what a token is worth would depend on its neighbours in the batch.
+    """
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]  # one of each kind of layer
+    changing = [kind for kind in kinds if kind.get("rope_type", kind.get("type")) in ("dynamic", "longrope")]
+    lengths = [kind.get("original_max_position_embeddings") for kind in changing]
+    lengths += [getattr(config, "original_max_position_embeddings", None)] if changing else []
+    known = [int(length) for length in lengths if length]
+    return min(known) if known else None
 
 
 def load_causal(source: str, settings: ModelSettings) -> LoadedModel:
@@ -85,15 +101,20 @@ def as_causal(model: Any, tokenizer: Any, settings: ModelSettings, source: str) 
     device, _ = device_and_dtype(settings)
     if ensure_pad_token(tokenizer) and len(tokenizer) > model.get_input_embeddings().num_embeddings:
         _add_rows(model, len(tokenizer))
+    known = 1 + max(tokenizer.get_vocab().values())
     model.config.pad_token_id = tokenizer.pad_token_id
     model = model.to(device).eval()
     network = Network(
         body=model.base_model,
         head=model.get_output_embeddings(),
         softcap=getattr(model.config, "final_logit_softcapping", None),
+        vocabulary=known if known < model.get_output_embeddings().weight.shape[0] else None,
         packs=_packs(model),
     )
     _check_logits(model, network, source)
+    steady = _steady_length(model.config.get_text_config())
+    if steady is not None and steady < model.config.get_text_config().max_position_embeddings:
+        _say_change(source, f"its positions are encoded in another way beyond {steady} tokens: that is the limit here.")
     set_layers(model.base_model, settings)  # after both trials, for layers in training move weights the first time
     generation = model.generation_config
     eos = generation.eos_token_id
@@ -102,6 +123,12 @@ def as_causal(model: Any, tokenizer: Any, settings: ModelSettings, source: str) 
         generation_eos=[eos] if isinstance(eos, int) else list(eos or []),
         stop_strings=settings.stop_strings or list(generation.stop_strings or []),
     )  # fmt: skip
+    rows = model.get_input_embeddings().num_embeddings
+    if form.largest_id >= rows:
+        raise ModelError(
+            f"{source}: its tokenizer gives ids up to {form.largest_id}, and its embedding has {rows} rows, so some "
+            "tokens have no weights.\nResize the embedding, or use the tokenizer that belongs to the model."
+        )
     return LoadedModel(network, form, model.config, source)
 
 
@@ -211,38 +238,6 @@ def reward_from_causal(causal: LoadedModel, *, seed: int, head_scale: float = 1.
     head = score_head(width, seed=seed, scale=head_scale, count=heads).to(causal.network.device)
     network = replace(causal.network, head=head, softcap=None)
     return LoadedModel(network, causal.format.for_scores(), causal.config, causal.source)
-
-
-def save_causal(network: Network, model: LoadedModel, folder: Path) -> None:
-    """Write the policy as a Hugging Face folder in float32, adapters merged; whole or not at all."""
-    skeleton = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)
-    _load_weights(skeleton.base_model, merged_body_weights(network))
-    output = skeleton.get_output_embeddings()
-    _load_weights(output, network.exact_state(network.head))
-    eos = sorted(model.format.stop_ids)
-    skeleton.generation_config.eos_token_id = eos[0] if len(eos) == 1 else eos
-    skeleton.generation_config.pad_token_id = model.format.tokenizer.pad_token_id
-    skeleton.generation_config.stop_strings = model.format.stop_strings or None
-    _save(skeleton, model, folder)
-
-
-def save_reward(network: Network, model: LoadedModel, folder: Path, facts: ScoreFacts) -> None:
-    """Write the reward model as a Hugging Face sequence classifier in float32; whole or not at all.
-
-    facts   kept in config.json; the weights hold raw scores
-    """
-    config = type(model.config).from_dict({**model.config.to_dict(), "num_labels": facts.count, **facts.keep()})
-    if facts.heads:
-        config.id2label = dict(enumerate(facts.heads))
-        config.label2id = {name: i for i, name in enumerate(facts.heads)}
-    config.pad_token_id = model.format.tokenizer.pad_token_id
-    skeleton = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
-    if not isinstance(getattr(skeleton, "score", None), nn.Linear):
-        raise ModelError(f"transformers has no sequence classifier with a `score` head for {config.model_type}.")
-    _load_weights(skeleton.base_model, merged_body_weights(network))
-    head = network.exact_state(network.head)  # which may have learnt more than a score needs
-    _load_weights(skeleton.score, {name: head[name] for name in skeleton.score.state_dict()})
-    _save(skeleton, model, folder)
 
 
 def load_tokenizer(folder: str, source: str) -> Any:
@@ -409,9 +404,15 @@ def _say_padded(family: str) -> None:
 def _check_logits(model: Any, network: Network, source: str) -> None:
     """Body and head must give the model's own logits: some families scale them in ways of their own."""
     ids = torch.arange(4, device=network.device)[None]
-    with torch.no_grad():
-        theirs = model(input_ids=ids, use_cache=False).logits.float()
-        ours = network.head(network.body(input_ids=ids, use_cache=False).last_hidden_state).float()
+    try:
+        with torch.no_grad():
+            theirs = model(input_ids=ids, use_cache=False).logits.float()
+            ours = network.head(network.body(input_ids=ids, use_cache=False).last_hidden_state).float()
+    except Exception as error:  # of a dtype, say, that a family cannot compute in
+        raise ModelError(
+            f"{source} ({model.config.model_type}) cannot be computed in {network.dtype} on {network.device.type}: "
+            f"{_first_line(error)}\nTry `model.dtype=float32`; if that is no help, this architecture is not supported."
+        ) from None
     if network.softcap is not None:
         ours = network.softcap * torch.tanh(ours / network.softcap)
     if not torch.allclose(theirs, ours, rtol=1e-2, atol=1e-2):
@@ -419,25 +420,6 @@ def _check_logits(model: Any, network: Network, source: str) -> None:
             f"{source} ({model.config.model_type}) does not compute logits as output layer of the last state, "
             "so its log-probs would be wrong here. This architecture is not supported."
         )
-
-
-def _load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
-    missing, unexpected = module.load_state_dict(weights, strict=False)
-    known = dict(module.named_buffers())
-    lost = [name for name in missing if name not in known]
-    if lost or unexpected:
-        raise ModelError(f"weights do not fit the saved architecture: missing {lost[:3]}, unexpected {unexpected[:3]}.")
-
-
-def _save(skeleton: Any, model: LoadedModel, folder: Path) -> None:
-    with whole_folder(folder) as partial:
-        skeleton.save_pretrained(partial)
-        tokenizer = copy.copy(model.format.tokenizer)
-        tokenizer.chat_template = model.format.saved_template
-        tokenizer.save_pretrained(partial)
-        config = json.loads((partial / "config.json").read_text(encoding="utf-8"))
-        config.pop("_name_or_path", None)  # a path of this machine
-        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _first_line(error: BaseException) -> str:

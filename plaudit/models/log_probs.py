@@ -38,6 +38,7 @@ def chunked_log_probs(
     *,
     temperature: float = 1.0,
     softcap: float | None = None,
+    vocabulary: int | None = None,
     with_entropy: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-softmax(head(hidden) / temperature) at the given tokens, chunk by chunk.
@@ -46,11 +47,14 @@ def chunked_log_probs(
     token_ids  [M]
     head       a linear layer
     softcap            logits are cap * tanh(logits / cap) first, for the families that do so
+    vocabulary         how many ids there are, where the layer has outputs beyond them
 
     Returns ([M] log-probs, [M] entropies without gradient, or None), nats, float32.
     """
     weight: Any = head.weight
     bias = getattr(head, "bias", None)
+    if vocabulary is not None:
+        weight, bias = weight[:vocabulary], None if bias is None else bias[:vocabulary]
     options = _Options(temperature, softcap, with_entropy, goes_back=torch.is_grad_enabled())
     log_probs, entropies = _LogProbs.apply(hidden.to(weight.dtype), weight, bias, token_ids, options)
     return log_probs, entropies if with_entropy else None

@@ -29,6 +29,7 @@ from plaudit.errors import ModelError
 from plaudit.models import attention
 from plaudit.models.log_probs import chunked_log_probs, scaled_logits
 from plaudit.models.masters import Masters
+from plaudit.progress import say
 from plaudit.text.batches import TokenBatch, collate
 from plaudit.text.chat import TokenSequence
 
@@ -42,6 +43,7 @@ class Network:
     adapter   the name of this role's adapter in the body; None for the body as it is
     masters   of the weights that are trained but held in less than float32
     softcap   bound of the logits, cap * tanh(logits / cap), for the families that have one
+    vocabulary  how many ids the tokenizer has, where the output layer has more: no others are ever sampled
     packs     whether the body takes packed batches, as `takes_packed_batches` found
     """
 
@@ -50,6 +52,7 @@ class Network:
     adapter: str | None = None
     masters: Masters | None = None
     softcap: float | None = None
+    vocabulary: int | None = None
     packs: bool = False
 
     @property
@@ -80,12 +83,6 @@ class Network:
         """
         if self.masters is not None:
             self.masters.publish()
-
-    def exact_state(self, module: nn.Module) -> dict[str, Tensor]:
-        """Float32 copies of all weights of the body, the head or a part of them, the masters' where there are any."""
-        state: dict[str, Any] = module.state_dict(keep_vars=True)
-        held = state if self.masters is None else {name: self.masters.of(value) for name, value in state.items()}
-        return {name: value.detach().float().clone() for name, value in held.items()}
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -131,13 +128,14 @@ class Network:
             self.head,
             temperature=temperature,
             softcap=self.softcap,
+            vocabulary=self.vocabulary,
             with_entropy=with_entropy,
         )
         return batch.to_grid(log_probs), None if entropies is None else batch.to_grid(entropies)
 
     def logits(self, batch: TokenBatch) -> Tensor:
         """[M, V] float32 logits that predict the response tokens; for a few tokens, they are all held at once."""
-        return scaled_logits(self.states(batch), self.head, 1.0, self.softcap)
+        return scaled_logits(self.states(batch), self.head, 1.0, self.softcap)[:, : self.vocabulary]
 
     def values_of(self, states: Tensor, batch: TokenBatch) -> Tensor:
         """[M, D] states -> [B, T] one number per response token, read before the token is emitted; zero on padding.
@@ -273,17 +271,6 @@ def freeze(network: Network) -> None:
         parameter.requires_grad_(False)
 
 
-def merged_body_weights(network: Network) -> dict[str, Tensor]:
-    """The body's weights in float32 with the role's adapter added in: W + (alpha / rank) B A."""
-    state = network.exact_state(network.body)
-    weights = {name.replace(".base_layer.", "."): value for name, value in state.items() if ".lora_" not in name}
-    if network.adapter is not None:
-        for name, module in network.body.named_modules():
-            if isinstance(module, LoraLayer):
-                weights[f"{name}.weight"] += module.get_delta_weight(network.adapter).detach().float()
-    return weights
-
-
 def trainable_state(network: Network) -> list[Tensor]:
     """Copies of the trained weights, for a checkpoint."""
     return [parameter.detach().cpu().clone() for parameter in network.trainable_parameters()]
@@ -311,14 +298,35 @@ def _add_adapter(body: nn.Module, name: str, lora: LoraSettings, *, seed: int) -
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=0.0,  # dropout would look like a change of the policy
-        target_modules=sorted({n.rsplit(".", 1)[-1] for n in linear}) if lora.targets == "all" else sorted(linear),
+        target_modules=sorted(linear),
         fan_in_fan_out=any(isinstance(m, Conv1D) for m in linear.values()),
     )
     settings._register_custom_module({nn.Linear: AdaptedLinear})
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several roles share a body
         torch.manual_seed(seed)
-        inject_adapter_in_model(settings, body, adapter_name=name)
+        config = body.__dict__.pop("config")  # by which peft would take layers' names for those of a family's experts
+        try:
+            inject_adapter_in_model(settings, body, adapter_name=name)
+        finally:
+            body.config = config
     for parameter_name, parameter in body.named_parameters():
         if ".lora_" in parameter_name:
             parameter.data = parameter.data.float()
+    if lora.targets == "all":
+        _say_reach(body, linear)
+
+
+def _say_reach(body: nn.Module, linear: dict[str, Any]) -> None:
+    """Where matrices have no adapter although all were asked for: experts, say, that a family holds as one block."""
+    tables = {id(m.weight) for m in body.modules() if isinstance(m, nn.Embedding)}
+    matrices = [
+        p for name, p in body.named_parameters() if p.dim() > 1 and id(p) not in tables and ".lora_" not in name
+    ]
+    reached = sum(module.weight.numel() for module in linear.values())
+    share = reached / max(1, sum(p.numel() for p in matrices))
+    if share < 0.99:
+        say(
+            f"LoRA adapts {share:.0%} of the weights in matrices. The others, such as experts held as one block, are "
+            "in no linear layer, and stay as they are. `model.lora=null` trains all."
+        )

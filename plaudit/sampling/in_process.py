@@ -15,11 +15,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from plaudit.errors import ModelError
 from plaudit.kernels import machine_code, rowwise
 from plaudit.kernels.rowwise import BLOCK
 from plaudit.models import code_pages
@@ -28,7 +30,8 @@ from plaudit.models.log_probs import rows_at_once, scale
 from plaudit.models.network import Network
 from plaudit.sampling.decoders import Decoder, make_decoder
 from plaudit.sampling.recorded import Recorded
-from plaudit.text.chat import Stops
+from plaudit.text.batches import collate
+from plaudit.text.chat import Stops, TokenSequence
 
 COMPACT_BELOW = 0.75
 """Finished rows are taken out of the batch once fewer than this share of its rows is still running."""
@@ -77,11 +80,16 @@ def sample(
 
     Returns one list of `samples_per_prompt` completions for each prompt, in the order given. A prompt's samples
     depend on the seed, the prompt, and how often it occurs before; not on the other prompts or earlier calls.
+
+    Raises ModelError for a family whose tokens cannot be sampled one by one here.
     """
     if not prompts:
         return []
     most_rows = min(sequences_per_batch, len(prompts) * samples_per_prompt)
     with torch.no_grad(), network.active(), laid_out(network, most_rows) as products:
+        if network.body not in _tried:
+            _try_decoding(network, products, most_rows)
+            _tried.add(network.body)
         return _Sampler(
             network,
             products,
@@ -94,6 +102,52 @@ def sample(
             uniforms=_uniforms(prompts, samples_per_prompt, max_new_tokens, seed),
             most_rows=most_rows,
         ).run(progress, on_batch)
+
+
+MINUS_INFINITY = {"uint16": np.uint16(0xFF80), "float32": np.float32(-np.inf)}
+"""In arrays of kernels, where bfloat16 are the bits of whole numbers."""
+
+_tried: WeakSet[nn.Module] = WeakSet()
+"""Bodies whose decoding has been compared with a whole pass."""
+MOST_GAP = {torch.float32: 0.05}
+"""Nats a token, in the mean, that decoding may differ from a whole pass."""
+MOST_ROUNDED_GAP = 0.3
+"""The same where numbers are rounded to 16 bits."""
+
+
+def _try_decoding(network: Network, products: Products, most_rows: int) -> None:
+    """Sample a few tokens, and compare their log-probs with those of one pass over the whole.
+
+    A family may keep a state that a cache of keys and values does not hold, or read padding.
+
+    Raises ModelError where they differ by more than rounding does, or where the family cannot be decoded at all.
+    """
+    head: Any = network.head
+    known = network.vocabulary or int(head.weight.shape[0])
+    prompts = [[11 % known, 4], [17 % known, 7 % known, 3, 9 % known, 12 % known]]
+    body: Any = network.body
+    family = body.config.model_type
+    try:
+        completions = _Sampler(
+            network, products, prompts, 1, stops=Stops(frozenset()), limit=4, temperature=1.0, top_p=1.0,
+            uniforms=_uniforms(prompts, 1, 4, seed=0), most_rows=min(most_rows, 2),
+        ).run(None, None)  # fmt: skip
+        gaps = []
+        for prompt, (completion,) in zip(prompts, completions, strict=True):
+            batch = collate([TokenSequence(prompt, completion.token_ids)], device=network.device)
+            whole = network.log_probs(batch)[0][0].cpu()
+            gaps.append((torch.tensor(completion.log_probs) - whole).abs().mean())
+        gap = float(torch.stack(gaps).mean())
+    except (AttributeError, TypeError, NotImplementedError, KeyError, IndexError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"{family} models cannot be sampled from here ({type(error).__name__}: {str(error)[:120]}). "
+            "Choose a model of a family that keeps keys and values of attention."
+        ) from None
+    if not gap <= MOST_GAP.get(network.dtype, MOST_ROUNDED_GAP):
+        raise ModelError(
+            f"{family} models cannot be sampled from here: one by one their tokens' log-probs are {gap:.2g} nats a token "
+            "off those of a whole pass. Choose a model of a family that keeps keys and values of attention."
+        )
 
 
 class _Sampler:
@@ -247,10 +301,12 @@ class _Sampler:
             tokens, log_probs = self.lengths.new_empty(len(states)), torch.empty_like(uniforms)
             with machine_code.in_use():
                 logits = self.products[head].whole(machine_code.plain_array(states.contiguous()))  # [n, V]
+                if self.network.vocabulary is not None:
+                    logits[:, self.network.vocabulary :] = MINUS_INFINITY[logits.dtype.name]
                 arrays = [machine_code.plain_array(x.contiguous()) for x in (uniforms, tokens, log_probs)]
                 rowwise.draw(logits, np.float32(self.temperature), *arrays)
             return tokens, log_probs
-        logits = head(states)  # [n, V]
+        logits = head(states)[:, : self.network.vocabulary]  # [n, V]
         drawn = []
         size = rows_at_once(logits)
         for some, numbers in zip(logits.split(size), uniforms.split(size), strict=True):

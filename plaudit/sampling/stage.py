@@ -11,6 +11,7 @@ from plaudit.progress import progress, say
 from plaudit.records import Prompt, Response
 from plaudit.sampling.in_process import Completion, sample
 from plaudit.store.database import snapshot
+from plaudit.text.prompts import encode_prompts
 from plaudit.workspace import Run, Workspace
 
 
@@ -21,7 +22,9 @@ def sample_responses(workspace: Workspace, config: Config | None = None, *, resu
     on where it stopped. The run's result has the number of responses, their mean length (tokens) and the
     finished rate.
 
-    Raises DataError without prompts or for a prompt over the limit, ModelError when the policy cannot be loaded.
+    A prompt that the model cannot take is left out, counted and said.
+
+    Raises DataError without a prompt that it can, ModelError when the policy cannot be loaded.
     """
     if resume is not None:
         with workspace.resume_run(resume, "sample") as run:
@@ -48,7 +51,8 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     answered = Counter(response.prompt_id for response in workspace.store.responses(run.name))
     prompts = [p for p in _prompts(workspace, config) if answered[p.id] < settings.samples_per_prompt]
     limit = model.prompt_limit(config.data.max_prompt_tokens, settings.max_new_tokens)
-    encoded = [model.format.encode_prompt(prompt.messages, limit=limit) for prompt in prompts]
+    ids = encode_prompts(model.format, prompts, limit=limit)
+    prompts, encoded = [prompt for prompt in prompts if prompt.id in ids], list(ids.values())
 
     def keep(batch: list[tuple[int, list[Completion]]]) -> None:
         workspace.store.add_responses(

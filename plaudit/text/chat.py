@@ -176,7 +176,7 @@ class ChatFormat:
     def scored_ids(self, ids: list[int], *, finished: bool) -> list[int]:
         """What is learnt from or scored of a sampled response: the very ids, or where it ended by a stop string its
         text up to there with the end token, as in training. A reward model's format ends all that finished alike."""
-        if not finished:
+        if not finished or ids[-len(self._closing) :] == self._closing:
             return ids
         if ids[-1] not in self.stop_ids:
             return self.encode_response(self.decode_response(ids))
@@ -223,6 +223,16 @@ class ChatFormat:
             if self._render(templates.QUESTION, generation=True) != explicit:
                 template = templates.with_system_prompt(template, self.system_prompt)
         return {**self._named_templates, "default": template} if self._named_templates else template
+
+    @property
+    def largest_id(self) -> int:
+        """That a conversation can hold: of the special tokens only those that the template writes."""
+        written = self._plain_ids(
+            self._render([*templates.QUESTION, {"role": "assistant", "content": "a"}], generation=False)
+        )
+        special = {id for id, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        ordinary = max(id for id in self.tokenizer.get_vocab().values() if id not in special)
+        return max(ordinary, self.end_id, *written, *self._question_ids)
 
     def take_notes(self) -> list[str]:
         """What was out of the ordinary in the texts encoded since the last call, a sentence each."""

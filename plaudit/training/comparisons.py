@@ -19,6 +19,7 @@ from plaudit.store import Store
 from plaudit.store.database import snapshot
 from plaudit.text.batches import by_token_budget, packed_size
 from plaudit.text.chat import TokenSequence
+from plaudit.text.prompts import encode_prompts
 from plaudit.workspace import Run, Workspace
 
 SOURCE = "comparisons_"
@@ -286,9 +287,11 @@ def _judged_prompts(
     limit = model.prompt_limit(config.data.max_prompt_tokens, 1)
     found: dict[str, list[JudgedPrompt]] = {"train": [], "held_out": []}
     dropped = 0
-    for prompt_id in sorted({*by_prompt, *rated}):
+    encoded_prompts = encode_prompts(
+        model.format, (prompts[prompt_id] for prompt_id in sorted({*by_prompt, *rated})), limit=limit
+    )
+    for prompt_id, prompt_ids in encoded_prompts.items():
         judged = by_prompt[prompt_id]
-        prompt_ids = model.format.encode_prompt(prompts[prompt_id].messages, limit=limit)
         wanted = sorted({side for c in judged for side in (c.first, c.second)} | {r.response for r in rated[prompt_id]})
         encoded = {r: TokenSequence(prompt_ids, encode_stored(model, responses[r], same_ids)) for r in wanted}
         kept = [r for r in wanted if fits(encoded[r], model, most_tokens)]
@@ -307,6 +310,8 @@ def _judged_prompts(
     if dropped:
         what = "ratings are of" if ratings else "comparisons have"
         say(f"{dropped} {what} a response over {most_tokens} tokens, or beyond the context: left out.")
+    for note in model.format.take_notes():
+        say(note)
     return found["train"], found["held_out"]
 
 
@@ -407,9 +412,12 @@ def load_labelled_responses(
     same_ids = sampled_with(workspace, model)
     limit = model.prompt_limit(config.data.max_prompt_tokens, 1)
     dropped = 0
+    labelled = dict.fromkeys(label.prompt_id for label in labels)
+    prompt_ids = encode_prompts(model.format, (by_id[prompt] for prompt in labelled), limit=limit)
     for label in labels:
-        prompt_ids = model.format.encode_prompt(by_id[label.prompt_id].messages, limit=limit)
-        sequence = TokenSequence(prompt_ids, encode_stored(model, responses[label.response], same_ids))
+        if label.prompt_id not in prompt_ids:
+            continue
+        sequence = TokenSequence(prompt_ids[label.prompt_id], encode_stored(model, responses[label.response], same_ids))
         if fits(sequence, model, config.prefer.max_response_tokens):
             item = LabelledResponse(label.prompt_id, label.response, sequence, label.value > 0.5)
             found[by_id[label.prompt_id].split].append(item)

@@ -10,14 +10,15 @@ from typing import Any
 
 from plaudit.algorithms import ALGORITHMS
 from plaudit.config import Config
-from plaudit.errors import DataError
-from plaudit.models.loading import save_causal
+from plaudit.errors import DataError, ModelError
+from plaudit.models.saving import rehearse_causal, save_causal
 from plaudit.objectives import next_kl_coefficient
 from plaudit.progress import progress, say
 from plaudit.records import Prompt
 from plaudit.sampling.episodes import play
 from plaudit.store.database import snapshot
 from plaudit.text.batches import draw_without_replacement
+from plaudit.text.prompts import fitting
 from plaudit.training.actors import lineage, load_actors
 from plaudit.training.rejection import rejection_sampling
 from plaudit.training.rollouts import Batching, measure
@@ -55,6 +56,15 @@ def rl(workspace: Workspace, config: Config | None = None, *, resume: str | None
     return run if rest is None else rl(workspace, rest)
 
 
+def _check_sampler(gap: float, step: int, most: float) -> None:
+    if not gap <= most:
+        raise ModelError(
+            f"step {step}: the log-probs of the sampled tokens are {gap:.2g} nats a token off those of the policy that "
+            f"is trained, and `rl.most_sampler_gap` is {most:g}: what would be learnt is not what was sampled. "
+            "Try `model.dtype=float32`; if that is no help, this model cannot be trained by `rl` here."
+        )
+
+
 def second_part(run: Run, config: Config) -> Config | None:
     """Settings of the PPO that follows a run of rejection sampling; None where nothing follows."""
     if run.config().rl.algorithm != "rejection-then-ppo":
@@ -76,8 +86,7 @@ def _run(workspace: Workspace, run: Run, config: Config, prompts: list[Prompt]) 
     algorithm = ALGORITHMS[settings.algorithm](settings)
     actors = load_actors(workspace, run, config, algorithm.needs)
     limit = actors.model.prompt_limit(config.data.max_prompt_tokens, settings.max_new_tokens)
-    for prompt in prompts:  # one that is too long is said now, not at the step that draws it
-        actors.model.format.encode_prompt(prompt.messages, limit=limit)
+    prompts = fitting(actors.model.format, prompts, limit=limit)
     texts = encode_texts(actors.model, settings.pretraining.text, settings.pretraining.max_tokens)
     batching = Batching(config, settings.samples_per_prompt, algorithm.needs.whole_groups, actors.policy.device)
 
@@ -93,6 +102,8 @@ def _run(workspace: Workspace, run: Run, config: Config, prompts: list[Prompt]) 
     }
     parts = {name: (network, optimisers[name]) for name, network in networks.items()}
     checkpoint = load_checkpoint(run, parts)
+    if checkpoint["step"] == 0:
+        rehearse_causal(actors.policy, actors.model, config.model, run.path)
     if "algorithm" in checkpoint:
         algorithm.load_state(checkpoint["algorithm"])
     kl_coefficient = checkpoint.get("kl_coefficient", settings.kl_coefficient)
@@ -116,6 +127,7 @@ def _run(workspace: Workspace, run: Run, config: Config, prompts: list[Prompt]) 
             rollouts, facts, kept = measure(
                 actors, algorithm, episodes, batching, step=step, kl_coefficient=kl_coefficient
             )
+            _check_sampler(facts["sampler_gap"], step + 1, settings.most_sampler_gap)
             facts |= algorithm.observe(rollouts) | actors.unread_ratings()
             advantages = algorithm.advantages(rollouts)
             facts |= learn(

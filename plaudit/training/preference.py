@@ -17,8 +17,9 @@ from plaudit.config import Config
 from plaudit.errors import DataError, ModelError
 from plaudit.evaluation.statistics import cluster_bootstrap
 from plaudit.files import write_text
-from plaudit.models.loading import LoadedModel, load_causal, save_causal
+from plaudit.models.loading import LoadedModel, load_causal
 from plaudit.models.network import Network, make_trainable
+from plaudit.models.saving import rehearse_causal, save_causal
 from plaudit.progress import progress
 from plaudit.text.batches import micro_batches, shuffled_batches
 from plaudit.training.comparisons import (
@@ -108,6 +109,8 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     parts = {"policy": (policy, optimiser)}
     checkpoint = load_checkpoint(run, parts)
     first = checkpoint["step"]
+    if first == 0:
+        rehearse_causal(policy, model, config.model, run.path)
     before = checkpoint["before"] if first else _quality(learner, held_out_items, config)
 
     with progress(settings.loss, total) as advance:

@@ -19,8 +19,9 @@ from typing import Any
 from plaudit.config import Config, PretrainSettings
 from plaudit.errors import DataError
 from plaudit.models.fresh import fresh_causal
-from plaudit.models.loading import LoadedModel, load_tokenizer, save_causal
+from plaudit.models.loading import LoadedModel, load_tokenizer
 from plaudit.models.network import Network, make_trainable
+from plaudit.models.saving import rehearse_causal, save_causal
 from plaudit.progress import progress, say
 from plaudit.records import content_id, unit_interval
 from plaudit.sampling.in_process import sample
@@ -68,6 +69,8 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     optimiser = Optimiser(policy, settings.optimiser, settings.steps)
     parts = {"policy": (policy, optimiser)}
     first = load_checkpoint(run, parts)["step"]
+    if first == 0:
+        rehearse_causal(policy, model, config.model, run.path)
     tokens = sum(len(piece.response_ids) for piece in train)
     parameters = sum(p.numel() for p in policy.trainable_parameters())
     say(f"{parameters / 1e6:.1f} million weights, {tokens / 1e6:.2f} million tokens in {len(texts)} documents")

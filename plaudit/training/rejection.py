@@ -15,13 +15,14 @@ from plaudit.algorithms.rollouts import Needs
 from plaudit.config import Config
 from plaudit.errors import DataError
 from plaudit.files import write_text
-from plaudit.models.loading import save_causal
 from plaudit.models.network import load_trainable_state, trainable_state
+from plaudit.models.saving import rehearse_causal, save_causal
 from plaudit.progress import progress, say
 from plaudit.records import Prompt
 from plaudit.sampling.episodes import Episode, play
 from plaudit.text.batches import draw_without_replacement, shuffled_batches
 from plaudit.text.chat import TokenSequence
+from plaudit.text.prompts import fitting
 from plaudit.training.actors import Actors, load_actors
 from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
 from plaudit.training.supervised import likelihood_step
@@ -37,10 +38,13 @@ def rejection_sampling(workspace: Workspace, run: Run, config: Config, prompts: 
     settings = config.rl.rejection
     actors = load_actors(workspace, run, config, Needs())
     limit = actors.model.prompt_limit(config.data.max_prompt_tokens, config.rl.max_new_tokens)
+    prompts = fitting(actors.model.format, prompts, limit=limit)
     start = trainable_state(actors.policy)
     unused = Optimiser(actors.policy, settings.optimiser, 1)  # the checkpoint between rounds holds the policy alone
     parts = {"policy": (actors.policy, unused)}
     checkpoint = load_checkpoint(run, parts)
+    if checkpoint["step"] == 0:
+        rehearse_causal(actors.policy, actors.model, config.model, run.path)
     kept: dict[str, dict[str, Any]] = checkpoint.get("kept", {})
     in_round = settings.prompts_per_round or len(prompts)
 

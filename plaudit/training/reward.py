@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from plaudit.config import Config, RewardSettings
 from plaudit.errors import DataError
 from plaudit.evaluation.reward_quality import Judged, fitted_temperature, margins, rating_quality, reward_quality
-from plaudit.models.loading import LoadedModel, load_causal, reward_from_causal, save_reward
+from plaudit.models.loading import LoadedModel, load_causal, reward_from_causal
 from plaudit.models.network import Network, make_trainable
+from plaudit.models.saving import rehearse_reward, save_reward
 from plaudit.models.score_facts import ScoreFacts, score_by
 from plaudit.progress import progress
 from plaudit.records import Comparison, unit_interval
@@ -137,6 +138,10 @@ def fit_scorer(start: LoadedModel, data: RewardData, config: Config, run: Run | 
     optimiser = Optimiser(scorer, settings.optimiser, total)
     parts = {"reward": (scorer, optimiser)}
     first = load_checkpoint(run, parts)["step"] if run is not None else 0
+    if run is not None and first == 0:
+        count = len(_heads(settings))
+        facts = ScoreFacts(mean=(0.0,) * max(1, count), std=(1.0,) * max(1, count), heads=_heads(settings))
+        rehearse_reward(scorer, start, config.model, facts, run.path)
 
     with progress("reward model", total) as advance:
         advance(first)

@@ -11,8 +11,9 @@ import math
 
 from plaudit.config import Config
 from plaudit.errors import DataError
-from plaudit.models.loading import load_causal, save_causal
+from plaudit.models.loading import load_causal
 from plaudit.models.network import make_trainable
+from plaudit.models.saving import rehearse_causal, save_causal
 from plaudit.progress import progress
 from plaudit.records import Demonstration, Split
 from plaudit.store.database import snapshot
@@ -75,6 +76,8 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     parts = {"policy": (policy, optimiser)}
     checkpoint = load_checkpoint(run, parts)
     first = checkpoint["step"]
+    if first == 0:
+        rehearse_causal(policy, model, config.model, run.path)
     before = checkpoint.get("held_out_before", mean_loss(policy, held_out, config) if first == 0 else None)
 
     total = steps_per_epoch * settings.epochs

@@ -15,6 +15,7 @@ from plaudit.records import Demonstration
 from plaudit.text.batches import micro_batches
 from plaudit.text.chat import TokenSequence
 from plaudit.text.plain import as_sequences, read_texts
+from plaudit.text.prompts import encode_prompts
 from plaudit.training.step import Optimiser
 
 
@@ -53,16 +54,25 @@ def mean_loss(policy: Network, sequences: Sequence[TokenSequence], config: Confi
 def encode_demonstrations(
     model: LoadedModel, demonstrations: Sequence[Demonstration], config: Config
 ) -> list[TokenSequence]:
-    """Those within `sft.max_response_tokens` and the model's context; the others are counted and said."""
+    """Those within `sft.max_response_tokens` and the model's context; the others are counted and said.
+
+    Raises DataError where there are some, and the model can take none of their prompts.
+    """
     limit = model.prompt_limit(config.data.max_prompt_tokens, 1)
+    if not demonstrations:
+        return []
+    prompts = encode_prompts(model.format, {d.prompt.id: d.prompt for d in demonstrations}.values(), limit=limit)
     sequences = [
-        TokenSequence(model.format.encode_prompt(d.prompt.messages, limit=limit), model.format.encode_response(d.text))
+        TokenSequence(prompts[d.prompt.id], model.format.encode_response(d.text))
         for d in demonstrations
+        if d.prompt.id in prompts
     ]
     most = config.sft.max_response_tokens
     kept = [s for s in sequences if len(s.response_ids) <= most and len(s) <= model.context_length]
     if len(kept) < len(sequences):
         say(f"{len(sequences) - len(kept)} of {len(sequences)} demonstrations are over {most} tokens: left out.")
+    for note in model.format.take_notes():
+        say(note)
     return kept
 
 

@@ -13,7 +13,8 @@ from plaudit.config import ModelSettings, resolve
 from plaudit.errors import DataError
 from plaudit.evaluation.reward_quality import Judged, reward_quality
 from plaudit.evaluation.scoring_files import evaluate_reward, score_answers, score_file
-from plaudit.models.loading import load_causal, load_reward, reward_from_causal, save_reward
+from plaudit.models.loading import load_causal, load_reward, reward_from_causal
+from plaudit.models.saving import save_reward
 from plaudit.models.score_facts import ScoreFacts
 from plaudit.records import Prompt
 

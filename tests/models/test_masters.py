@@ -8,9 +8,10 @@ from transformers import AutoModelForCausalLM
 
 from plaudit.config import ModelSettings, OptimiserSettings
 from plaudit.models import masters
-from plaudit.models.loading import load_causal, load_reward, reward_from_causal, save_causal, save_reward
+from plaudit.models.loading import load_causal, load_reward, reward_from_causal
 from plaudit.models.masters import Masters, to_bfloat16
 from plaudit.models.network import Network, load_trainable_state, make_trainable, trainable_state
+from plaudit.models.saving import save_causal, save_reward
 from plaudit.models.score_facts import ScoreFacts
 from plaudit.text.batches import collate
 from plaudit.text.chat import TokenSequence

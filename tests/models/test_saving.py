@@ -14,8 +14,9 @@ from transformers import (
 
 from plaudit.config import LoraSettings, ModelSettings
 from plaudit.errors import ModelError
-from plaudit.models.loading import load_causal, load_reward, reward_from_causal, save_causal, save_reward
+from plaudit.models.loading import load_causal, load_reward, reward_from_causal
 from plaudit.models.network import make_trainable
+from plaudit.models.saving import save_causal, save_reward
 from plaudit.models.score_facts import ScoreFacts
 from plaudit.text.batches import collate
 from plaudit.text.chat import TokenSequence

@@ -68,7 +68,11 @@ def test_the_token_that_ends_a_turn_is_learnt_sampled_to_and_scored(form):
     assert form.encode_response("tea")[-1] == end
     assert end in form.stop_ids
     sampled = [*form.encode_response("tea")[:-1], end]
-    assert form.for_scores().scored_ids(sampled, finished=True) == [*sampled, *form.after_ids]
+    scores = form.for_scores()
+    assert scores.scored_ids(sampled, finished=True) == [*sampled, *form.after_ids]
+    assert scores.encode_response("tea") == [*sampled, *form.after_ids]
+    assert scores.scored_ids(scores.encode_response("tea"), finished=True) == scores.encode_response("tea")
+    assert scores.scored_ids(sampled[:-1], finished=False) == sampled[:-1]
 
 
 def test_a_turn_begins_with_the_turn_before_it(form):
