@@ -145,8 +145,8 @@ def _try_decoding(network: Network, products: Products, most_rows: int) -> None:
         ) from None
     if not gap <= MOST_GAP.get(network.dtype, MOST_ROUNDED_GAP):
         raise ModelError(
-            f"{family} models cannot be sampled from here: one by one their tokens' log-probs are {gap:.2g} nats a token "
-            "off those of a whole pass. Choose a model of a family that keeps keys and values of attention."
+            f"{family} models cannot be sampled from here: their tokens' log-probs, one by one, are {gap:.2g} nats off "
+            "those of a whole pass. Choose a model of a family that keeps keys and values of attention."
         )
 
 

@@ -95,7 +95,7 @@ def test_a_whole_pass_that_is_not_what_was_decoded_is_found(tiny_model, monkeypa
     options = {"stops": Stops(frozenset({2})), "max_new_tokens": 3, "seed": 0}
     plain = type(network).log_probs
     monkeypatch.setattr(type(network), "log_probs", lambda *a, **k: (plain(*a, **k)[0] - 0.2, None))
-    with pytest.raises(ModelError, match=r"0\.2 nats a token off"):
+    with pytest.raises(ModelError, match=r"0\.2 nats off"):
         sample(network, [[5, 6, 7]], **options)
     monkeypatch.undo()
     sample(network, [[5, 6, 7]], **options)

@@ -261,7 +261,7 @@ def test_nothing_to_work_on_is_said(tmp_path, tiny_model):
 
 
 def test_a_policy_and_a_reward_model_of_different_vocabularies_are_refused(finished, tmp_path):
-    other = make_model(tmp_path / "other")
+    other = make_model(tmp_path / "other", vocab_size=400)
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(other)
@@ -286,10 +286,9 @@ def test_metrics_and_results_are_valid_json(finished):
 
 
 def test_best_of_n_is_better_by_the_reward_that_chose_and_says_its_bound(finished):
-    plain = plaudit.evaluate(finished, finished.config(overrides=["evaluate.policy=sft-001"])).result
-    best = plaudit.evaluate(
-        finished, finished.config(overrides=["evaluate.policy=sft-001", "evaluate.best_of=8"])
-    ).result
+    changes = ["evaluate.policy=sft-001", "evaluate.temperature=1.5"]
+    plain = plaudit.evaluate(finished, finished.config(overrides=changes)).result
+    best = plaudit.evaluate(finished, finished.config(overrides=[*changes, "evaluate.best_of=8"])).result
     assert best["policy"]["reward_score"]["value"] > plain["policy"]["reward_score"]["value"] + 0.5
     assert best["baseline"] == plain["baseline"]
     assert best["kl"] is None
