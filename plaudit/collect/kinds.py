@@ -117,11 +117,16 @@ def _read_safety(form: Facts, shown: Sequence[str], settings: Facts) -> Answer:
     return {"safe": {response: value == "yes" for response, value in said.items()}}
 
 
+def _as_written(text: str) -> str:
+    """Without what forms add: line ends of two characters and empty lines around. The first line's indentation stays."""
+    return text.replace("\r\n", "\n").strip("\n").rstrip()
+
+
 def _read_text(form: Facts, shown: Sequence[str], settings: Facts) -> Answer:
     text = form.get("text")
     if not isinstance(text, str) or not text.strip():
         raise DataError("the answer is empty; write one, or skip the task.")
-    text = text.replace("\r\n", "\n").strip()  # forms send every line's end as two characters
+    text = _as_written(text)
     if len(text) > MOST_CHARACTERS:
         raise DataError(f"the answer has {len(text)} characters; at most {MOST_CHARACTERS} are kept. Shorten it.")
     if "\0" in text:
@@ -169,7 +174,7 @@ def _from_edit(said: Said) -> Derived:
     """A demonstration, and that it is better than what was edited, unless nothing was changed."""
     (original,) = said.shown
     text = said.answer["text"]
-    if text == said.texts[original].strip():
+    if text == _as_written(said.texts[original]):
         return Derived(demonstrations=[_written(said)])
     edited = Response(f"{said.run}:{content_id(said.prompt.id, text, said.judgment)}", said.prompt.id, text, said.run)
     return Derived([_compared(said, edited.id, original, "first")], [], [_written(said)], [edited])

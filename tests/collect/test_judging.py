@@ -82,6 +82,12 @@ def test_an_edit_that_changes_nothing_is_a_demonstration_alone(store):
     assert len(store.demonstrations()) == 1
 
 
+def test_the_indentation_of_what_is_written_stays(store):
+    campaign(store, "demonstrate", tasks=1)
+    hand_in(store, "demonstrate", {"text": "\r\n    return 1\r\n\r\n"})
+    assert [d.text for d in store.demonstrations()] == ["    return 1"]
+
+
 def test_a_correction_supersedes_and_both_stay_in_the_log(store):
     campaign(store, "compare", tasks=1)
     first = hand_in(store, "compare")
