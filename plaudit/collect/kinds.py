@@ -118,7 +118,7 @@ def _read_safety(form: Facts, shown: Sequence[str], settings: Facts) -> Answer:
 
 
 def _as_written(text: str) -> str:
-    """Without what forms add: line ends of two characters and empty lines around. The first line's indentation stays."""
+    """Without what forms add: two characters a line end, empty lines around. The first line keeps its indentation."""
     return text.replace("\r\n", "\n").strip("\n").rstrip()
 
 
