@@ -45,5 +45,5 @@ def progress(label: str, total: int) -> Iterator[Advance]:
 
 
 def say(text: str) -> None:
-    """A line of news for the person at the keyboard; on stderr, so that --json stays clean."""
-    console.print(text, markup=False)
+    """A line of news for the person at the keyboard; on stderr, so that --json stays clean. Paths in it stay whole."""
+    console.print(text, markup=False, soft_wrap=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,13 @@ from plaudit.config.stages import (
     SftSettings,
 )
 from plaudit.errors import ConfigError, nearest
+
+UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
+"""What reading YAML raises; ValueError for what is no UTF-8, and for dates and numbers that cannot be."""
+LONGEST = 100
+"""Letters of a value that a message shows."""
+TAG = re.compile(r"(str|int|float|bool|none|[a-z-]+\[.*|constrained-.*|[A-Z]\w*)")
+"""What pydantic puts into the place of a mistake for each form that a value may have; no setting is called so."""
 
 
 class Config(Section):
@@ -76,8 +85,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such configuration file.") from None
     except IsADirectoryError:
         raise ConfigError(f"{path} is a folder; name the YAML file in it.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from None
+    except UNREADABLE as error:
+        raise ConfigError(f"{path} is not valid YAML: {_reason(error)}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -91,12 +102,35 @@ def _parse_override(text: str) -> dict[str, Any]:
     if not equals or not key.strip():
         raise ConfigError(f"`{text}` is not an override: write SECTION.KEY=VALUE, for example rl.kl_coefficient=0.02.")
     try:
-        nested: Any = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ConfigError(f"`{text}`: the value is not valid YAML; put it in quotes.") from None
+        nested: Any = value.strip() if _is_plain_with_hash(value) else yaml.safe_load(value)
+    except UNREADABLE as error:
+        reason = "" if isinstance(error, yaml.YAMLError) else f" ({_reason(error)})"
+        raise ConfigError(
+            f"`{_shortened(text)}`: the value is not valid YAML{reason}. A text with signs of YAML's own goes in "
+            "quotes, as in key='\"value\"'."
+        ) from None
     for part in reversed(key.strip().split(".")):
         nested = {part: nested}
     return nested
+
+
+def _is_plain_with_hash(value: str) -> bool:
+    """A path or text with a `#` is whole: on the command line there are no comments."""
+    text = value.strip()
+    return ("#" in text) and not text.startswith(("[", "{", "'", '"', "|", ">", "&", "*", "!"))
+
+
+def _reason(error: BaseException) -> str:
+    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def _shortened(value: object) -> str:
+    """As it would be written, cut where it is long."""
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, or a nest
+        return "..."
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
@@ -109,23 +143,46 @@ def merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
 
 
 def _explain(error: ValidationError) -> str:
-    """One line per mistake, with the nearest known name for an unknown key."""
-    lines = []
+    """One line per setting that is wrong, with the nearest known name for an unknown key."""
+    lines: dict[str, str] = {}
     for mistake in error.errors():
-        where = ".".join(str(part) for part in mistake["loc"])
+        named = [part for part in mistake["loc"] if isinstance(part, int) or not TAG.fullmatch(part)]
+        has_forms = len(named) < len(mistake["loc"])
+        where = ".".join(str(part) for part in named)
         if mistake["type"] == "extra_forbidden":
-            lines.append(f"unknown setting `{where}`.{_nearest_setting(mistake['loc'])}")
-        elif mistake["type"] == "literal_error":
+            lines[where] = f"unknown setting `{where}`.{_nearest_setting(tuple(named))}"
+            continue
+        given = _shortened(mistake["input"])
+        if isinstance(mistake["input"], str):
+            given = repr(given)
+        if mistake["type"] == "literal_error":
             known = str(mistake["ctx"]["expected"]).replace(" or ", ", ").replace("'", "").split(", ")
-            lines.append(
-                f"`{where}` = {mistake['input']!r}: unknown.{nearest(str(mistake['input']), known)} "
-                f"Known: {', '.join(known)}."
-            )
+            near = nearest(str(mistake["input"])[:LONGEST], known)
+            said = f"`{where}` = {given}: unknown.{near} Known: {', '.join(known)}."
         elif mistake["type"] == "value_error":
-            lines.append(f"`{where}`: {mistake['msg'].removeprefix('Value error, ')}.")
+            said = f"`{where}`: {mistake['msg'].removeprefix('Value error, ')}."
         else:
-            lines.append(f"`{where}` = {mistake['input']!r}: {mistake['msg'][:1].lower()}{mistake['msg'][1:]}.")
-    return "\n".join(lines) + "\nAll settings, with their meaning: plaudit config."
+            said = f"`{where}` = {given}: {mistake['msg'][:1].lower()}{mistake['msg'][1:]}."
+        if has_forms and where in lines:
+            lines[where] = f"{lines[where].removesuffix('.')}, or {said.partition(': ')[2]}"
+        else:
+            lines[where] = said
+    return "\n".join(lines.values()) + "\nAll settings, with their meaning: plaudit config."
+
+
+def settings_named(name: str) -> list[str]:
+    """Where there are settings of this name, as `section.name`; of the shortest way first."""
+    found = [path for path in _paths(Config) if path.rpartition(".")[2] == name]
+    return sorted(found, key=lambda path: path.count("."))
+
+
+def _paths(section: type[Section], prefix: str = "") -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        kind = type(field.default)
+        if issubclass(kind, Section):
+            yield from _paths(kind, f"{prefix}{name}.")
+        else:
+            yield prefix + name
 
 
 def _nearest_setting(location: tuple[int | str, ...]) -> str:
@@ -134,13 +191,29 @@ def _nearest_setting(location: tuple[int | str, ...]) -> str:
         if isinstance(part, int):
             continue  # a place in a list, whose items are of the section found already
         annotation = section.model_fields[part].annotation if part in getattr(section, "model_fields", {}) else None
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        section = next((o for o in options if isinstance(o, type) and issubclass(o, Section)), None)
+        section = next(_sections_in(annotation), None)
         if section is None:
             return ""
     prefix = ".".join(str(part) for part in location[:-1])
-    hint = nearest(str(location[-1]), section.model_fields)
+    last = str(location[-1])[:LONGEST]
+    elsewhere = settings_named(last)
+    if elsewhere := [path for path in elsewhere if path.startswith(f"{prefix}.")] or elsewhere:
+        return f" Did you mean {_either(elsewhere)}?"
+    hint = nearest(last, section.model_fields)
     return hint.replace("`", f"`{prefix}.", 1) if hint and prefix else hint
+
+
+def _sections_in(annotation: Any) -> Iterator[type[Section]]:
+    """Those that a setting may be, or be a list of."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for inner in getattr(annotation, "__args__", ()):
+        yield from _sections_in(inner)
+
+
+def _either(names: list[str]) -> str:
+    *first, last = (f"`{name}`" for name in names[:4])
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def describe(config: Config) -> str:

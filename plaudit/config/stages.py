@@ -411,8 +411,8 @@ class EvaluateSettings(Section):
 
     policy: str = "latest:rl"
     """The policy to judge."""
-    baseline: str = "latest:sft"
-    """What it is compared with."""
+    baseline: str | None = None
+    """What it is compared with; null for what the policy started from."""
     reward: str | None = "latest:reward"
     """A reward model whose verdict is shown beside the taste's; null for none."""
     reward_head: str | None = None

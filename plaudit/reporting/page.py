@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from plaudit.config.rl import COMPARE
 from plaudit.files import write_json, write_text
 from plaudit.reporting.annotators import annotator_rows, liked
 from plaudit.reporting.drawing import Plot, duration, percent
@@ -363,8 +364,10 @@ def _from_to(first: float | None, last: float | None, unit: str) -> str:
 
 
 def _responses(settings: Mapping[str, Any]) -> str:
-    prompts, each = settings.get("prompts_per_step"), settings.get("samples_per_prompt")
-    return "not recorded" if prompts is None or each is None else f"{prompts} × {each}"
+    prompts = settings.get("prompts_per_step")
+    if prompts is None or "samples_per_prompt" not in settings:
+        return "not recorded"
+    return f"{prompts} × {settings['samples_per_prompt'] or (4 if settings.get('algorithm') in COMPARE else 1)}"
 
 
 def _win_rates(summary: Mapping[str, Any]) -> Plot:

@@ -39,7 +39,7 @@ def rl(workspace: Workspace, config: Config | None = None, *, resume: str | None
     do not fit together, ConfigError for settings that do not, WorkspaceError when a model is missing.
     """
     if resume is not None:
-        with workspace.resume_run(resume, "rl") as run:
+        with workspace.resume_run(resume, "rl", config) as run:
             config = run.config()
             _dispatch(workspace, run, config)
     else:
@@ -88,7 +88,7 @@ def _run(workspace: Workspace, run: Run, config: Config, prompts: list[Prompt]) 
     limit = actors.model.prompt_limit(config.data.max_prompt_tokens, settings.max_new_tokens)
     prompts = fitting(actors.model.format, prompts, limit=limit)
     texts = encode_texts(actors.model, settings.pretraining.text, settings.pretraining.max_tokens)
-    batching = Batching(config, settings.samples_per_prompt, algorithm.needs.whole_groups, actors.policy.device)
+    batching = Batching(config, settings.group_size, algorithm.needs.whole_groups, actors.policy.device)
 
     updates_of_a_step = settings.epochs * settings.minibatches
     networks = {"policy": actors.policy} | {name: critic.network for name, critic in actors.critics.items()}
@@ -117,7 +117,7 @@ def _run(workspace: Workspace, run: Run, config: Config, prompts: list[Prompt]) 
                 actors.model,
                 [prompts[i] for i in drawn],
                 prompt_limit=limit,
-                samples_per_prompt=settings.samples_per_prompt,
+                samples_per_prompt=settings.group_size,
                 max_new_tokens=settings.max_new_tokens,
                 temperature=settings.temperature,
                 seed=config.seed * 100_003 + step,

@@ -18,6 +18,7 @@ from plaudit.errors import DataError, ModelError
 from plaudit.evaluation.statistics import cluster_bootstrap
 from plaudit.files import write_text
 from plaudit.models.loading import LoadedModel, load_causal
+from plaudit.models.named import named_policy
 from plaudit.models.network import Network, make_trainable
 from plaudit.models.saving import rehearse_causal, save_causal
 from plaudit.progress import progress
@@ -38,7 +39,7 @@ from plaudit.training.comparisons import (
 )
 from plaudit.training.preference_parts import Learner, parts_of_a_step
 from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
-from plaudit.workspace import Run, Workspace
+from plaudit.workspace import POLICIES, Run, Workspace
 
 WITHOUT_REFERENCE = ("simpo", "orpo", "cpo")
 
@@ -53,7 +54,7 @@ def prefer(workspace: Workspace, config: Config | None = None, *, resume: str | 
     Raises DataError when there is nothing to learn from, ModelError when policy and reference do not fit together.
     """
     if resume is not None:
-        with workspace.resume_run(resume, "prefer") as run:
+        with workspace.resume_run(resume, "prefer", config) as run:
             return _run(workspace, run, run.config())
     config = config or workspace.config()
     settings = config.prefer
@@ -70,11 +71,11 @@ def prefer(workspace: Workspace, config: Config | None = None, *, resume: str | 
         if only_labels
         else choose_comparisons(workspace, wanted, setting="prefer.comparisons", criteria=settings.wanted_criteria)
     )
-    parents = {"policy": workspace.lineage_name(settings.policy)} | source_parents(workspace, comparisons, wanted)
-    workspace.model_source(parents["policy"])
+    parents = {"policy": named_policy(workspace, settings.policy, setting="prefer.policy")}
+    parents |= source_parents(workspace, comparisons, wanted)
     if settings.loss not in WITHOUT_REFERENCE:
-        parents["reference"] = workspace.lineage_name(settings.reference or settings.policy)
-        workspace.model_source(parents["reference"])
+        reference = settings.reference or settings.policy
+        parents["reference"] = named_policy(workspace, reference, setting="prefer.reference")
     parents |= of_labels
     data = data_snapshot(comparisons, labels)
     with workspace.new_run("prefer", config, parents=parents, data=data) as run:
@@ -83,7 +84,7 @@ def prefer(workspace: Workspace, config: Config | None = None, *, resume: str | 
 
 def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     settings = config.prefer
-    model = load_causal(workspace.model_source(run.parents["policy"]), config.model)
+    model = load_causal(workspace.model_source(run.parents["policy"], kind=POLICIES), config.model)
     train, held_out = load_judged_prompts(
         workspace, run, model, config, most_tokens=settings.max_response_tokens, criteria=settings.wanted_criteria
     )
@@ -168,7 +169,7 @@ def _reference(workspace: Workspace, run: Run, model: LoadedModel, config: Confi
         return None
     if name == run.parents["policy"]:
         return model.network
-    other = load_causal(workspace.model_source(name), config.model)
+    other = load_causal(workspace.model_source(name, kind=POLICIES), config.model)
     if other.format.vocabulary_id != model.format.vocabulary_id:
         raise ModelError(
             f"the reference {name} and the policy {run.parents['policy']} have different vocabularies, so their "

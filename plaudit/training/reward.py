@@ -18,6 +18,7 @@ from plaudit.config import Config, RewardSettings
 from plaudit.errors import DataError
 from plaudit.evaluation.reward_quality import Judged, fitted_temperature, margins, rating_quality, reward_quality
 from plaudit.models.loading import LoadedModel, load_causal, reward_from_causal
+from plaudit.models.named import named_policy
 from plaudit.models.network import Network, make_trainable
 from plaudit.models.saving import rehearse_reward, save_reward
 from plaudit.models.score_facts import ScoreFacts, score_by
@@ -30,7 +31,7 @@ from plaudit.training.reward_data import RewardData, choose_judgments, load_rewa
 from plaudit.training.reward_parts import LOG_TIE, losses_by_head
 from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
 from plaudit.training.supervised import encode_demonstrations
-from plaudit.workspace import Run, Workspace
+from plaudit.workspace import POLICIES, Run, Workspace
 
 NORMALISING_RESPONSES = 256
 """Training responses whose scores set the stored mean and standard deviation, as in Ziegler et al. 2019."""
@@ -46,18 +47,18 @@ def reward(workspace: Workspace, config: Config | None = None, *, resume: str | 
     Raises DataError when there are no comparisons or ratings to learn from.
     """
     if resume is not None:
-        with workspace.resume_run(resume, "reward") as run:
+        with workspace.resume_run(resume, "reward", config) as run:
             return _run(workspace, run, run.config())
     config = config or workspace.config()
     sources, data = choose_judgments(workspace, config)
-    parents = {"model": workspace.lineage_name(config.reward.model)} | sources
+    parents = {"model": named_policy(workspace, config.reward.model, setting="reward.model")} | sources
     with workspace.new_run("reward", config, parents=parents, data=data) as run:
         return _run(workspace, run, config)
 
 
 def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     settings = config.reward
-    start = fresh_reward_model(workspace.model_source(run.parents["model"]), config)
+    start = fresh_reward_model(workspace.model_source(run.parents["model"], kind=POLICIES), config)
     data = load_reward_data(workspace, run, start, config)
     scorer = fit_scorer(start, data, config, run)
     mean, std = _score_statistics(workspace, scorer, start, data.train, config)
