@@ -218,6 +218,9 @@ def rl(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     config: ConfigOption = None,
     algorithm: Annotated[str | None, typer.Option("--algorithm", help="Short for rl.algorithm=NAME.")] = None,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Optimise also for a reward run no better than chance or than length.")
+    ] = False,
     resume: Resume = None,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -229,6 +232,7 @@ def rl(
     (rl.reward) is a reward run, function:FILE.py:NAME, judge:MODEL, or a list of several.
     """
     extra = [*(overrides or []), *([f"rl.algorithm={algorithm}"] if algorithm else [])]
+    extra += ["rl.anyway=true"] if anyway else []
     _stage("plaudit.training.online", "rl", workspace, config, extra, dry_run, as_json, resume=resume)
 
 
@@ -454,10 +458,12 @@ def status(workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: Json = False
     runs = []
     for run in opened.runs():
         seconds = run.info.get("seconds")
-        runs.append({"run": run.name, "status": run.status, "seconds": seconds, "parents": run.parents})
+        facts = {"run": run.name, "status": run.status, "seconds": seconds, "parents": run.parents}
+        runs.append(facts | {"warnings": run.warnings})
         parents = ", ".join(f"{role}={name}" for role, name in run.parents.items())
         took = f"{seconds:.0f} s" if seconds is not None else ""
         lines.append(f"{run.name:<14} {run.status:<12} {took:>7}  {parents}")
+        lines += [f"{'':<14} ! {warning}" for warning in run.warnings]
     damaged = opened.damaged()
     lines += [f"{name:<14} {'damaged':<12} {why}" for name, why in damaged.items()]
     found = {"data": counts, "runs": runs, "damaged": damaged}
@@ -695,7 +701,9 @@ def _stage(
     run = run_stage(opened, settings, **{key: value for key, value in more.items() if value is not None})
     from plaudit.reporting.text import result_lines
 
-    _show({"run": run.name, **run.info}, as_json, "\n".join([f"{run.name}: {run.path}", *result_lines(run.result)]))
+    warnings = [f"WARNING: {warning}" for warning in run.warnings]
+    lines = [f"{run.name}: {run.path}", *result_lines(run.result), *warnings]
+    _show({"run": run.name, **run.info}, as_json, "\n".join(lines))
 
 
 def _refuse_settings_beside(resumed: str, file: Path | None, overrides: list[str] | None) -> None:

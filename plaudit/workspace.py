@@ -32,7 +32,7 @@ from plaudit.config import Config, resolve
 from plaudit.errors import ConfigError, WorkspaceError, nearest
 from plaudit.files import write_json, write_text
 from plaudit.ownership import described, living_owner, owned
-from plaudit.progress import say
+from plaudit.progress import say, warn
 from plaudit.records import RUN, RUN_KINDS
 from plaudit.store import Store
 from plaudit.timing import now
@@ -51,6 +51,11 @@ COMMANDS = {"study": "study reward-scaling"}
 POLICIES = ("pretrain", "sft", "rl", "prefer")
 """Kinds whose runs have a model that writes answers."""
 STATUSES = ("running", "complete", "failed", "interrupted")
+BEFORE: dict[str, Any] = {
+    "reward": {"comparisons_per_batch": None},
+    "prefer": {"comparisons_per_batch": None},
+}
+"""Of settings that runs of earlier versions do not have: what was done then, where that is not the default now."""
 RECORDED_PACKAGES = ("plaudit", "torch", "transformers", "peft", "tokenizers", "numpy", "sqlalchemy")
 
 
@@ -102,14 +107,25 @@ class Run:
         return dict(self.info["parents"])
 
     def config(self) -> Config:
-        """The resolved settings it ran with."""
-        return resolve(self.path / "config.yaml")
+        """The resolved settings it ran with; where it knew no such setting yet, what was done then."""
+        return resolve(self.path / "config.yaml", below=BEFORE)
 
     def update(self, **facts: Any) -> None:
         """Add facts to run.json."""
         updated = {**self.info, **facts}
         write_json(self.path / "run.json", updated)
         self.info = updated
+
+    def warn(self, text: str) -> None:
+        """Say what should not be missed, once, and keep it in run.json under `warnings`."""
+        if text not in self.warnings:
+            warn(text)
+            self.update(warnings=[*self.warnings, text])
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was said in warning."""
+        return list(self.info.get("warnings", []))
 
     def check_data(self, data: dict[str, Any]) -> None:
         """Raise WorkspaceError unless the data that a run goes on with is the data it began with."""

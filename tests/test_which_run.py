@@ -5,7 +5,7 @@ import socket
 import time
 
 import pytest
-from conftest import make_model, write_lines
+from conftest import as_classifier, make_model, write_lines
 
 import plaudit
 from plaudit.config import Config
@@ -105,13 +105,6 @@ def test_a_reward_model_is_refused_where_a_policy_is_needed(workspace, tmp_path,
     with pytest.raises(ModelError, match=rf"`{setting}`: .* is a LlamaForSequenceClassification, and a language model"):
         getattr(plaudit, stage)(workspace, config)
     assert len(workspace.runs()) == 2
-
-
-def as_classifier(folder):
-    make_model(folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"architectures": ["LlamaForSequenceClassification"]}))
-    return folder
 
 
 def test_a_language_model_is_refused_where_a_reward_model_is_needed(workspace, tiny_model):

@@ -60,12 +60,19 @@ class Config(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def resolve(*files: Path | None, overrides: list[str] | None = None, values: dict[str, Any] | None = None) -> Config:
+def resolve(
+    *files: Path | None,
+    overrides: list[str] | None = None,
+    values: dict[str, Any] | None = None,
+    below: dict[str, Any] | None = None,
+) -> Config:
     """Merge YAML files, then `values`, then dotted overrides, and check the result.
+
+    below   in place of the defaults, where nothing else is said
 
     Raises ConfigError for a missing or broken file, an unknown key, or a value out of range.
     """
-    merged: dict[str, Any] = {}
+    merged: dict[str, Any] = below or {}
     for path in files:
         if path is not None:
             merged = merge(merged, _read_yaml(path))

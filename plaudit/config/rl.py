@@ -248,6 +248,9 @@ class RlSettings(Section):
     stops. Rounding to bfloat16 makes about 0.01."""
     save_every: Positive = 5
     """Steps between checkpoints from which `--resume` goes on."""
+    anyway: bool = False
+    """Optimise also for a reward run whose held-out accuracy is not shown to be above chance, or not above that of
+    length alone."""
 
     @property
     def group_size(self) -> int:

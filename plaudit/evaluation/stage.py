@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -13,6 +14,7 @@ import torch
 
 from plaudit.config import Config
 from plaudit.errors import ConfigError, DataError
+from plaudit.evaluation.enough import few_prompts
 from plaudit.evaluation.overlap import rouge_l
 from plaudit.evaluation.statistics import Interval, cluster_bootstrap
 from plaudit.evaluation.win_rate import win_rate
@@ -74,6 +76,8 @@ def evaluate(workspace: Workspace, config: Config | None = None) -> Run:
     with workspace.new_run(
         "evaluate", config, parents=parents, data=snapshot("prompts", (p.id for p in prompts))
     ) as run:
+        for warning in few_prompts(len(prompts)):
+            run.warn(warning)
         policy = load_causal(workspace.model_source(parents["policy"], kind=POLICIES), config.model)
         baseline = load_causal(workspace.model_source(parents["baseline"], kind=POLICIES), config.model)
         scorer = None
@@ -257,7 +261,8 @@ def _perplexities(policy: LoadedModel, baseline: LoadedModel, config: Config) ->
         mean = sum(counts[0]) / len(counts[0])
         gaps = [(a - b) / mean for a, b in zip(losses[0], losses[1], strict=True)]
         interval = cluster_bootstrap(gaps, range(len(gaps)), seed=config.seed)
-        result["ratio"] = {key: float(torch.tensor(interval[key]).exp()) for key in ("value", "low", "high")}
+        bounds = {"value": interval["value"], "low": interval["low"], "high": interval["high"]}
+        result["ratio"] = {key: None if log is None else math.exp(log) for key, log in bounds.items()}
         result["ratio"]["n"] = interval["n"]
     return result
 

@@ -59,6 +59,8 @@ WEIGHTED = {
 }
 """Fact in the result -> its weight in the taste's settings."""
 
+NO_RANGE = "no interval of one"
+
 Interval = Mapping[str, float]
 
 
@@ -132,6 +134,7 @@ def render(workspace: Workspace, evaluation: Run, summary: Mapping[str, Any]) ->
         peak_memory=_number(summary["peak_memory_gb"], 2),
         lineage=[lineage_row(run) for run in runs],
         versions=summary["versions"],
+        warnings=[(run.name, warning) for run in runs for warning in run.warnings],
         config=yaml.safe_dump(_without_folders(_settings(evaluation)), sort_keys=False, allow_unicode=True),
     )
 
@@ -462,11 +465,13 @@ def _signed(value: float, digits: int) -> str:
 
 
 def _range(interval: Interval, digits: int) -> str:
+    if interval["low"] is None:
+        return NO_RANGE
     return f"{_number(interval['low'], digits)} to {_number(interval['high'], digits)}"
 
 
 def _share_range(interval: Interval) -> str:
-    return f"{percent(interval['low'])} to {percent(interval['high'])}"
+    return NO_RANGE if interval["low"] is None else f"{percent(interval['low'])} to {percent(interval['high'])}"
 
 
 def _settings(run: Run) -> dict[str, Any]:

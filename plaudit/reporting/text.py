@@ -7,6 +7,8 @@ from typing import Any
 
 from plaudit.workspace import Run
 
+ONE = "of a single one, so without an interval"
+
 
 def result_lines(result: dict[str, Any], *, indent: int = 2) -> Iterator[str]:
     """One line a figure; intervals as `value (95 % low to high)`; lists are left to the report."""
@@ -14,6 +16,9 @@ def result_lines(result: dict[str, Any], *, indent: int = 2) -> Iterator[str]:
         label = " " * indent + key.replace("_", " ")
         if isinstance(value, dict) and {"value", "low", "high"} <= value.keys():
             shown = {name: "none" if value[name] is None else f"{value[name]:.4g}" for name in ("value", "low", "high")}
+            if value["low"] is None and value.get("n") == 1:
+                yield f"{label}: {shown['value']} ({ONE})"
+                continue
             yield f"{label}: {shown['value']} (95 % {shown['low']} to {shown['high']})"
         elif isinstance(value, dict):
             yield f"{label}:"
@@ -67,6 +72,8 @@ def _bounds(found: Mapping[str, Any], name: str) -> str:
     interval = found[name]
     if interval is None:
         return f"no value ({found['reasons'][name]})" if "reasons" in found else "no value"
+    if interval["low"] is None:
+        return f"{interval['value']:.3f} ({ONE})"
     return f"{interval['value']:.3f} (95 % {interval['low']:.3f} to {interval['high']:.3f})"
 
 
@@ -75,6 +82,8 @@ def outcome_lines(evaluation: Run, summary: Mapping[str, Any]) -> list[str]:
 
     def interval(key: str) -> str:
         found = summary[key]
+        if found and found["low"] is None:
+            return f"{found['value']:.2f} ({ONE})"
         return f"{found['value']:.2f} (95 % {found['low']:.2f} to {found['high']:.2f})" if found else "not measured"
 
     def change(key: str) -> str:

@@ -7,7 +7,6 @@ whole optimiser step. Reference log-probs are computed once, before anything is 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 
 from plaudit.config import Config
 from plaudit.errors import DataError, ModelError
+from plaudit.evaluation.enough import few_prompts, few_steps, smaller_batches
 from plaudit.evaluation.statistics import cluster_bootstrap
 from plaudit.files import write_text
 from plaudit.models.loading import LoadedModel, load_causal
@@ -22,7 +22,7 @@ from plaudit.models.named import named_policy
 from plaudit.models.network import Network, make_trainable
 from plaudit.models.saving import rehearse_causal, save_causal
 from plaudit.progress import progress
-from plaudit.text.batches import micro_batches, shuffled_batches
+from plaudit.text.batches import batches_by_weight, micro_batches
 from plaudit.training.comparisons import (
     SNAPSHOT,
     JudgedPrompt,
@@ -104,8 +104,23 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     held_out_items: Sequence[Any] = held_out_liked if by_response else held_out
     if not items:
         raise DataError("there is no preference on a training prompt to learn from; all prompts are held out or tied.")
-    steps_per_epoch = math.ceil(len(items) / settings.batch_size)
-    total = steps_per_epoch * settings.epochs
+    weights = [1 if by_response else len(item.judgments) for item in items]
+    batches = [
+        rows
+        for epoch in range(settings.epochs)
+        for rows in batches_by_weight(
+            weights, settings.batch_size, settings.comparisons_per_batch, seed=f"{config.seed}:prefer:{epoch}"
+        )
+    ]
+    total = len(batches)
+    through = f"{len(items)} labelled responses"
+    if not by_response:
+        through = f"{sum(weights)} comparisons of {len(items)} prompts"
+    for warning in [
+        *few_steps(total, through, smaller_batches("prefer", settings.batch_size)),
+        *few_prompts(len({item.prompt_id for item in held_out_items})),
+    ]:
+        run.warn(warning)
     optimiser = Optimiser(policy, settings.optimiser, total)
     parts = {"policy": (policy, optimiser)}
     checkpoint = load_checkpoint(run, parts)
@@ -117,9 +132,7 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     with progress(settings.loss, total) as advance:
         advance(first)
         for step in range(first, total):
-            epoch, place = divmod(step, steps_per_epoch)
-            rows = shuffled_batches(len(items), settings.batch_size, seed=f"{config.seed}:prefer:{epoch}")[place]
-            batch = [items[i] for i in rows]
+            batch = [items[i] for i in batches[step]]
             facts = {"learning_rate": optimiser.learning_rate}
             for part in parts_of_a_step(learner, batch):
                 part.loss.backward()

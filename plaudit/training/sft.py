@@ -11,6 +11,7 @@ import math
 
 from plaudit.config import Config
 from plaudit.errors import DataError
+from plaudit.evaluation.enough import few_steps, smaller_batches
 from plaudit.models.loading import load_causal
 from plaudit.models.named import named_policy
 from plaudit.models.network import make_trainable
@@ -77,7 +78,10 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
         raise DataError("every training demonstration is over `sft.max_response_tokens`; raise it.")
     policy = make_trainable(model.network, config.model.lora, role="policy", seed=config.seed)
     steps_per_epoch = math.ceil(len(train) / settings.batch_size)
-    optimiser = Optimiser(policy, settings.optimiser, steps_per_epoch * settings.epochs)
+    total = steps_per_epoch * settings.epochs
+    for warning in few_steps(total, f"{len(train)} demonstrations", smaller_batches("sft", settings.batch_size)):
+        run.warn(warning)
+    optimiser = Optimiser(policy, settings.optimiser, total)
     parts = {"policy": (policy, optimiser)}
     checkpoint = load_checkpoint(run, parts)
     first = checkpoint["step"]
@@ -85,7 +89,6 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
         rehearse_causal(policy, model, config.model, run.path)
     before = checkpoint.get("held_out_before", mean_loss(policy, held_out, config) if first == 0 else None)
 
-    total = steps_per_epoch * settings.epochs
     losses = [row["loss"] for row in run.metrics()]
     with progress("fine-tuning", total) as advance:
         advance(first)
