@@ -486,6 +486,7 @@ def export(
 
     from plaudit.errors import WorkspaceError
     from plaudit.files import whole_folder
+    from plaudit.models.named import check_files
 
     opened = _workspace(workspace)
     found = opened.run(run)
@@ -495,6 +496,7 @@ def export(
         )
     if folder.exists():
         raise WorkspaceError(f"{folder} exists already; name a folder that does not.")
+    check_files(found.model_folder)
     with whole_folder(folder) as partial:
         shutil.copytree(found.model_folder, partial, dirs_exist_ok=True)
     _show({"run": found.name, "folder": str(folder)}, as_json, f"Wrote the model of {found.name} to {folder}.")

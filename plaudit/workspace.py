@@ -151,12 +151,23 @@ class Run:
             self._events.add_scalar(f"{self.kind}/{key}", value, step)
 
     def metrics(self) -> list[dict[str, float]]:
-        """The logged steps, in order; a last line that was cut off by a crash is not one."""
+        """The logged steps, in order; what a crash or a power cut left at the end is not one.
+
+        Raises WorkspaceError for a damaged line before others that are whole.
+        """
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return []
-        lines = path.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines[:-1]]
+        lines = path.read_bytes().split(b"\n")[:-1]
+        rows = [_read_step(line) for line in lines]
+        whole = next((count for count in range(len(rows), 0, -1) if rows[count - 1] is not None), 0)
+        for number, row in enumerate(rows[:whole], start=1):
+            if row is None:
+                raise WorkspaceError(
+                    f"{path}, line {number} is damaged. Restore the file, or remove the line; what it said is then "
+                    "missing from the run's curves, and nothing else."
+                )
+        return [row for row in rows[:whole] if row is not None]
 
     def drop_metrics_from(self, step: int) -> None:
         """Forget steps that a resumed run will log again."""
@@ -180,7 +191,21 @@ class Workspace:
                 f"{self.path.absolute()} is not a workspace (it has no {CONFIG_NAME}).\n"
                 f"Make one with `plaudit init {path}`, or name another with --workspace DIR."
             )
-        self.store = Store.open(_database(self.path, self.config()))
+        where = _database(self.path, self.config())
+        if isinstance(where, Path) and (not where.exists() or where.stat().st_size == 0):
+            self._refuse_to_lose(where)
+        self.store = Store.open(where)
+
+    def _refuse_to_lose(self, database: Path) -> None:
+        """A database that was lost is not one that was not made yet."""
+        what = "missing" if not database.exists() else "empty"
+        if count := len(self._run_folders()):
+            runs = f"{count} run{'s' if count > 1 else ''}"
+            raise WorkspaceError(
+                f"{database} is {what}, but {self.path} has {runs}, which were made from what it held. Restore it from "
+                "a copy (with its -wal file, if there is one). To begin with nothing, make another workspace."
+            )
+        say(f"{database} was not there: an empty one was made.")
 
     @classmethod
     def create(cls, path: Path | str, *, config: Config | None = None) -> Workspace:
@@ -490,6 +515,15 @@ def peak_memory_gb() -> float:
     """The most memory this process has held so far, in units of 1e9 bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e9, 3)
+
+
+def _read_step(line: bytes) -> dict[str, float] | None:
+    """A line of metrics.jsonl; None for one that is damaged."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
 
 def _read_info(path: Path) -> dict[str, Any]:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from plaudit.errors import ModelError
 from plaudit.models.loading import check_kind
 from plaudit.workspace import POLICIES, Workspace
 
@@ -25,3 +31,21 @@ def named_reward(workspace: Workspace, reference: str, *, setting: str) -> str:
     name = workspace.lineage_name(reference, setting=setting)
     check_kind(workspace.model_source(name, kind="reward", setting=setting), "reward", setting=setting)
     return name
+
+
+def check_files(folder: Path) -> None:
+    """Raise ModelError unless a model folder's files are whole, as far as their beginnings and sizes say."""
+    for path in sorted(folder.rglob("*.json")):
+        try:
+            json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ModelError(f"{path} is damaged, it is not valid JSON ({error}); restore it.") from None
+    weights = sorted(folder.glob("*.safetensors"))
+    if not (folder / "config.json").exists() or not weights:
+        raise ModelError(f"{folder} lacks its config.json or its weights; restore it.")
+    for path in weights:
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{path} is damaged or cut off ({error}); restore it.") from None
