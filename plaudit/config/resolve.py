@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from plaudit.config.recipe import RecipeSettings
 from plaudit.config.rl import RlSettings
-from plaudit.config.section import Section
+from plaudit.config.section import Section, Seed
 from plaudit.config.stages import (
     DataSettings,
     EvaluateSettings,
@@ -32,6 +32,8 @@ UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
 """What reading YAML raises; ValueError for what is no UTF-8, and for dates and numbers that cannot be."""
 LONGEST = 100
 """Letters of a value that a message shows."""
+GROUP = ("model_type", "model_attributes_type", "dict_type")
+"""Kinds of mistakes in the place of a group of settings."""
 TAG = re.compile(r"(str|int|float|bool|none|[a-z-]+\[.*|constrained-.*|[A-Z]\w*)")
 """What pydantic puts into the place of a mistake for each form that a value may have; no setting is called so."""
 
@@ -39,7 +41,7 @@ TAG = re.compile(r"(str|int|float|bool|none|[a-z-]+\[.*|constrained-.*|[A-Z]\w*)
 class Config(Section):
     """Everything a workspace's stages read."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Of every random choice: the same seed gives the same run."""
     model: ModelSettings = ModelSettings()
     data: DataSettings = DataSettings()
@@ -159,21 +161,23 @@ def _explain(error: ValidationError) -> str:
         if mistake["type"] == "extra_forbidden":
             lines[where] = f"unknown setting `{where}`.{_nearest_setting(tuple(named))}"
             continue
-        given = _shortened(mistake["input"])
-        if isinstance(mistake["input"], str):
-            given = repr(given)
+        given = (
+            repr(_shortened(mistake["input"])) if isinstance(mistake["input"], str) else _shortened(mistake["input"])
+        )
+        subject = f"`{where}` = {given}"
         if mistake["type"] == "literal_error":
             known = str(mistake["ctx"]["expected"]).replace(" or ", ", ").replace("'", "").split(", ")
             near = nearest(str(mistake["input"])[:LONGEST], known)
-            said = f"`{where}` = {given}: unknown.{near} Known: {', '.join(known)}."
+            reason = f"unknown.{near} Known: {', '.join(known)}"
         elif mistake["type"] == "value_error":
-            said = f"`{where}`: {mistake['msg'].removeprefix('Value error, ')}."
+            subject, reason = f"`{where}`", mistake["msg"].removeprefix("Value error, ")
         else:
-            said = f"`{where}` = {given}: {mistake['msg'][:1].lower()}{mistake['msg'][1:]}."
+            reason = "input should be {setting: value}" if mistake["type"] in GROUP else mistake["msg"]
+            reason = reason[:1].lower() + reason[1:]
         if has_forms and where in lines:
-            lines[where] = f"{lines[where].removesuffix('.')}, or {said.partition(': ')[2]}"
+            lines[where] = f"{lines[where].removesuffix('.')}, or {reason}."
         else:
-            lines[where] = said
+            lines[where] = f"{subject}: {reason}."
     return "\n".join(lines.values()) + "\nAll settings, with their meaning: plaudit config."
 
 
