@@ -28,7 +28,9 @@ from plaudit import Config, Run, Workspace
 HERE = Path(__file__).parent
 EPISODES, STEPS = 320, 10
 GROUP = ["rl.samples_per_prompt=4", "rl.prompts_per_step=8"]
-COMMON = [f"rl.steps={STEPS}", "rl.kl_coefficient=0.1", "rl.policy=sft-001", "rl.reward=reward-001"]
+COMMON = [
+    f"rl.steps={STEPS}", "rl.kl_coefficient=0.1", "rl.policy=sft-001", "rl.reward=reward-001", "rl.anyway=true",
+]  # fmt: skip
 
 ENTRANTS: dict[str, list[str]] = {
     "PPO": ["rl.algorithm=ppo"],

@@ -1,4 +1,4 @@
-"""The command line: one command a stage. The only place that prints errors.
+"""The command line: one command a stage. `commands/ending.py` says what went wrong.
 
 Heavy modules are imported inside the commands, so that `plaudit --help` answers at once.
 """
@@ -6,8 +6,6 @@ Heavy modules are imported inside the commands, so that `plaudit --help` answers
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,17 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from plaudit.commands import collecting, judging, planning
+from plaudit.commands import collecting, ending, judging, planning
 from plaudit.commands.options import DEFAULT_WORKSPACE, Json, WorkspaceOption
 from plaudit.commands.options import open_workspace as _workspace
 from plaudit.commands.options import show as _show
-from plaudit.errors import PlauditError
 
 if TYPE_CHECKING:
     from plaudit.config import Config
     from plaudit.workspace import Run, Workspace
 
 app = typer.Typer(
+    cls=ending.Commands,
     help="The whole RLHF loop: collect preferences, learn a reward model, optimise a policy, prove the result.\n\n"
     "Try it: plaudit quickstart. On your own data: init, import, sft, sample, judge, reward, rl, evaluate, report.",
     no_args_is_help=True,
@@ -45,10 +43,6 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved sett
 Resume = Annotated[str | None, typer.Option("--resume", help="Go on with this interrupted run.", metavar="RUN")]
 
 RewardArgument = Annotated[str, typer.Argument(help="A reward run, a Hugging Face folder, or a hub name.")]
-STOPPED = 130
-"""Exit code of a process that was interrupted from the keyboard."""
-_USAGE_ERROR: Any = typer.BadParameter.__bases__[0].__bases__[0]
-"""What a wrong option raises: click's base class, or that of the click which newer Typer carries within."""
 
 
 app.command()(collecting.annotate)
@@ -224,6 +218,9 @@ def rl(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     config: ConfigOption = None,
     algorithm: Annotated[str | None, typer.Option("--algorithm", help="Short for rl.algorithm=NAME.")] = None,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Optimise also for a reward run no better than chance or than length.")
+    ] = False,
     resume: Resume = None,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -235,6 +232,7 @@ def rl(
     (rl.reward) is a reward run, function:FILE.py:NAME, judge:MODEL, or a list of several.
     """
     extra = [*(overrides or []), *([f"rl.algorithm={algorithm}"] if algorithm else [])]
+    extra += ["rl.anyway=true"] if anyway else []
     _stage("plaudit.training.online", "rl", workspace, config, extra, dry_run, as_json, resume=resume)
 
 
@@ -409,11 +407,12 @@ def chat(
         typer.echo(settings.to_yaml(), nl=False)
         return
     from plaudit.sampling.chat import converse
+    from plaudit.workspace import POLICIES
 
-    source = opened.model_source(run) if opened else run
+    source = opened.model_source(run, kind=POLICIES) if opened else run
     judge_source = None
     if best_of > 1:
-        judge_source = opened.model_source(reward, kind="reward") if opened else reward
+        judge_source = opened.model_source(reward, kind="reward", setting="--reward") if opened else reward
     for question, answer in converse(
         source,
         settings,
@@ -459,11 +458,16 @@ def status(workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: Json = False
     runs = []
     for run in opened.runs():
         seconds = run.info.get("seconds")
-        runs.append({"run": run.name, "status": run.status, "seconds": seconds, "parents": run.parents})
+        facts = {"run": run.name, "status": run.status, "seconds": seconds, "parents": run.parents}
+        runs.append(facts | {"warnings": run.warnings})
         parents = ", ".join(f"{role}={name}" for role, name in run.parents.items())
         took = f"{seconds:.0f} s" if seconds is not None else ""
         lines.append(f"{run.name:<14} {run.status:<12} {took:>7}  {parents}")
-    _show({"data": counts, "runs": runs}, as_json, "\n".join(lines if runs else [*lines, "No runs yet."]))
+        lines += [f"{'':<14} ! {warning}" for warning in run.warnings]
+    damaged = opened.damaged()
+    lines += [f"{name:<14} {'damaged':<12} {why}" for name, why in damaged.items()]
+    found = {"data": counts, "runs": runs, "damaged": damaged}
+    _show(found, as_json, "\n".join(lines if runs or damaged else [*lines, "No runs yet."]))
 
 
 export_app = typer.Typer(cls=_ModelByDefault, help="Write a run's model (the default) or the data to a folder.")
@@ -482,6 +486,7 @@ def export(
 
     from plaudit.errors import WorkspaceError
     from plaudit.files import whole_folder
+    from plaudit.models.named import check_files
 
     opened = _workspace(workspace)
     found = opened.run(run)
@@ -491,6 +496,7 @@ def export(
         )
     if folder.exists():
         raise WorkspaceError(f"{folder} exists already; name a folder that does not.")
+    check_files(found.model_folder)
     with whole_folder(folder) as partial:
         shutil.copytree(found.model_folder, partial, dirs_exist_ok=True)
     _show({"run": found.name, "folder": str(folder)}, as_json, f"Wrote the model of {found.name} to {folder}.")
@@ -683,15 +689,34 @@ def _stage(
     import importlib
 
     opened = _workspace(folder)
-    settings: Config = opened.config(file, overrides)
+    resumed: str | None = more.get("resume")
+    settings: Config | None = None
+    if resumed is None:
+        settings = opened.config(file, overrides)
+    else:
+        _refuse_settings_beside(resumed, file, overrides)
     if dry_run:
-        typer.echo(settings.to_yaml(), nl=False)
+        shown = settings or opened.begun(str(resumed)).config()
+        typer.echo(shown.to_yaml(), nl=False)
         return
     run_stage: Callable[..., Run] = getattr(importlib.import_module(module), function)
     run = run_stage(opened, settings, **{key: value for key, value in more.items() if value is not None})
     from plaudit.reporting.text import result_lines
 
-    _show({"run": run.name, **run.info}, as_json, "\n".join([f"{run.name}: {run.path}", *result_lines(run.result)]))
+    warnings = [f"WARNING: {warning}" for warning in run.warnings]
+    lines = [f"{run.name}: {run.path}", *result_lines(run.result), *warnings]
+    _show({"run": run.name, **run.info}, as_json, "\n".join(lines))
+
+
+def _refuse_settings_beside(resumed: str, file: Path | None, overrides: list[str] | None) -> None:
+    from plaudit.errors import ConfigError
+
+    given = [*(overrides or []), *([f"--config {file}"] if file is not None else [])]
+    if given:
+        raise ConfigError(
+            f"--resume {resumed} goes on with the settings that the run began with, so {', '.join(given)} would be "
+            "passed over. Leave it out, or start a new run without --resume."
+        )
 
 
 def _settings_and_reward(folder: Path, file: Path | None, overrides: list[str] | None, run: str) -> tuple[Config, str]:
@@ -706,50 +731,8 @@ def _settings_and_reward(folder: Path, file: Path | None, overrides: list[str] |
 
 
 def main() -> None:
-    """Entry point: prints errors without a traceback; exit code 2 for a mistake, 130 for Ctrl-C."""
-    try:
-        if app(standalone_mode=False) == STOPPED:  # how newer Typer reports Ctrl-C; older ones raise
-            raise KeyboardInterrupt
-    except (KeyboardInterrupt, typer.Abort):
-        _fail("Stopped. What was complete is kept; see `plaudit status` and go on with --resume RUN.", code=STOPPED)
-    except _USAGE_ERROR as error:
-        error.show()
-        sys.exit(2)
-    except PlauditError as error:
-        _fail(str(error), code=2)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except Exception as error:
-        if not _disk_is_full(error):
-            raise
-        _fail(
-            "The disk is full, or cannot be written. Whatever was complete is kept, and nothing half-written "
-            "was left in its place.\n"
-            "Make room, then go on with --resume RUN (see `plaudit status`).",
-            code=2,
-        )
-
-
-def _disk_is_full(error: BaseException | None) -> bool:
-    """Each library says it in its own words."""
-    signs = (
-        "No space left",
-        "disk is full",
-        "disk I/O error",  # SQLite, when its journal cannot grow
-        "PytorchStreamWriter failed writing",
-        "Disk quota exceeded",
-    )
-    while error is not None:
-        if any(sign in str(error) for sign in signs):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _fail(message: str, *, code: int) -> None:
-    typer.echo(f"plaudit: {message}", err=True)
-    sys.exit(code)
+    """Entry point: no traceback for a mistake; exit code 2 for one, 130 for Ctrl-C."""
+    ending.run(app)
 
 
 if __name__ == "__main__":

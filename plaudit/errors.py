@@ -40,7 +40,10 @@ class WorkspaceError(PlauditError, RuntimeError):
     """A workspace or run is missing, incomplete or in the way."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """' Did you mean ...?' for the closest known name, or an empty string when none is close."""
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
+    """' Did you mean ...?' for the closest known name, or an empty string when none is close.
+
+    cutoff   how alike they must be, from 0 to 1
+    """
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f" Did you mean `{matches[0]}`?" if matches else ""

@@ -38,6 +38,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
+        for file in (found for found in partial.rglob("*") if found.is_file()):
+            with open(file, "rb") as written:
+                os.fsync(written.fileno())  # else a power cut may leave the new name with nothing behind it
         shutil.rmtree(path, ignore_errors=True)
         os.replace(partial, path)
     finally:

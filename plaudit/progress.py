@@ -44,6 +44,11 @@ def progress(label: str, total: int) -> Iterator[Advance]:
     yield advance
 
 
+def warn(text: str) -> None:
+    """Something that should not be missed, on stderr."""
+    console.print(f"WARNING: {text}", style="bold yellow", markup=False, soft_wrap=True)
+
+
 def say(text: str) -> None:
-    """A line of news for the person at the keyboard; on stderr, so that --json stays clean."""
-    console.print(text, markup=False)
+    """A line of news for the person at the keyboard; on stderr, so that --json stays clean. Paths in it stay whole."""
+    console.print(text, markup=False, soft_wrap=True)

@@ -19,7 +19,8 @@ Split = Literal["train", "held_out", "aside"]
 """What a prompt is for: to learn from, to measure on, or neither, such as a task whose answer is known beforehand."""
 Choice = Literal["first", "second", "tie"]
 
-RUN = re.compile(r"(pretrain|sft|sample|judge|revise|reward|rl|prefer|evaluate|study)-\d{3,}")
+RUN_KINDS = ("pretrain", "sft", "sample", "judge", "revise", "reward", "rl", "prefer", "evaluate", "study")
+RUN = re.compile(rf"({'|'.join(RUN_KINDS)})-\d{{3,}}")
 """Names of runs."""
 GRADES = {1: "negligibly better", 2: "slightly better", 3: "better", 4: "significantly better"}
 """Llama 2's four grades of a preference (Touvron et al. 2023, section 3.2.1)."""

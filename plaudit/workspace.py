@@ -5,6 +5,7 @@ my-workspace/
   feedback.sqlite      prompts, demonstrations, responses, comparisons
   runs/sft-001/
     run.json           kind, status, seed, parents, data snapshot, versions, times, result
+    owner.json         the process that works on it, which holds a lock on this file
     config.yaml        the resolved settings of this run
     metrics.jsonl      one line a step (and the same in tensorboard/)
     model/             a Hugging Face folder
@@ -20,16 +21,19 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from plaudit.config import Config, resolve
-from plaudit.errors import WorkspaceError, nearest
+from plaudit.errors import ConfigError, WorkspaceError, nearest
 from plaudit.files import write_json, write_text
-from plaudit.records import RUN
+from plaudit.ownership import described, living_owner, owned
+from plaudit.progress import say, warn
+from plaudit.records import RUN, RUN_KINDS
 from plaudit.store import Store
 from plaudit.timing import now
 
@@ -37,8 +41,21 @@ CONFIG_NAME = "plaudit.yaml"
 DATABASE_NAME = "feedback.sqlite"
 DATABASE_VARIABLE = "PLAUDIT_DATABASE"
 """Of the environment: goes before `data.database`, so that a password need not stand in a file."""
+LATEST = "latest:"
+RUN_LIKE = re.compile(r"(?P<word>[A-Za-z_]+)[-_ ]?(?P<number>\d+)")
+"""What somebody may type for a run's name."""
+RESUMABLE = tuple(kind for kind in RUN_KINDS if kind != "evaluate")
+"""Kinds that go on from where they were stopped."""
 COMMANDS = {"study": "study reward-scaling"}
 """Of the kinds that are not called by their own name."""
+POLICIES = ("pretrain", "sft", "rl", "prefer")
+"""Kinds whose runs have a model that writes answers."""
+STATUSES = ("running", "complete", "failed", "interrupted")
+BEFORE: dict[str, Any] = {
+    "reward": {"comparisons_per_batch": None},
+    "prefer": {"comparisons_per_batch": None},
+}
+"""Of settings that runs of earlier versions do not have: what was done then, where that is not the default now."""
 RECORDED_PACKAGES = ("plaudit", "torch", "transformers", "peft", "tokenizers", "numpy", "sqlalchemy")
 
 
@@ -50,7 +67,7 @@ class Run:
 
     def __init__(self, path: Path):
         self.path = path
-        self.info: dict[str, Any] = _read_json(path / "run.json")
+        self.info: dict[str, Any] = _read_info(path / "run.json")
         self._events: Any = None
 
     @property
@@ -64,9 +81,15 @@ class Run:
         return str(self.info["kind"])
 
     @property
+    def number(self) -> int:
+        """Of its kind, in the order in which runs were made."""
+        return int(self.name.rpartition("-")[2])
+
+    @property
     def status(self) -> str:
-        """running, complete, failed or interrupted."""
-        return str(self.info["status"])
+        """running, complete, failed or interrupted; interrupted also where the process that ran it is gone."""
+        written = str(self.info["status"])
+        return "interrupted" if written == "running" and living_owner(self.path) is None else written
 
     @property
     def result(self) -> dict[str, Any]:
@@ -84,14 +107,25 @@ class Run:
         return dict(self.info["parents"])
 
     def config(self) -> Config:
-        """The resolved settings it ran with."""
-        return resolve(self.path / "config.yaml")
+        """The resolved settings it ran with; where it knew no such setting yet, what was done then."""
+        return resolve(self.path / "config.yaml", below=BEFORE)
 
     def update(self, **facts: Any) -> None:
         """Add facts to run.json."""
         updated = {**self.info, **facts}
         write_json(self.path / "run.json", updated)
         self.info = updated
+
+    def warn(self, text: str) -> None:
+        """Say what should not be missed, once, and keep it in run.json under `warnings`."""
+        if text not in self.warnings:
+            warn(text)
+            self.update(warnings=[*self.warnings, text])
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was said in warning."""
+        return list(self.info.get("warnings", []))
 
     def check_data(self, data: dict[str, Any]) -> None:
         """Raise WorkspaceError unless the data that a run goes on with is the data it began with."""
@@ -117,12 +151,23 @@ class Run:
             self._events.add_scalar(f"{self.kind}/{key}", value, step)
 
     def metrics(self) -> list[dict[str, float]]:
-        """The logged steps, in order; a last line that was cut off by a crash is not one."""
+        """The logged steps, in order; what a crash or a power cut left at the end is not one.
+
+        Raises WorkspaceError for a damaged line before others that are whole.
+        """
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return []
-        lines = path.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines[:-1]]
+        lines = path.read_bytes().split(b"\n")[:-1]
+        rows = [_read_step(line) for line in lines]
+        whole = next((count for count in range(len(rows), 0, -1) if rows[count - 1] is not None), 0)
+        for number, row in enumerate(rows[:whole], start=1):
+            if row is None:
+                raise WorkspaceError(
+                    f"{path}, line {number} is damaged. Restore the file, or remove the line; what it said is then "
+                    "missing from the run's curves, and nothing else."
+                )
+        return [row for row in rows[:whole] if row is not None]
 
     def drop_metrics_from(self, step: int) -> None:
         """Forget steps that a resumed run will log again."""
@@ -146,7 +191,21 @@ class Workspace:
                 f"{self.path.absolute()} is not a workspace (it has no {CONFIG_NAME}).\n"
                 f"Make one with `plaudit init {path}`, or name another with --workspace DIR."
             )
-        self.store = Store.open(_database(self.path, self.config()))
+        where = _database(self.path, self.config())
+        if isinstance(where, Path) and (not where.exists() or where.stat().st_size == 0):
+            self._refuse_to_lose(where)
+        self.store = Store.open(where)
+
+    def _refuse_to_lose(self, database: Path) -> None:
+        """A database that was lost is not one that was not made yet."""
+        what = "missing" if not database.exists() else "empty"
+        if count := len(self._run_folders()):
+            runs = f"{count} run{'s' if count > 1 else ''}"
+            raise WorkspaceError(
+                f"{database} is {what}, but {self.path} has {runs}, which were made from what it held. Restore it from "
+                "a copy (with its -wal file, if there is one). To begin with nothing, make another workspace."
+            )
+        say(f"{database} was not there: an empty one was made.")
 
     @classmethod
     def create(cls, path: Path | str, *, config: Config | None = None) -> Workspace:
@@ -165,88 +224,196 @@ class Workspace:
         return resolve(self.path / CONFIG_NAME, file, overrides=overrides)
 
     def runs(self, kind: str | None = None) -> list[Run]:
-        """Every run, oldest first."""
-        folders = [p for p in (self.path / "runs").glob("*-[0-9]*") if (p / "run.json").exists()]
-        runs = sorted((Run(folder) for folder in folders), key=lambda run: (run.info["created"], run.name))
-        return [run for run in runs if kind is None or run.kind == kind]
+        """Every run that can be read, in the order in which they were made, whatever the clock said; see `damaged`."""
+        runs = []
+        for folder in self._run_folders(kind):
+            try:
+                runs.append(Run(folder))
+            except WorkspaceError as error:
+                _say_once(f"{error} It is passed over.")
+        if kind is not None:
+            return sorted((run for run in runs if run.kind == kind), key=lambda run: run.number)
+        return sorted(runs, key=lambda run: (run.info.get("order", 0), run.info["created"], run.kind, run.number))
+
+    def damaged(self) -> dict[str, str]:
+        """Run -> what is wrong, of those whose run.json cannot be read."""
+        found = {}
+        for folder in self._run_folders():
+            try:
+                Run(folder)
+            except WorkspaceError as error:
+                found[folder.name] = str(error)
+        return found
+
+    def _run_folders(self, kind: str | None = None) -> list[Path]:
+        found = (self.path / "runs").glob(f"{kind or '*'}-[0-9]*")
+        return sorted(p for p in found if RUN.fullmatch(p.name) and (p / "run.json").exists())
 
     def complete_kinds(self) -> set[str]:
         """Kinds of which there is a complete run."""
         return {run.kind for run in self.runs() if run.status == "complete"}
 
-    def run(self, reference: str, *, kind: str | None = None) -> Run:
+    def run(self, reference: str, *, kind: str | Collection[str] | None = None, setting: str | None = None) -> Run:
         """The complete run named `reference`, or the newest complete one for `latest:KIND`.
+
+        kind      what it must be of
+        setting   where it was named, for messages
 
         Raises WorkspaceError when there is none, it is incomplete, or it is of another kind.
         """
-        if reference.startswith("latest:"):
-            wanted = reference.removeprefix("latest:")
-            complete = [run for run in self.runs(wanted) if run.status == "complete"]
-            if not complete:
-                raise WorkspaceError(
-                    f"{self.path} has no complete `{wanted}` run yet. Run `plaudit {wanted}` first, or name another."
-                )
-            found = complete[-1]
-        else:
-            known = {run.name: run for run in self.runs()}
-            if reference not in known:
-                raise WorkspaceError(
-                    f"{self.path} has no run `{reference}`.{nearest(reference, known)} "
-                    f"See `plaudit status --workspace {self.path}`."
-                )
-            found = known[reference]
-            if found.status != "complete":
-                how = f"plaudit {command(found.kind)} --resume {reference}"
-                raise WorkspaceError(f"run `{reference}` is {found.status}. Finish it with `{how}`.")
-        if kind is not None and found.kind != kind:
-            raise WorkspaceError(f"run `{found.name}` is of kind `{found.kind}`, but a `{kind}` run is needed here.")
+        kinds = (kind,) if isinstance(kind, str) else kind
+        found = self._latest(reference, setting) if reference.startswith(LATEST) else self._named(reference, setting)
+        if kinds is not None and found.kind not in kinds:
+            raise WorkspaceError(
+                f"{_of(setting)}run `{found.name}` is of kind `{found.kind}`, but {_one_of(kinds)} run is needed here."
+            )
         return found
+
+    def _latest(self, reference: str, setting: str | None) -> Run:
+        wanted = reference.removeprefix(LATEST)
+        if wanted not in RUN_KINDS:
+            raise WorkspaceError(
+                f"{_of(setting)}`{reference}`: there are no `{wanted}` runs.{nearest(wanted, RUN_KINDS)} "
+                f"Kinds: {', '.join(RUN_KINDS)}."
+            )
+        complete = [run for run in self.runs(wanted) if run.status == "complete"]
+        if not complete:
+            another = f"another by {setting}=RUN" if setting else "another"
+            raise WorkspaceError(
+                f"{_of(setting)}{self.path} has no complete `{wanted}` run yet. Run `plaudit {command(wanted)}` first, "
+                f"or name {another}."
+            )
+        return complete[-1]
+
+    def _named(self, reference: str, setting: str | None) -> Run:
+        if (self.path / "runs" / reference / "run.json").exists() and RUN.fullmatch(reference):
+            found = Run(self.path / "runs" / reference)
+        else:
+            known = [run.name for run in self.runs()]
+            raise WorkspaceError(
+                f"{_of(setting)}{self.path} has no run `{reference}`.{nearest(reference, known)} "
+                f"See `plaudit status --workspace {self.path}`."
+            )
+        status = found.status
+        if status == "running":
+            owner = described(living_owner(found.path))
+            raise WorkspaceError(f"{_of(setting)}run `{reference}` is being worked on by {owner}. Wait for it to end.")
+        if status != "complete":
+            raise WorkspaceError(f"{_of(setting)}run `{reference}` is {status}. {self.going_on(found)}")
+        return found
+
+    def going_on(self, run: Run) -> str:
+        """What to do with a run that is not complete, as a sentence."""
+        where = "" if self.path == Path() else f" --workspace {self.path}"
+        if run.kind in RESUMABLE:
+            return f"Go on with it: `plaudit {command(run.kind)} --resume {run.name}{where}`."
+        return f"It cannot be gone on with: run `plaudit {command(run.kind)}{where}` again."
 
     def is_run(self, reference: str) -> bool:
         """Whether the text names a run, there or not: `latest:KIND`, or a stage's name with a number."""
-        return reference.startswith("latest:") or RUN.fullmatch(reference) is not None
+        return reference.startswith(LATEST) or RUN.fullmatch(reference) is not None
 
-    def model_source(self, reference: str, *, kind: str | None = None) -> str:
+    def model_source(
+        self, reference: str, *, kind: str | Collection[str] | None = None, setting: str | None = None
+    ) -> str:
         """The model folder or hub name behind a reference.
 
         reference   `latest:KIND`, a run's name, a Hugging Face folder, the built-in model, or a hub name
-        kind        the kind that a run must be of, when it is one
+        kind        the kind, or one of the kinds, that a run must be of, when it is one
+        setting     where it was named, for messages
 
-        Raises WorkspaceError when it names a run that is missing, incomplete, of another kind or without a model.
+        Raises WorkspaceError when it names a run that is missing, incomplete, of another kind or without a model, and
+        for what can only be a mistyped run's name.
         """
         if not self.is_run(reference):
+            self._refuse_mistyped(reference, setting)
             return reference
-        run = self.run(reference, kind=kind)
+        run = self.run(reference, kind=kind, setting=setting)
         if not run.model_folder.exists():
-            raise WorkspaceError(f"run `{run.name}` has no model; `sft`, `reward`, `rl` and `prefer` runs have one.")
+            raise WorkspaceError(
+                f"{_of(setting)}run `{run.name}` has no model; `sft`, `reward`, `rl` and `prefer` runs have one."
+            )
         return str(run.model_folder)
 
-    def lineage_name(self, reference: str) -> str:
+    def _refuse_mistyped(self, reference: str, setting: str | None) -> None:
+        """Names that look like those of runs are not asked for elsewhere."""
+        if Path(reference).expanduser().exists():
+            return
+        word, _, rest = reference.partition(":")
+        if rest and "/" not in word and "\\" not in word:
+            raise WorkspaceError(
+                f"{_of(setting)}`{reference}` is neither a run nor a model: write latest:KIND, a run's name, a folder "
+                f"or a hub name.{nearest(reference, [LATEST + kind for kind in RUN_KINDS])}"
+            )
+        match = RUN_LIKE.fullmatch(reference)
+        if match and (len(match["number"]) >= 3 or nearest(match["word"].lower(), RUN_KINDS, cutoff=0.6)):
+            known = [run.name for run in self.runs()]
+            raise WorkspaceError(
+                f"{_of(setting)}{self.path} has no run `{reference}`, and no folder is called so."
+                f"{nearest(reference.lower(), known)} See `plaudit status --workspace {self.path}`."
+            )
+
+    def lineage_name(self, reference: str, *, setting: str | None = None) -> str:
         """The run's own name for `latest:KIND`; any other reference as it is."""
-        return self.run(reference).name if self.is_run(reference) else reference
+        return self.run(reference, setting=setting).name if self.is_run(reference) else reference
+
+    def start_of(self, policy: str) -> str | None:
+        """What a run's policy started from, of a policy made in two parts the first one's start; None of no run."""
+        if not self.is_run(policy):
+            return None
+        run = self.run(policy)
+        start = run.parents.get("policy") or run.parents.get("model")
+        while start is not None and run.kind == "rl" and self.is_run(start):
+            first = self._named(start, None)
+            if first.kind != "rl" or first.config().rl.algorithm != "rejection-then-ppo":
+                break
+            run, start = first, first.parents["policy"]
+        return start
 
     @contextmanager
     def new_run(
         self, kind: str, config: Config, *, parents: dict[str, str], data: dict[str, Any] | None = None
     ) -> Iterator[Run]:
         """A new run folder; complete when the block ends, else marked failed or interrupted (and kept)."""
-        with self._recording(self._make_run(kind, config, parents, data or {})) as run:
+        path = self._make_folder(kind)
+        with (
+            owned(path, f"run `{path.name}`"),
+            self._recording(self._begin(path, kind, config, parents, data or {})) as run,
+        ):
             yield run
 
     @contextmanager
-    def resume_run(self, name: str, kind: str) -> Iterator[Run]:
-        """An interrupted or failed run, to be continued with the settings it began with."""
+    def resume_run(self, name: str, kind: str, given: Config | None = None) -> Iterator[Run]:
+        """An interrupted or failed run, to be continued with the settings it began with.
+
+        given   settings that the caller has been handed beside the name, which there must not be
+
+        Raises ConfigError for those, WorkspaceError for a run that is missing, complete, of another kind, or that
+        another process works on.
+        """
+        if given is not None:
+            raise ConfigError(f"run `{name}` goes on with the settings it began with; give no others beside it.")
+        path = self.begun(name).path
+        with owned(path, f"run `{name}`"):
+            run = Run(path)
+            if run.kind != kind:
+                raise WorkspaceError(f"run `{name}` is of kind `{run.kind}`. {self.going_on(run)}")
+            if run.info["status"] == "complete":
+                raise WorkspaceError(f"run `{name}` is complete; there is nothing to resume.")
+            run.update(status="running", resumed=[*run.info.get("resumed", []), now()])
+            with self._recording(run):
+                yield run
+
+    def begun(self, name: str) -> Run:
+        """The run of that name, whatever has become of it. Raises WorkspaceError when there is none."""
         path = self.path / "runs" / name
-        if not (path / "run.json").exists():
-            raise WorkspaceError(f"{self.path} has no run `{name}` to resume. See `plaudit status`.")
-        run = Run(path)
-        if run.kind != kind:
-            raise WorkspaceError(f"run `{name}` is of kind `{run.kind}`; resume it with `plaudit {command(run.kind)}`.")
-        if run.status == "complete":
-            raise WorkspaceError(f"run `{name}` is complete; there is nothing to resume.")
-        run.update(status="running", resumed=[*run.info.get("resumed", []), now()])
-        with self._recording(run):
-            yield run
+        if not RUN.fullmatch(name) or not (path / "run.json").exists():
+            known = [run.name for run in self.runs()]
+            raise WorkspaceError(
+                f"{self.path} has no run `{name}` to resume.{nearest(name, known)} "
+                f"See `plaudit status --workspace {self.path}`."
+            )
+        return Run(path)
 
     @contextmanager
     def _recording(self, run: Run) -> Iterator[Run]:
@@ -256,15 +423,16 @@ class Workspace:
         try:
             yield run
             status = "complete"
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             status = "interrupted"
+            stop.add_note(self.going_on(run))
             raise
         finally:
             run.close()
             seconds = round(earlier + time.monotonic() - began, 2)
             run.update(status=status, ended=now(), seconds=seconds, peak_memory_gb=peak_memory_gb())
 
-    def _make_run(self, kind: str, config: Config, parents: dict[str, str], data: dict[str, Any]) -> Run:
+    def _make_folder(self, kind: str) -> Path:
         folder = self.path / "runs"
         folder.mkdir(exist_ok=True)
         numbers = [int(m.group(1)) for p in folder.iterdir() if (m := re.fullmatch(rf"{kind}-(\d+)", p.name))]
@@ -274,9 +442,12 @@ class Workspace:
             path = folder / f"{kind}-{number:03d}"
             try:
                 path.mkdir()
-                break
             except FileExistsError:
                 continue
+            return path
+
+    def _begin(self, path: Path, kind: str, config: Config, parents: dict[str, str], data: dict[str, Any]) -> Run:
+        order = 1 + max((int(run.info.get("order", 0)) for run in self.runs()), default=0)
         write_text(path / "config.yaml", config.to_yaml())
         write_json(
             path / "run.json",
@@ -284,6 +455,7 @@ class Workspace:
                 "kind": kind,
                 "status": "running",
                 "created": now(),
+                "order": order,
                 "seed": config.seed,
                 "parents": parents,
                 "data": data,
@@ -291,6 +463,22 @@ class Workspace:
             },
         )
         return Run(path)
+
+
+def _of(setting: str | None) -> str:
+    """How a message begins that is about a setting."""
+    return f"`{setting}`: " if setting else ""
+
+
+def _one_of(kinds: Collection[str]) -> str:
+    """`a `sft`, `rl` or `prefer``."""
+    *first, last = (f"`{kind}`" for kind in kinds)
+    return f"a {', '.join(first)} or {last}" if first else f"a {last}"
+
+
+@cache
+def _say_once(text: str) -> None:
+    say(text)
 
 
 def _database(folder: Path, config: Config) -> Path | str:
@@ -329,10 +517,29 @@ def peak_memory_gb() -> float:
     return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e9, 3)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_step(line: bytes) -> dict[str, float] | None:
+    """A line of metrics.jsonl; None for one that is damaged."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+
+
+def _read_info(path: Path) -> dict[str, Any]:
+    """What run.json says. Raises WorkspaceError when it is missing, damaged, or not of a run."""
+    mend = f"Restore it, or move {path.parent} out of the workspace."
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise WorkspaceError(f"{path} is missing: {path.parent} is not a run folder.") from None
-    except json.JSONDecodeError as error:
-        raise WorkspaceError(f"{path} is not valid JSON ({error}); restore it, or move the folder away.") from None
+    except (ValueError, RecursionError) as error:
+        raise WorkspaceError(f"{path} is damaged, it is not valid JSON ({error}). {mend}") from None
+    kinds = {"kind": str, "status": str, "created": str, "parents": dict, "data": dict}
+    wrong = [name for name, kind in kinds.items() if not (isinstance(info, dict) and isinstance(info.get(name), kind))]
+    if not wrong and not isinstance(info.get("order", 0), int):
+        wrong = ["order"]
+    if wrong or info["status"] not in STATUSES or not path.parent.name.startswith(f"{info['kind']}-"):
+        missing = f"`{wrong[0]}` is missing or wrong" if wrong else "it is not of this run"
+        raise WorkspaceError(f"{path} is damaged: {missing}. {mend}")
+    return info

@@ -29,6 +29,7 @@ TINY = [
     "rl.prompts_per_step=6",
     "rl.steps=3",
     "rl.save_every=1",
+    "rl.anyway=true",
     "evaluate.max_new_tokens=12",
     "sft.batch_size=4",
     "sft.save_every=1",
@@ -85,6 +86,14 @@ def make_model(folder: Path, *, seed: int = 0, **changes) -> Path:
     }
     LlamaForCausalLM(LlamaConfig(**{**settings, **changes})).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def as_classifier(folder: Path) -> Path:
+    """A model that says of itself that it is a classifier."""
+    make_model(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": ["LlamaForSequenceClassification"]}))
     return folder
 
 

@@ -213,3 +213,112 @@ def test_a_person_judges_first_and_is_used(run, workspace, monkeypatch):
     assert all(c.seconds is not None for c in mine)
     code, out, _ = run("reward", "-w", workspace.path, "--json", "reward.model=" + workspace.config().model.name)
     assert json.loads(out)["result"]["train_judgments_by_people"] == 3
+
+
+def test_an_option_that_is_a_setting_is_told_how_settings_are_written(run, workspace):
+    code, _, err = run("rl", "-w", workspace.path, "--steps", "3")
+    assert code == 2
+    assert "No such option" in err
+    assert "Settings are written without dashes: rl.steps=VALUE" in err or "pretrain.steps=VALUE" in err
+
+
+def test_readme_s_algorithms_run_as_written(run, workspace, tiny_model, tmp_path):
+    (tmp_path / "rewards.py").write_text(
+        "def one(prompts, responses):\n    return [float(len(r)) for r in responses]\n"
+    )
+    changes = [f"rl.policy={tiny_model}", f"rl.reward=function:{tmp_path}/rewards.py:one", "rl.steps=1"]
+    code, _, err = run("rl", "--algorithm", "rloo", "-w", workspace.path, *changes)
+    assert code == 0, err
+    assert workspace.run("rl-001").config().rl.samples_per_prompt is None
+
+
+@pytest.mark.parametrize("arguments", [["-m", "caf\udce9"], []])
+def test_bytes_that_are_no_utf_8_are_replaced(workspace, tiny_model, arguments):
+    """At the prompt, and in an argument."""
+    words = ["chat", str(tiny_model), "-w", str(workspace.path), "--max-new-tokens", "2", "--json", *arguments]
+    done = subprocess.run(
+        [sys.executable, "-m", "plaudit", *words], input=b"caf\xe9\n\n", capture_output=True, check=False,
+        env={**os.environ, "LC_ALL": "C.UTF-8"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[0])["question"] == "caf\ufffd"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_letters_that_the_terminal_lacks_are_written_another_way(workspace, tmp_path, encoding):
+    """Rather than ending in a UnicodeEncodeError."""
+    file = write_lines(tmp_path / "p.jsonl", [{"prompt": "q", "chosen": "a", "rejected": "b", "漢": 1}])
+    done = subprocess.run(
+        [sys.executable, "-m", "plaudit", "import", str(file), "--kind", "comparisons", "-w", str(workspace.path)],
+        capture_output=True, check=False, env={**os.environ, "PYTHONIOENCODING": encoding},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert b"not read: " in done.stdout
+
+
+def test_a_file_that_may_not_grow_further_is_one_message(workspace):
+    import resource
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "plaudit", "sft", "-w", str(workspace.path), "model.lora=null"],
+        capture_output=True, text=True, preexec_fn=limit, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "The disk is full, or cannot be written" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")]
+)
+def test_too_little_memory_is_one_message(run, workspace, monkeypatch, error):
+    import plaudit.training.sft as module
+
+    def too_much(*_args, **_kwargs):
+        raise error
+
+    monkeypatch.setattr(module, "load_causal", too_much)
+    code, _, err = run("sft", "-w", workspace.path)
+    assert code == 2
+    assert "not enough memory" in err
+
+
+def test_a_file_that_ends_too_early_is_not_taken_for_ctrl_c(run, workspace, monkeypatch):
+    import plaudit.training.sft as module
+
+    def ends(*_args, **_kwargs):
+        raise EOFError
+
+    monkeypatch.setattr(module, "load_causal", ends)
+    code, _, err = run("sft", "-w", workspace.path)
+    assert code == 2
+    assert "ended before it was complete" in err
+    assert workspace.begun("sft-001").status == "failed"
+
+
+def test_of_many_annotators_ten_are_shown(run, workspace, tmp_path):
+    names = [f"worker-{i:03d}" for i in range(40)]
+    rows = [{"prompt": f"q{i % 4}", "chosen": "x", "rejected": "y", "annotator": name} for i, name in enumerate(names)]
+    run("import", write_lines(tmp_path / "c.jsonl", rows), "--kind", "comparisons", "-w", workspace.path)
+    code, out, _ = run("agreement", "-w", workspace.path)
+    assert code == 0
+    assert out.count("worker-") == 10
+    assert "and 30 more (--json has all)" in out
+    assert (
+        len(json.loads(run("agreement", "-w", workspace.path, "--json")[1])["better altogether"]["with_the_rest"]) == 40
+    )
+
+
+def test_of_long_results_ten_lines_by_name_are_shown():
+    from plaudit.reporting.text import result_lines
+
+    interval = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 3}
+    lines = list(result_lines({"accuracy_by_annotator": {f"w{i}": interval for i in range(25)}}))
+    assert len(lines) == 12
+    assert lines[-1] == "    and 15 more (--json has all)"
+    figures = {f"figure {i}": [1.0, "a", None][i % 3] for i in range(25)}
+    assert len(list(result_lines({"several": figures}))) == 26
+    assert next(result_lines({"annotators": [f"w{i}" for i in range(25)]})).endswith("w9, and 15 more (--json has all)")

@@ -96,3 +96,68 @@ def test_settings_of_a_list_are_explained_beside_it_and_read_back():
     assert "flip_rate (default 0.0): Share of choices turned the other way round" in text
     assert Config.model_validate(yaml.safe_load(text)) == config
     assert Config.model_validate(yaml.safe_load(config.to_yaml())) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("steps=3", "unknown setting `steps`. Did you mean `pretrain.steps` or `rl.steps`?"),
+        ("sft.steps=3", "unknown setting `sft.steps`. Did you mean `pretrain.steps` or `rl.steps`?"),
+        ("sft.learning_rate=1", "Did you mean `sft.optimiser.learning_rate`?"),
+        (
+            "rl.reward=[{source: a, wieght: 2}]",
+            "unknown setting `rl.reward.0.wieght`. Did you mean `rl.reward.0.weight`?",
+        ),
+        (
+            "rl.reward={a: b}",
+            "`rl.reward` = {'a': 'b'}: input should be a valid string, or input should be a valid list.",
+        ),
+        ("rl.reward=[3]", "input should be {setting: value}"),
+        ("seed=-1", "`seed` = -1: input should be greater than or equal to 0"),
+        ("sft.epochs=1" + "0" * 50, "`sft.epochs`"),
+        ("sft.optimiser.learning_rate=.inf", "`sft.optimiser.learning_rate` = inf: input should be a finite number"),
+        ("rl.missing_eos_score=.nan", "input should be a finite number"),
+        ("model.name=[", "is not valid YAML"),
+        ("seed=" + "9" * 6000, "is not valid YAML (Exceeds the limit"),
+        ("seed=2024-13-45", "is not valid YAML (month must be in 1..12)"),
+        ("model.name=" + "[" * 5000, "YAML"),
+        ("seed=9" + "9" * 400, "`seed`"),
+        ("=3", "is not an override"),
+        ("rl..steps=3", "unknown setting `rl.`"),
+        ("rl.steps.x=3", "`rl.steps` = {'x': 3}"),
+        ("sft=3", "`sft` = 3"),
+        ("model.name=x\0y", "model.name"),
+    ],
+)
+def test_a_mistake_is_one_line_a_setting_without_the_insides_of_libraries(override, message):
+    with pytest.raises(ConfigError) as caught:
+        resolve(overrides=[override])
+    said = str(caught.value)
+    assert message in said
+    assert len(said) < 1000
+    for insides in ("RewardSource", "list[", "pydantic", "function-", "Traceback"):
+        assert insides not in said
+
+
+def test_names_in_a_list_are_rewards():
+    found = resolve(overrides=["rl.reward=[reward-001, {source: reward-002, weight: 2}]"]).rl.reward
+    assert [(one.source, one.weight) for one in found] == [("reward-001", 1.0), ("reward-002", 2.0)]
+
+
+@pytest.mark.parametrize("text", ["/data/run #3/model", "#first", "a # b", "a#b"])
+def test_a_hash_in_a_value_is_part_of_it(text):
+    assert resolve(overrides=[f"model.name={text}"]).model.name == text
+    assert resolve(overrides=[f"model.name='{text}'"]).model.name == text
+
+
+def test_lists_keep_their_signs():
+    assert resolve(overrides=["model.stop_strings=['#', a]"]).model.stop_strings == ["#", "a"]
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo", "p3o", "online-dpo"])
+def test_algorithms_that_compare_responses_take_four_of_a_prompt(algorithm):
+    assert resolve(overrides=[f"rl.algorithm={algorithm}"]).rl.group_size == 4
+    assert resolve(overrides=[f"rl.algorithm={algorithm}", "rl.samples_per_prompt=3"]).rl.group_size == 3
+    assert resolve(overrides=["rl.algorithm=ppo"]).rl.group_size == 1
+    with pytest.raises(ConfigError, match=r"samples_per_prompt to 2 or more, or to null for 4"):
+        resolve(overrides=[f"rl.algorithm={algorithm}", "rl.samples_per_prompt=1"])

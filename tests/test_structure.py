@@ -11,7 +11,7 @@ ROOT = Path(plaudit.__file__).parent
 
 LAYERS = [
     ["errors", "records", "objectives", "timing", "guidelines"],
-    ["config", "files", "functions", "progress"],
+    ["config", "files", "functions", "ownership", "progress"],
     ["text", "store"],
     ["workspace", "kernels"],
     ["models", "algorithms"],

@@ -18,7 +18,7 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, case, exists, func,
 from plaudit.collect import audit
 from plaudit.collect.campaigns import Campaign, find_campaign
 from plaudit.errors import DataError
-from plaudit.evaluation.statistics import Interval, wilson
+from plaudit.evaluation.statistics import Interval, ends, wilson
 from plaudit.records import unit_interval
 from plaudit.store import Store, tables
 from plaudit.store.database import decided
@@ -329,7 +329,7 @@ def pause_if_gold_goes_wrong(connection: Connection, campaign: Campaign, annotat
         .limit(campaign.settings.pause_window)
     )  # fmt: skip
     results = [bool(result) for result in connection.scalars(newest)]
-    if not results or wilson(sum(results), len(results))["high"] >= campaign.settings.pause_below:
+    if not results or ends(wilson(sum(results), len(results)))[1] >= campaign.settings.pause_below:
         return False
     reason = f"{sum(results)} of the newest {len(results)} gold tasks right"
     connection.execute(

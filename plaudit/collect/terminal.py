@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -36,7 +37,7 @@ def ask_person(
     if not sys.stdin.isatty() and sys.stdin.closed:
         raise PlauditError("there is no keyboard to annotate from; run without --annotate.")
     console = Console(stderr=True, highlight=False)
-    person = f"person:{getpass.getuser()}"
+    person = f"person:{_user()}"
     console.print(f"\nYou judge {len(pairs)} pairs. Which answer is better?\n{LEGEND}\ns skip, q stop\n")
     judged = 0
     for number, (prompt, first, second) in enumerate(pairs, start=1):
@@ -57,6 +58,14 @@ def ask_person(
         keep(Comparison(prompt.id, first.id, second.id, person, chosen, run, grade=grade, seconds=seconds))
         judged += 1
     console.print(f"{judged} judgments kept; they train the reward model with the others.\n")
+
+
+def _user() -> str:
+    """Of this machine; by number where it has no name, as in many containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        return str(os.getuid())
 
 
 def _read_key(console: Console) -> str:

@@ -24,6 +24,7 @@ from plaudit.config.resolve import (
     describe,
     merge,
     resolve,
+    settings_named,
 )
 from plaudit.config.rl import (
     Combine,
@@ -107,5 +108,6 @@ __all__ = [
     "merge",
     "recipe_file",
     "resolve",
+    "settings_named",
     "shipped_recipes",
 ]

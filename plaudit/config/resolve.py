@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from pydantic import ValidationError
 
 from plaudit.config.recipe import RecipeSettings
 from plaudit.config.rl import RlSettings
-from plaudit.config.section import Section
+from plaudit.config.section import Section, Seed
 from plaudit.config.stages import (
     DataSettings,
     EvaluateSettings,
@@ -26,11 +28,20 @@ from plaudit.config.stages import (
 )
 from plaudit.errors import ConfigError, nearest
 
+UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
+"""What reading YAML raises; ValueError for what is no UTF-8, and for dates and numbers that cannot be."""
+LONGEST = 100
+"""Letters of a value that a message shows."""
+GROUP = ("model_type", "model_attributes_type", "dict_type")
+"""Kinds of mistakes in the place of a group of settings."""
+TAG = re.compile(r"(str|int|float|bool|none|[a-z-]+\[.*|constrained-.*|[A-Z]\w*)")
+"""What pydantic puts into the place of a mistake for each form that a value may have; no setting is called so."""
+
 
 class Config(Section):
     """Everything a workspace's stages read."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Of every random choice: the same seed gives the same run."""
     model: ModelSettings = ModelSettings()
     data: DataSettings = DataSettings()
@@ -51,12 +62,19 @@ class Config(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def resolve(*files: Path | None, overrides: list[str] | None = None, values: dict[str, Any] | None = None) -> Config:
+def resolve(
+    *files: Path | None,
+    overrides: list[str] | None = None,
+    values: dict[str, Any] | None = None,
+    below: dict[str, Any] | None = None,
+) -> Config:
     """Merge YAML files, then `values`, then dotted overrides, and check the result.
+
+    below   in place of the defaults, where nothing else is said
 
     Raises ConfigError for a missing or broken file, an unknown key, or a value out of range.
     """
-    merged: dict[str, Any] = {}
+    merged: dict[str, Any] = below or {}
     for path in files:
         if path is not None:
             merged = merge(merged, _read_yaml(path))
@@ -76,8 +94,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such configuration file.") from None
     except IsADirectoryError:
         raise ConfigError(f"{path} is a folder; name the YAML file in it.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from None
+    except UNREADABLE as error:
+        raise ConfigError(f"{path} is not valid YAML: {_reason(error)}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -91,12 +111,35 @@ def _parse_override(text: str) -> dict[str, Any]:
     if not equals or not key.strip():
         raise ConfigError(f"`{text}` is not an override: write SECTION.KEY=VALUE, for example rl.kl_coefficient=0.02.")
     try:
-        nested: Any = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ConfigError(f"`{text}`: the value is not valid YAML; put it in quotes.") from None
+        nested: Any = value.strip() if _is_plain_with_hash(value) else yaml.safe_load(value)
+    except UNREADABLE as error:
+        reason = "" if isinstance(error, yaml.YAMLError) else f" ({_reason(error)})"
+        raise ConfigError(
+            f"`{_shortened(text)}`: the value is not valid YAML{reason}. A text with signs of YAML's own goes in "
+            "quotes, as in key='\"value\"'."
+        ) from None
     for part in reversed(key.strip().split(".")):
         nested = {part: nested}
     return nested
+
+
+def _is_plain_with_hash(value: str) -> bool:
+    """A path or text with a `#` is whole: on the command line there are no comments."""
+    text = value.strip()
+    return ("#" in text) and not text.startswith(("[", "{", "'", '"', "|", ">", "&", "*", "!"))
+
+
+def _reason(error: BaseException) -> str:
+    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def _shortened(value: object) -> str:
+    """As it would be written, cut where it is long."""
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, or a nest
+        return "..."
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
@@ -109,23 +152,48 @@ def merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
 
 
 def _explain(error: ValidationError) -> str:
-    """One line per mistake, with the nearest known name for an unknown key."""
-    lines = []
+    """One line per setting that is wrong, with the nearest known name for an unknown key."""
+    lines: dict[str, str] = {}
     for mistake in error.errors():
-        where = ".".join(str(part) for part in mistake["loc"])
+        named = [part for part in mistake["loc"] if isinstance(part, int) or not TAG.fullmatch(part)]
+        has_forms = len(named) < len(mistake["loc"])
+        where = ".".join(str(part) for part in named)
         if mistake["type"] == "extra_forbidden":
-            lines.append(f"unknown setting `{where}`.{_nearest_setting(mistake['loc'])}")
-        elif mistake["type"] == "literal_error":
+            lines[where] = f"unknown setting `{where}`.{_nearest_setting(tuple(named))}"
+            continue
+        given = (
+            repr(_shortened(mistake["input"])) if isinstance(mistake["input"], str) else _shortened(mistake["input"])
+        )
+        subject = f"`{where}` = {given}"
+        if mistake["type"] == "literal_error":
             known = str(mistake["ctx"]["expected"]).replace(" or ", ", ").replace("'", "").split(", ")
-            lines.append(
-                f"`{where}` = {mistake['input']!r}: unknown.{nearest(str(mistake['input']), known)} "
-                f"Known: {', '.join(known)}."
-            )
+            near = nearest(str(mistake["input"])[:LONGEST], known)
+            reason = f"unknown.{near} Known: {', '.join(known)}"
         elif mistake["type"] == "value_error":
-            lines.append(f"`{where}`: {mistake['msg'].removeprefix('Value error, ')}.")
+            subject, reason = f"`{where}`", mistake["msg"].removeprefix("Value error, ")
         else:
-            lines.append(f"`{where}` = {mistake['input']!r}: {mistake['msg'][:1].lower()}{mistake['msg'][1:]}.")
-    return "\n".join(lines) + "\nAll settings, with their meaning: plaudit config."
+            reason = "input should be {setting: value}" if mistake["type"] in GROUP else mistake["msg"]
+            reason = reason[:1].lower() + reason[1:]
+        if has_forms and where in lines:
+            lines[where] = f"{lines[where].removesuffix('.')}, or {reason}."
+        else:
+            lines[where] = f"{subject}: {reason}."
+    return "\n".join(lines.values()) + "\nAll settings, with their meaning: plaudit config."
+
+
+def settings_named(name: str) -> list[str]:
+    """Where there are settings of this name, as `section.name`; of the shortest way first."""
+    found = [path for path in _paths(Config) if path.rpartition(".")[2] == name]
+    return sorted(found, key=lambda path: path.count("."))
+
+
+def _paths(section: type[Section], prefix: str = "") -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        kind = type(field.default)
+        if issubclass(kind, Section):
+            yield from _paths(kind, f"{prefix}{name}.")
+        else:
+            yield prefix + name
 
 
 def _nearest_setting(location: tuple[int | str, ...]) -> str:
@@ -134,13 +202,29 @@ def _nearest_setting(location: tuple[int | str, ...]) -> str:
         if isinstance(part, int):
             continue  # a place in a list, whose items are of the section found already
         annotation = section.model_fields[part].annotation if part in getattr(section, "model_fields", {}) else None
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        section = next((o for o in options if isinstance(o, type) and issubclass(o, Section)), None)
+        section = next(_sections_in(annotation), None)
         if section is None:
             return ""
     prefix = ".".join(str(part) for part in location[:-1])
-    hint = nearest(str(location[-1]), section.model_fields)
+    last = str(location[-1])[:LONGEST]
+    elsewhere = settings_named(last)
+    if elsewhere := [path for path in elsewhere if path.startswith(f"{prefix}.")] or elsewhere:
+        return f" Did you mean {_either(elsewhere)}?"
+    hint = nearest(last, section.model_fields)
     return hint.replace("`", f"`{prefix}.", 1) if hint and prefix else hint
+
+
+def _sections_in(annotation: Any) -> Iterator[type[Section]]:
+    """Those that a setting may be, or be a list of."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for inner in getattr(annotation, "__args__", ()):
+        yield from _sections_in(inner)
+
+
+def _either(names: list[str]) -> str:
+    *first, last = (f"`{name}`" for name in names[:4])
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def describe(config: Config) -> str:

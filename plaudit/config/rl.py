@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from plaudit.config.section import OptimiserSettings, Positive, Rate, Reduction, Section, Share
 
+COMPARE = ("rloo", "grpo", "p3o", "online-dpo")
+"""Algorithms that need several responses to each prompt."""
 Combine = Literal["sum", "worst-case", "mean-minus-deviation", "safety-gated"]
 
 
@@ -20,6 +22,13 @@ class RewardSource(Section):
     """Of a run that learnt several criteria: which; of an ensemble's heads null is their mean."""
     weight: float = 1.0
     """Factor of its scores; unused by the safety-gated rule."""
+
+
+def _sources_by_name(given: object) -> object:
+    """Names alone in a list stand for sources without more."""
+    if not isinstance(given, list):
+        return given
+    return [{"source": one} if isinstance(one, str) else one for one in given]
 
 
 class ReinforceSettings(Section):
@@ -152,10 +161,10 @@ class RlSettings(Section):
     """The optimiser of the policy."""
     policy: str = "latest:sft"
     """What the policy starts from; also the reference of the KL penalty."""
-    reward: str | list[RewardSource] = "latest:reward"
+    reward: Annotated[str | list[RewardSource], BeforeValidator(_sources_by_name)] = "latest:reward"
     """What is maximised: a reward run, `function:FILE_OR_MODULE:NAME` called as f(prompts, responses) -> scores,
     `judge:NAME` for one of `judge.models`, asked to rate each answer, or `judge:MODEL` for any model, asked the plain
-    question; or a list of several. Value models start from the first run."""
+    question; or a list of several, by name or as {source, head, weight}. Value models start from the first run."""
     combine: Combine = "sum"
     """Several rewards: their weighted sum; of models of one reward, or the heads of one, the least of their scores,
     or the mean less `disagreement_coefficient` standard deviations; or Llama 2's rule over two, the first
@@ -170,8 +179,8 @@ class RlSettings(Section):
     """Rollout batches."""
     prompts_per_step: Positive = 32
     """Prompts in a rollout batch, drawn without replacement until all were seen."""
-    samples_per_prompt: Positive = 1
-    """Responses for each of them: 2 or more for rloo, grpo, p3o and online-dpo."""
+    samples_per_prompt: Positive | None = None
+    """Responses for each of them: 2 or more for rloo, grpo, p3o and online-dpo; null for 4 there, and 1 elsewhere."""
     temperature: Rate = 1.0
     """Of sampling and of every log-prob: policy, old policy and reference alike."""
     top_p: Share = 1.0
@@ -239,6 +248,14 @@ class RlSettings(Section):
     stops. Rounding to bfloat16 makes about 0.01."""
     save_every: Positive = 5
     """Steps between checkpoints from which `--resume` goes on."""
+    anyway: bool = False
+    """Optimise also for a reward run whose held-out accuracy is not shown to be above chance, or not above that of
+    length alone."""
+
+    @property
+    def group_size(self) -> int:
+        """Responses to a prompt."""
+        return self.samples_per_prompt or (4 if self.algorithm in COMPARE else 1)
 
     @model_validator(mode="after")
     def _refuse_what_is_known_to_be_wrong(self) -> RlSettings:
@@ -307,8 +324,9 @@ class RlSettings(Section):
                 "ppo-lagrangian needs a cost model; set rl.lagrangian.cost to a reward run or a function",
             ),
             (
-                self.algorithm in ("rloo", "grpo", "p3o", "online-dpo") and self.samples_per_prompt < 2,
-                f"{self.algorithm} compares responses to one prompt; set rl.samples_per_prompt to 2 or more",
+                self.algorithm in COMPARE and self.group_size < 2,
+                f"{self.algorithm} compares responses to one prompt; set rl.samples_per_prompt to 2 or more, or to "
+                "null for 4",
             ),
             (
                 self.algorithm.startswith("rejection") and self.episodes.user is not None,

@@ -284,6 +284,9 @@ class RewardSettings(Section):
     """Passes over the comparisons; more than one tends to over-fit."""
     batch_size: Positive = 16
     """Prompts per optimiser step; all comparisons of a prompt stay together and share one forward per response."""
+    comparisons_per_batch: Positive | None = 64
+    """A step takes fewer prompts where they have more comparisons than this together (of a reward model: or ratings),
+    so that few prompts with many comparisons are not two steps; null counts prompts alone."""
     head_scale: Rate = 1.0
     """The scalar head starts at this times the published standard deviation 1 / sqrt(width + 1). On a few thousand
     comparisons or fewer the head's random start is never unlearnt: 0.05 then ranks better and is better calibrated."""
@@ -385,6 +388,9 @@ class PreferSettings(Section):
     """Passes over the preferences."""
     batch_size: Positive = 16
     """Prompts per optimiser step; all comparisons of a prompt stay together and share one forward per response."""
+    comparisons_per_batch: Positive | None = 64
+    """A step takes fewer prompts where they have more comparisons than this together (of a reward model: or ratings),
+    so that few prompts with many comparisons are not two steps; null counts prompts alone."""
     max_response_tokens: Positive = 512
     """Comparisons with a longer response are left out, and counted."""
     optimiser: OptimiserSettings = OptimiserSettings(learning_rate=5e-5, warmup_share=0.1)
@@ -411,8 +417,8 @@ class EvaluateSettings(Section):
 
     policy: str = "latest:rl"
     """The policy to judge."""
-    baseline: str = "latest:sft"
-    """What it is compared with."""
+    baseline: str | None = None
+    """What it is compared with; null for what the policy started from."""
     reward: str | None = "latest:reward"
     """A reward model whose verdict is shown beside the taste's; null for none."""
     reward_head: str | None = None

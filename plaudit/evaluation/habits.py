@@ -12,7 +12,7 @@ import numpy as np
 from scipy import stats
 
 from plaudit.evaluation.logistic import logistic_fit, wald
-from plaudit.evaluation.statistics import Interval, newcombe, wilson
+from plaudit.evaluation.statistics import Interval, ends, newcombe, wilson
 from plaudit.records import Comparison
 
 
@@ -126,10 +126,11 @@ def drift(
     if not before:
         return None
     difference = newcombe(sum(late), len(late), sum(before), len(before))
+    low, high = ends(difference)
     took: Sequence[float | None] = seconds if seconds is not None else []
     return {
         "difference": difference,
-        "flagged": difference["low"] > 0 or difference["high"] < 0,
+        "flagged": low > 0 or high < 0,
         "seconds_before": _median(took[:-window]),
         "seconds_in_window": _median(took[-window:]),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -12,16 +13,18 @@ from typing import Any
 import torch
 
 from plaudit.config import Config
-from plaudit.errors import DataError
+from plaudit.errors import ConfigError, DataError
+from plaudit.evaluation.enough import few_prompts
 from plaudit.evaluation.overlap import rouge_l
 from plaudit.evaluation.statistics import Interval, cluster_bootstrap
 from plaudit.evaluation.win_rate import win_rate
 from plaudit.files import write_text
 from plaudit.judges.taste import taste_facts, utility
 from plaudit.models.loading import LoadedModel, check_head, load_causal, load_reward, one_head
+from plaudit.models.named import named_policy, named_reward
 from plaudit.models.network import Network
 from plaudit.objectives import best_of_n_kl_bound
-from plaudit.progress import progress
+from plaudit.progress import progress, say
 from plaudit.records import Message, Prompt
 from plaudit.sampling.best_of_n import sample_best_of
 from plaudit.sampling.in_process import Completion, sample
@@ -31,7 +34,7 @@ from plaudit.text.batches import micro_batches
 from plaudit.text.chat import TokenSequence
 from plaudit.text.plain import as_sequences, read_texts
 from plaudit.text.prompts import fitting
-from plaudit.workspace import Run, Workspace
+from plaudit.workspace import POLICIES, Run, Workspace
 
 
 @dataclass(frozen=True)
@@ -64,19 +67,19 @@ def evaluate(workspace: Workspace, config: Config | None = None) -> Run:
             f"{workspace.path} has no held-out prompts to judge by. Import more prompts, or raise "
             "`data.held_out_share` before importing."
         )
-    parents = {
-        "policy": workspace.lineage_name(settings.policy),
-        "baseline": workspace.lineage_name(settings.baseline),
-    }
+    policy_name = named_policy(workspace, settings.policy, setting="evaluate.policy")
+    parents = {"policy": policy_name, "baseline": _baseline(workspace, policy_name, settings.baseline)}
     if settings.reward is not None:
-        parents["reward"] = workspace.lineage_name(settings.reward)
+        parents["reward"] = named_reward(workspace, settings.reward, setting="evaluate.reward")
         source = workspace.model_source(parents["reward"], kind="reward")
         check_head(source, settings.reward_head, setting="evaluate.reward_head")
     with workspace.new_run(
         "evaluate", config, parents=parents, data=snapshot("prompts", (p.id for p in prompts))
     ) as run:
-        policy = load_causal(workspace.model_source(parents["policy"]), config.model)
-        baseline = load_causal(workspace.model_source(parents["baseline"]), config.model)
+        for warning in few_prompts(len(prompts)):
+            run.warn(warning)
+        policy = load_causal(workspace.model_source(parents["policy"], kind=POLICIES), config.model)
+        baseline = load_causal(workspace.model_source(parents["baseline"], kind=POLICIES), config.model)
         scorer = None
         if "reward" in parents:
             reward_model = load_reward(workspace.model_source(parents["reward"], kind="reward"), config.model)
@@ -95,6 +98,21 @@ def evaluate(workspace: Workspace, config: Config | None = None) -> Run:
         run.update(result=_compare(workspace, policy, baseline, ours, theirs, scores, config))
         _write_samples(run.path / "samples.jsonl", ours, theirs, scores, config)
         return run
+
+
+def _baseline(workspace: Workspace, policy: str, wanted: str | None) -> str:
+    """The name of what the policy is compared with: what it started from, unless another is named.
+
+    Raises ConfigError where nothing is named, and what the policy started from is not known.
+    """
+    start = workspace.start_of(policy)
+    if wanted is None and start is None:
+        why = "began with nothing" if workspace.is_run(policy) else "is no run, so what it started from is not known"
+        raise ConfigError(f"`evaluate.baseline`: {policy} {why}. Name what to compare it with: evaluate.baseline=...")
+    baseline = named_policy(workspace, wanted or str(start), setting="evaluate.baseline")
+    if start is not None and baseline != start:
+        say(f"The baseline is {baseline}; {policy} started from {start}.")
+    return baseline
 
 
 def _answer(
@@ -243,7 +261,8 @@ def _perplexities(policy: LoadedModel, baseline: LoadedModel, config: Config) ->
         mean = sum(counts[0]) / len(counts[0])
         gaps = [(a - b) / mean for a, b in zip(losses[0], losses[1], strict=True)]
         interval = cluster_bootstrap(gaps, range(len(gaps)), seed=config.seed)
-        result["ratio"] = {key: float(torch.tensor(interval[key]).exp()) for key in ("value", "low", "high")}
+        bounds = {"value": interval["value"], "low": interval["low"], "high": interval["high"]}
+        result["ratio"] = {key: None if log is None else math.exp(log) for key, log in bounds.items()}
         result["ratio"]["n"] = interval["n"]
     return result
 

@@ -16,12 +16,22 @@ MOST_DRAWN = 2_000
 
 
 class Interval(TypedDict):
-    """A value with its 95 % interval and the number of independent items behind it."""
+    """A value with its 95 % interval and the number of independent items behind it.
+
+    low, high   None where one item is all there is: nothing says then how far another's would be from it
+    """
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     n: int
+
+
+def ends(interval: Interval) -> tuple[float, float]:
+    """Of an interval that has them. Raises ValueError for one of a single item."""
+    if interval["low"] is None or interval["high"] is None:
+        raise ValueError("one item has no interval")
+    return interval["low"], interval["high"]
 
 
 def wilson(successes: float, n: float) -> Interval:
@@ -49,7 +59,7 @@ def cluster_bootstrap(
     values    any number per item
     clusters  the cluster (for example the prompt) of each value
 
-    Raises ValueError for no values.
+    The interval of a single cluster has no ends. Raises ValueError for no values.
     """
     if not values:
         raise ValueError("the mean of nothing has no value")
@@ -58,6 +68,8 @@ def cluster_bootstrap(
         sums[cluster][0] += value
         sums[cluster][1] += 1
     table = np.array(list(sums.values()))  # [clusters, (sum, count)]
+    if len(table) == 1:
+        return {"value": float(table[0, 0] / table[0, 1]), "low": None, "high": None, "n": 1}
     random = np.random.default_rng(seed)
     if len(table) <= MOST_DRAWN:
         totals = table[random.integers(len(table), size=(resamples, len(table)))].sum(axis=1)  # [resamples, 2]
@@ -80,6 +92,7 @@ def newcombe(successes: float, n: float, other_successes: float, other_n: float)
     """
     one, other = wilson(successes, n), wilson(other_successes, other_n)
     difference = one["value"] - other["value"]
-    down = math.hypot(one["value"] - one["low"], other["high"] - other["value"])
-    up = math.hypot(one["high"] - one["value"], other["value"] - other["low"])
+    (low, high), (other_low, other_high) = ends(one), ends(other)
+    down = math.hypot(one["value"] - low, other_high - other["value"])
+    up = math.hypot(high - one["value"], other["value"] - other_low)
     return {"value": difference, "low": difference - down, "high": difference + up, "n": one["n"] + other["n"]}

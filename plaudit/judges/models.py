@@ -21,10 +21,11 @@ from plaudit.judges.endpoint import Endpoint, Question, Reply
 from plaudit.judges.speakers import LocalSpeaker, Speaker
 from plaudit.judges.wording import Exemplar
 from plaudit.models.loading import load_causal, load_reward, one_head
+from plaudit.models.named import named_policy, named_reward
 from plaudit.progress import progress, say
 from plaudit.records import Annotator, Comparison, Message, Prompt, Response
 from plaudit.store.importing import read_judged
-from plaudit.workspace import Run, Workspace
+from plaudit.workspace import POLICIES, Run, Workspace
 
 TOP_LOG_PROBS = 20
 """The most alternatives that OpenAI's endpoints give."""
@@ -164,7 +165,7 @@ def load_speaker(
     """What is asked: an endpoint, whose answers are kept in the folder, or else the source, in this process."""
     if endpoint is not None:
         return EndpointSpeaker(Endpoint(endpoint, folder))
-    model = load_causal(workspace.model_source(source), config.model)
+    model = load_causal(workspace.model_source(source, kind=POLICIES), config.model)
     return LocalSpeaker(model, config.model.tokens_per_micro_batch)
 
 
@@ -198,9 +199,10 @@ def judge_lineage(workspace: Workspace, settings: ModelJudgeSettings) -> str:
     source = settings.source
     if settings.endpoint is not None:
         return f"{settings.endpoint.model} at {settings.endpoint.base_url}"
+    setting = f"judge.models: {settings.name}"
     if source.startswith(REWARD):
-        return REWARD + workspace.lineage_name(source.removeprefix(REWARD))
-    return source if is_function(source) else workspace.lineage_name(source)
+        return REWARD + named_reward(workspace, source.removeprefix(REWARD), setting=setting)
+    return source if is_function(source) else named_policy(workspace, source, setting=setting)
 
 
 def judge_samples(

@@ -12,6 +12,7 @@ from plaudit.errors import DataError
 from plaudit.files import write_text
 from plaudit.judges.constitution import Revised, Reviser, load_principles
 from plaudit.judges.models import load_speaker, spent_by
+from plaudit.models.named import named_policy
 from plaudit.progress import progress
 from plaudit.records import Demonstration, Prompt, Response, unit_interval
 from plaudit.store.database import snapshot
@@ -28,14 +29,17 @@ def revise(workspace: Workspace, config: Config | None = None, *, resume: str | 
     constitution.
     """
     if resume is not None:
-        with workspace.resume_run(resume, "revise") as run:
+        with workspace.resume_run(resume, "revise", config) as run:
             return _run(workspace, run, run.config())
     config = config or workspace.config()
     settings = config.revise
     load_principles(settings.constitution)
-    samples = workspace.run(settings.samples, kind="sample")
+    samples = workspace.run(settings.samples, kind="sample", setting="revise.samples")
     endpoint = settings.endpoint
-    model = f"{endpoint.model} at {endpoint.base_url}" if endpoint else workspace.lineage_name(settings.model)
+    if endpoint is not None:
+        model = f"{endpoint.model} at {endpoint.base_url}"
+    else:
+        model = named_policy(workspace, settings.model, setting="revise.model")
     responses = workspace.store.responses(samples.name)
     data = snapshot("responses", (response.id for response in responses))
     with workspace.new_run("revise", config, parents={"samples": samples.name, "model": model}, data=data) as run:

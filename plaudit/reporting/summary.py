@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from plaudit.errors import WorkspaceError
 from plaudit.workspace import Run, Workspace
 
 
@@ -29,6 +30,7 @@ def summarise(workspace: Workspace, evaluation: Run) -> dict[str, Any]:
     lengths in tokens; seconds by stage; peak_memory_gb the most any of them held, in units of 1e9 bytes.
     A figure whose stage is not in the lineage is null.
     """
+    _check_figures(evaluation)
     runs = lineage(workspace, evaluation)
     by_kind = {run.kind: run for run in runs}
     result = evaluation.result
@@ -62,3 +64,17 @@ def summarise(workspace: Workspace, evaluation: Run) -> dict[str, Any]:
         "runs": [run.name for run in runs],
         "versions": evaluation.info["versions"],
     }
+
+
+def _check_figures(evaluation: Run) -> None:
+    """Raise WorkspaceError for a result that somebody has cut."""
+    result = evaluation.result
+    missing = [
+        name for name in ("win_rate", "perplexity", "policy", "baseline") if not isinstance(result.get(name), dict)
+    ]
+    missing += [name for name in ("win_rate_by_reward", "kl", "rouge_l") if name not in result]
+    if missing:
+        raise WorkspaceError(
+            f"{evaluation.path / 'run.json'} is damaged: `{missing[0]}` is not in the result of {evaluation.name}. "
+            "Restore it, or evaluate again."
+        )

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from plaudit.workspace import Run
+
+MOST_LINES = 10
+"""Of a list by name, such as one of annotators; --json has all."""
+ONE = "of a single one, so without an interval"
 
 
 def result_lines(result: dict[str, Any], *, indent: int = 2) -> Iterator[str]:
@@ -14,14 +19,22 @@ def result_lines(result: dict[str, Any], *, indent: int = 2) -> Iterator[str]:
         label = " " * indent + key.replace("_", " ")
         if isinstance(value, dict) and {"value", "low", "high"} <= value.keys():
             shown = {name: "none" if value[name] is None else f"{value[name]:.4g}" for name in ("value", "low", "high")}
+            if value["low"] is None and value.get("n") == 1:
+                yield f"{label}: {shown['value']} ({ONE})"
+                continue
             yield f"{label}: {shown['value']} (95 % {shown['low']} to {shown['high']})"
         elif isinstance(value, dict):
             yield f"{label}:"
-            yield from result_lines(value, indent=indent + 2)
+            cut = len(value) > MOST_LINES and _is_by_name(value)
+            shown = dict(islice(value.items(), MOST_LINES)) if cut else value
+            yield from result_lines(shown, indent=indent + 2)
+            if cut:
+                yield " " * (indent + 2) + _and_more(len(value))
         elif isinstance(value, float):
             yield f"{label}: {value:.4g}"
         elif isinstance(value, list) and value and not isinstance(value[0], dict):
-            yield f"{label}: {', '.join(str(item) for item in value)}"
+            more = [_and_more(len(value))] if len(value) > MOST_LINES else []
+            yield f"{label}: {', '.join([*map(str, value[:MOST_LINES]), *more])}"
         elif not isinstance(value, list):
             yield f"{label}: {'not measured' if value is None else value}"
 
@@ -35,8 +48,10 @@ def agreement_lines(report: Mapping[str, Any]) -> Iterator[str]:
         )
         yield from _coefficient_lines(found["coefficients"])
         yield "  each with the rest"
-        for name, rest in found["with_the_rest"].items():
+        for name, rest in islice(found["with_the_rest"].items(), MOST_LINES):
             yield f"    {name}: {_bounds(rest, 'raw')}; cohen {_bounds(rest, 'cohen')}; {rest['judgments']} judgments"
+        if len(found["with_the_rest"]) > MOST_LINES:
+            yield f"    {_and_more(len(found['with_the_rest']))}"
         yield from _position_lines(found["position"])
 
 
@@ -58,8 +73,20 @@ def _position_lines(position: Mapping[str, Any]) -> Iterator[str]:
         return
     by_chance = position["all"]["p_value"]
     yield f"  first side chosen: {_bounds(position['all'], 'share')}; p {by_chance:.3g} against one half"
-    for name in position["by_annotator"]:
+    for name in islice(position["by_annotator"], MOST_LINES):
         yield f"    {name}: {_bounds(position['by_annotator'], name)}"
+    if len(position["by_annotator"]) > MOST_LINES:
+        yield f"    {_and_more(len(position['by_annotator']))}"
+
+
+def _and_more(number: int) -> str:
+    return f"and {number - MOST_LINES} more (--json has all)"
+
+
+def _is_by_name(value: Mapping[str, Any]) -> bool:
+    """Whether all items are of one form, as of annotators, and not figures of several kinds."""
+    forms = {tuple(item) if isinstance(item, dict) else type(item).__name__ for item in value.values()}
+    return len(forms) == 1
 
 
 def _bounds(found: Mapping[str, Any], name: str) -> str:
@@ -67,6 +94,8 @@ def _bounds(found: Mapping[str, Any], name: str) -> str:
     interval = found[name]
     if interval is None:
         return f"no value ({found['reasons'][name]})" if "reasons" in found else "no value"
+    if interval["low"] is None:
+        return f"{interval['value']:.3f} ({ONE})"
     return f"{interval['value']:.3f} (95 % {interval['low']:.3f} to {interval['high']:.3f})"
 
 
@@ -75,6 +104,8 @@ def outcome_lines(evaluation: Run, summary: Mapping[str, Any]) -> list[str]:
 
     def interval(key: str) -> str:
         found = summary[key]
+        if found and found["low"] is None:
+            return f"{found['value']:.2f} ({ONE})"
         return f"{found['value']:.2f} (95 % {found['low']:.2f} to {found['high']:.2f})" if found else "not measured"
 
     def change(key: str) -> str:

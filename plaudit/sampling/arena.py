@@ -10,7 +10,7 @@ from plaudit.errors import ConfigError, DataError, ModelError
 from plaudit.models.loading import load_causal
 from plaudit.records import Message, Response
 from plaudit.sampling.in_process import sample
-from plaudit.workspace import Workspace
+from plaudit.workspace import POLICIES, Workspace
 
 
 class LoadedPolicies:
@@ -33,7 +33,9 @@ class LoadedPolicies:
         if len(set(names)) < 2:
             raise ConfigError("an arena needs two or more different policies: --arena RUN --arena RUN.")
         self.names = list(dict.fromkeys(names))
-        self._models = {name: load_causal(workspace.model_source(name), config.model) for name in self.names}
+        self._models = {
+            name: load_causal(workspace.model_source(name, kind=POLICIES), config.model) for name in self.names
+        }
         self.held_out_share = config.data.held_out_share
         self._temperature = temperature
         self._max_new_tokens = max_new_tokens

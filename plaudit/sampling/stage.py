@@ -7,12 +7,13 @@ from collections import Counter
 from plaudit.config import Config
 from plaudit.errors import DataError
 from plaudit.models.loading import load_causal
+from plaudit.models.named import named_policy
 from plaudit.progress import progress, say
 from plaudit.records import Prompt, Response
 from plaudit.sampling.in_process import Completion, sample
 from plaudit.store.database import snapshot
 from plaudit.text.prompts import encode_prompts
-from plaudit.workspace import Run, Workspace
+from plaudit.workspace import POLICIES, Run, Workspace
 
 
 def sample_responses(workspace: Workspace, config: Config | None = None, *, resume: str | None = None) -> Run:
@@ -27,13 +28,13 @@ def sample_responses(workspace: Workspace, config: Config | None = None, *, resu
     Raises DataError without a prompt that it can, ModelError when the policy cannot be loaded.
     """
     if resume is not None:
-        with workspace.resume_run(resume, "sample") as run:
+        with workspace.resume_run(resume, "sample", config) as run:
             return _run(workspace, run, run.config())
     config = config or workspace.config()
     prompts = _prompts(workspace, config)
     if not prompts:
         raise DataError(f"{workspace.path} has no prompts. Add some with `plaudit import FILE --kind prompts`.")
-    parents = {"policy": workspace.lineage_name(config.sample.policy)}
+    parents = {"policy": named_policy(workspace, config.sample.policy, setting="sample.policy")}
     with workspace.new_run("sample", config, parents=parents, data=snapshot("prompts", (p.id for p in prompts))) as run:
         return _run(workspace, run, config)
 
@@ -46,7 +47,7 @@ def _prompts(workspace: Workspace, config: Config) -> list[Prompt]:
 
 def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     settings = config.sample
-    model = load_causal(workspace.model_source(run.parents["policy"]), config.model)
+    model = load_causal(workspace.model_source(run.parents["policy"], kind=POLICIES), config.model)
     run.update(vocabulary=model.format.vocabulary_id)
     answered = Counter(response.prompt_id for response in workspace.store.responses(run.name))
     prompts = [p for p in _prompts(workspace, config) if answered[p.id] < settings.samples_per_prompt]

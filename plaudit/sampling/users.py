@@ -12,7 +12,7 @@ from plaudit.models.loading import LoadedModel, load_causal
 from plaudit.records import Message
 from plaudit.sampling.episodes import User
 from plaudit.sampling.in_process import sample
-from plaudit.workspace import Workspace
+from plaudit.workspace import POLICIES, Workspace
 
 MODEL = "model:"
 ROLE = (
@@ -33,7 +33,8 @@ def load_user(workspace: Workspace, config: Config) -> User | None:
         user = FunctionUser(load_function(reference, setting="rl.episodes.user"), reference)
         user([[{"role": "user", "content": "How are you?"}, {"role": "assistant", "content": "Well, thank you."}]])
         return user
-    model = load_causal(workspace.model_source(reference.removeprefix(MODEL)), config.model)
+    source = workspace.model_source(reference.removeprefix(MODEL), kind=POLICIES, setting="rl.episodes.user")
+    model = load_causal(source, config.model)
     return ModelUser(model, config)
 
 

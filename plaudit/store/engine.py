@@ -1,5 +1,7 @@
 """The database behind the store: SQLite in a file, or PostgreSQL by its URL, brought to the newest schema.
 
+A SQLite file that cannot be written is opened to read it alone.
+
 SQLite runs in WAL mode with every commit on disk before it is acknowledged. Every writing transaction begins with
 BEGIN IMMEDIATE: one that first reads and then writes cannot be upgraded when two writers meet, and would fail with
 "database is locked". Writers of one process also queue at a lock of their own, since SQLite's waiting is unfair.
@@ -7,16 +9,20 @@ BEGIN IMMEDIATE: one that first reads and then writes cannot be upgraded when tw
 
 from __future__ import annotations
 
+import atexit
+import os
 import re
+import shutil
 import sqlite3
+import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 
 from plaudit.errors import WorkspaceError
@@ -32,10 +38,11 @@ WRITER, MIGRATOR = 0x504C4155, 0x504C4156
 class Database:
     """Connections that read, and transactions that write."""
 
-    def __init__(self, engine: Engine, name: str):
+    def __init__(self, engine: Engine, name: str, *, read_only: bool = False):
         self.engine = engine
         self.name = name
         """For messages: the file, or the URL without its password."""
+        self.read_only = read_only
         self._turn = threading.Lock()
 
     @property
@@ -45,20 +52,34 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """One transaction that sees one state of the data."""
+        """One transaction that sees one state of the data. Raises WorkspaceError where the database fails."""
         options = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
-        with self.engine.connect().execution_options(**options) as connection, connection.begin():
+        with self._told(), self.engine.connect().execution_options(**options) as connection, connection.begin():
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """One transaction: all that is written in it is kept, and on disk, or none."""
+        """One transaction: all that is written in it is kept, and on disk, or none. Raises as `reading`."""
+        if self.read_only:
+            raise WorkspaceError(_not_written(self.name))
         if not self.is_sqlite:
-            with self.engine.begin() as connection:
+            with self._told(), self.engine.begin() as connection:
                 yield connection
             return
-        with self._turn, self.engine.connect().execution_options(plaudit_writes=True) as connection, connection.begin():
-            yield connection
+        with self._told(), self._turn:
+            begun = self.engine.connect().execution_options(plaudit_writes=True)
+            with begun as connection, connection.begin():
+                yield connection
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What the database's own errors mean for who uses it."""
+        try:
+            yield
+        except DatabaseError as error:
+            if (meaning := _meaning(error, self)) is None:
+                raise
+            raise WorkspaceError(meaning) from None
 
     @contextmanager
     def writing_in_turn(self) -> Iterator[Connection]:
@@ -66,6 +87,36 @@ class Database:
         with self.writing() as connection:
             lock(connection, WRITER)
             yield connection
+
+
+DAMAGED = ("malformed", "not a database", "database corruption", "no such table", "no such column", "bad parameter")
+
+
+def _meaning(error: DatabaseError, database: Database) -> str | None:
+    """None for what is about the rows, or about the disk."""
+    said, name = str(error.orig), database.name
+    if not database.is_sqlite:
+        reason = said.strip().splitlines()[0] if said.strip() else type(error).__name__
+        return f"the database {name} failed: {reason}" if isinstance(error, OperationalError) else None
+    if any(sign in said for sign in DAMAGED):
+        return (
+            f"the database {name} is damaged ({said}). Restore it from a copy, together with its -wal file if that has "
+            f"one; what can be read of it `sqlite3 {name} .recover` gives out."
+        )
+    if "readonly" in said or "read-only" in said:
+        return _not_written(name)
+    if "unable to open" in said:
+        return f"the database {name} cannot be opened: see who may read and write it, and its folder."
+    if "locked" in said:
+        return f"the database {name} is busy: another process has been writing to it for half a minute. Try again."
+    return None
+
+
+def _not_written(name: str) -> str:
+    return (
+        f"{name} cannot be written here. Commands that only read work; for the others copy the workspace to where you "
+        "may write."
+    )
 
 
 def lock(connection: Connection, name: int) -> None:
@@ -76,6 +127,8 @@ def lock(connection: Connection, name: int) -> None:
 
 def open_database(where: Path | str) -> Database:
     """A file, made when it is missing, or the URL of a PostgreSQL database; brought to the newest schema.
+
+    A file that cannot be written, or whose folder cannot, is opened to read alone.
 
     Raises WorkspaceError when it is no database, cannot be reached, or is newer than this Plaudit.
     """
@@ -91,19 +144,45 @@ def open_database(where: Path | str) -> Database:
             f"the database {database.name} cannot be used: {reason}\n"
             "Is PostgreSQL running there, and has the database been made (createdb)?"
         ) from None
-    except DatabaseError as error:
-        if "not a database" in str(error) or "malformed" in str(error):
-            database.engine.dispose()
-            raise WorkspaceError(f"{where} is not a feedback database; restore it or move it away.") from None
+    except WorkspaceError:
+        database.engine.dispose()
         raise
     return database
 
 
 def _sqlite(path: Path) -> Database:
-    engine = create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False}, hide_parameters=True)
-    event.listen(engine, "connect", _configure)
+    url = URL.create("sqlite", database=str(path))  # as a text a `?` or `#` in it would end it
+    options: dict[str, Any] = {"connect_args": {"check_same_thread": False}, "hide_parameters": True}
+    read_only = path.exists() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
+    if read_only:
+        address = _to_read(path)
+        options["creator"] = lambda: sqlite3.connect(address, uri=True, check_same_thread=False)
+    engine = create_engine(url, **options)
+    event.listen(engine, "connect", _configure_to_read if read_only else _configure)
     event.listen(engine, "begin", _begin)
-    return Database(engine, str(path))
+    return Database(engine, str(path), read_only=read_only)
+
+
+def _to_read(path: Path) -> str:
+    """The address of a file that this process cannot write.
+
+    Where somebody is writing, or was cut off, there is a -wal file, which is read too, through a -shm file that is
+    there, or else in a copy of both. Where there is none nobody is writing, and the file alone is all.
+    """
+    address = path.absolute().as_uri()
+    log = path.with_name(path.name + "-wal")
+    if not log.exists() or log.stat().st_size == 0:
+        return f"{address}?mode=ro&immutable=1"
+    try:
+        with closing(sqlite3.connect(f"{address}?mode=ro", uri=True)) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_master")
+    except sqlite3.Error:
+        folder = Path(tempfile.mkdtemp(prefix="plaudit-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        for part in (path, log):
+            shutil.copy(part, folder / part.name)
+        return (folder / path.name).as_uri()
+    return f"{address}?mode=ro"
 
 
 def _postgresql(url: str) -> Database:
@@ -123,6 +202,11 @@ def _configure(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # transactions are begun below, not by the driver
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _configure_to_read(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None
+    connection.execute("PRAGMA busy_timeout=30000")
 
 
 def _begin(connection: Connection) -> None:

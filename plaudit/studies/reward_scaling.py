@@ -13,12 +13,13 @@ from plaudit.errors import DataError
 from plaudit.evaluation.reward_quality import Judged, log_losses, margins, noise_ceiling, ranked_right
 from plaudit.evaluation.scaling import CELLS, Cell, fit_scaling, read_cells
 from plaudit.files import write_text
+from plaudit.models.named import named_policy
 from plaudit.models.network import Network
 from plaudit.progress import say
 from plaudit.reporting.drawing import scaling, standalone
 from plaudit.training.reward import beside_scores, fit_scorer, fresh_reward_model, held_out_scores
 from plaudit.training.reward_data import RewardData, choose_judgments, draw_prompts, load_reward_data
-from plaudit.workspace import Run, Workspace
+from plaudit.workspace import POLICIES, Run, Workspace
 
 PLOT = "scaling.svg"
 
@@ -32,13 +33,11 @@ def reward_scaling(workspace: Workspace, config: Config | None = None, *, resume
     Raises DataError when there is too little to vary, or nothing to measure on.
     """
     if resume is not None:
-        with workspace.resume_run(resume, "study") as run:
+        with workspace.resume_run(resume, "study", config) as run:
             return _run(workspace, run, run.config())
     config = config or workspace.config()
     sources, data = choose_judgments(workspace, config)
-    models = [workspace.lineage_name(name) for name in config.reward_scaling.models]
-    for name in models:
-        workspace.model_source(name)
+    models = [named_policy(workspace, name, setting="reward_scaling.models") for name in config.reward_scaling.models]
     parents = sources | {f"model_{i}": name for i, name in enumerate(models)}
     with workspace.new_run("study", config, parents=parents, data=data) as run:
         return _run(workspace, run, config)
@@ -47,7 +46,7 @@ def reward_scaling(workspace: Workspace, config: Config | None = None, *, resume
 def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     settings = config.reward_scaling
     names = [name for role, name in sorted(run.parents.items(), key=_place) if role.startswith("model_")]
-    sources = {name: workspace.model_source(name) for name in names}
+    sources = {name: workspace.model_source(name, kind=POLICIES) for name in names}
     data = _same_prompts({
         name: load_reward_data(workspace, run, fresh_reward_model(source, config), config)
         for name, source in sources.items()

@@ -201,6 +201,24 @@ def shuffled_batches(count: int, size: int, *, seed: str) -> list[list[int]]:
     return [order[start : start + size] for start in range(0, count, size)]
 
 
+def batches_by_weight(weights: Sequence[int], size: int, most: int | None, *, seed: str) -> list[list[int]]:
+    """As `shuffled_batches`, with a batch also ended before its weights would be more than `most` together.
+
+    weights   of each index; one that is heavier alone has a batch for itself
+    most      None for no bound
+    """
+    (order,) = shuffled_batches(len(weights), len(weights), seed=seed) if weights else ([],)
+    batches: list[list[int]] = []
+    total = 0
+    for index in order:
+        total += weights[index]
+        if not batches or len(batches[-1]) == size or (most is not None and total > most):
+            batches.append([])
+            total = weights[index]
+        batches[-1].append(index)
+    return batches
+
+
 def draw_without_replacement(count: int, size: int, step: int, *, seed: int) -> list[int]:
     """The indices of batch `step`: every index once before any twice. Depends on the arguments alone."""
 

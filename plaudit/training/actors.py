@@ -12,13 +12,14 @@ from plaudit.config import Config, RewardSource
 from plaudit.judges.models import spent_by
 from plaudit.judges.rating import RatingScorer
 from plaudit.models.loading import LoadedModel, load_causal, reward_from_causal
+from plaudit.models.named import named_policy
 from plaudit.models.network import HeadOnly, Network, make_trainable, score_head
 from plaudit.sampling.episodes import User
 from plaudit.sampling.users import load_user
 from plaudit.scoring import Scorer
 from plaudit.text.batches import TokenBatch
 from plaudit.training.scorers import LoadedScorer, load_scorer, reward_sources, source_lineage
-from plaudit.workspace import Run, Workspace
+from plaudit.workspace import POLICIES, Run, Workspace
 
 
 @dataclass(frozen=True)
@@ -72,15 +73,16 @@ class Actors:
 
 def lineage(workspace: Workspace, config: Config) -> dict[str, str]:
     """Role -> run or model, checked to be there. Raises WorkspaceError when one is missing."""
-    parents = {"policy": workspace.lineage_name(config.rl.policy)}
-    workspace.model_source(parents["policy"])
+    parents = {"policy": named_policy(workspace, config.rl.policy, setting="rl.policy")}
     rewards = reward_sources(config)
     alone = len(rewards) == 1
     sources = {"reward" if alone else f"reward_{i}": s.source for i, s in enumerate(rewards)}
     if config.rl.algorithm == "ppo-lagrangian" and config.rl.lagrangian.cost is not None:
         sources["cost"] = config.rl.lagrangian.cost
     for role, source in sources.items():
-        found = source_lineage(workspace, source, config)
+        found = source_lineage(
+            workspace, source, config, setting="rl.lagrangian.cost" if role == "cost" else "rl.reward"
+        )
         parents |= {role: found.pop(source), **found}
     return parents
 
@@ -91,7 +93,7 @@ def load_actors(workspace: Workspace, run: Run, config: Config, needs: Needs) ->
     Raises ConfigError, DataError, ModelError or WorkspaceError for whatever is missing or does not fit.
     """
     parents = run.parents
-    model = load_causal(workspace.model_source(parents["policy"]), config.model)
+    model = load_causal(workspace.model_source(parents["policy"], kind=POLICIES), config.model)
     user = load_user(workspace, config)
     sources = [
         source.model_copy(update={"source": parents.get("reward", parents.get(f"reward_{i}", ""))})

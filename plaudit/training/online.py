@@ -10,7 +10,8 @@ from typing import Any
 
 from plaudit.algorithms import ALGORITHMS
 from plaudit.config import Config
-from plaudit.errors import DataError, ModelError
+from plaudit.errors import ConfigError, DataError, ModelError
+from plaudit.evaluation.enough import few_steps, weak_reward
 from plaudit.models.saving import rehearse_causal, save_causal
 from plaudit.objectives import next_kl_coefficient
 from plaudit.progress import progress, say
@@ -39,7 +40,7 @@ def rl(workspace: Workspace, config: Config | None = None, *, resume: str | None
     do not fit together, ConfigError for settings that do not, WorkspaceError when a model is missing.
     """
     if resume is not None:
-        with workspace.resume_run(resume, "rl") as run:
+        with workspace.resume_run(resume, "rl", config) as run:
             config = run.config()
             _dispatch(workspace, run, config)
     else:
@@ -50,7 +51,15 @@ def rl(workspace: Workspace, config: Config | None = None, *, resume: str | None
                 f"{workspace.path} has no training prompts. Add some with `plaudit import FILE --kind prompts`."
             )
         parents, data = lineage(workspace, config), snapshot("prompts", (p.id for p in prompts))
+        weak = _weak_rewards(workspace, parents)
+        if weak and not config.rl.anyway:
+            raise ConfigError(
+                "\n".join(weak) + "\nA policy that is optimised for it learns what it gets wrong. Train a better one "
+                "(more judgments, more prompts, more epochs), or go on all the same with --anyway (rl.anyway=true)."
+            )
         with workspace.new_run("rl", config, parents=parents, data=data) as run:
+            for warning in weak:
+                run.warn(warning)
             _dispatch(workspace, run, config)
     rest = second_part(run, config)
     return run if rest is None else rl(workspace, rest)
@@ -63,6 +72,12 @@ def _check_sampler(gap: float, step: int, most: float) -> None:
             f"is trained, and `rl.most_sampler_gap` is {most:g}: what would be learnt is not what was sampled. "
             "Try `model.dtype=float32`; if that is no help, this model cannot be trained by `rl` here."
         )
+
+
+def _weak_rewards(workspace: Workspace, parents: dict[str, str]) -> list[str]:
+    """A sentence for every reason not to optimise for one of the reward or cost runs."""
+    names = [name for role, name in parents.items() if role.startswith(("reward", "cost")) and workspace.is_run(name)]
+    return [f"{name} {why}." for name in dict.fromkeys(names) for why in weak_reward(workspace.run(name).result)]
 
 
 def second_part(run: Run, config: Config) -> Config | None:
@@ -88,7 +103,7 @@ def _run(workspace: Workspace, run: Run, config: Config, prompts: list[Prompt]) 
     limit = actors.model.prompt_limit(config.data.max_prompt_tokens, settings.max_new_tokens)
     prompts = fitting(actors.model.format, prompts, limit=limit)
     texts = encode_texts(actors.model, settings.pretraining.text, settings.pretraining.max_tokens)
-    batching = Batching(config, settings.samples_per_prompt, algorithm.needs.whole_groups, actors.policy.device)
+    batching = Batching(config, settings.group_size, algorithm.needs.whole_groups, actors.policy.device)
 
     updates_of_a_step = settings.epochs * settings.minibatches
     networks = {"policy": actors.policy} | {name: critic.network for name, critic in actors.critics.items()}
@@ -101,6 +116,10 @@ def _run(workspace: Workspace, run: Run, config: Config, prompts: list[Prompt]) 
         for name, network in networks.items()
     }
     parts = {name: (network, optimisers[name]) for name, network in networks.items()}
+    updates = settings.steps * updates_of_a_step
+    remedy = "Raise rl.steps, rl.minibatches or rl.epochs"
+    for warning in few_steps(updates, f"{settings.steps} rollout batches", remedy):
+        run.warn(warning)
     checkpoint = load_checkpoint(run, parts)
     if checkpoint["step"] == 0:
         rehearse_causal(actors.policy, actors.model, config.model, run.path)
@@ -117,7 +136,7 @@ def _run(workspace: Workspace, run: Run, config: Config, prompts: list[Prompt]) 
                 actors.model,
                 [prompts[i] for i in drawn],
                 prompt_limit=limit,
-                samples_per_prompt=settings.samples_per_prompt,
+                samples_per_prompt=settings.group_size,
                 max_new_tokens=settings.max_new_tokens,
                 temperature=settings.temperature,
                 seed=config.seed * 100_003 + step,

@@ -7,7 +7,6 @@ whole optimiser step. Reference log-probs are computed once, before anything is 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,13 +14,15 @@ import torch
 
 from plaudit.config import Config
 from plaudit.errors import DataError, ModelError
+from plaudit.evaluation.enough import few_prompts, few_steps, smaller_batches
 from plaudit.evaluation.statistics import cluster_bootstrap
 from plaudit.files import write_text
 from plaudit.models.loading import LoadedModel, load_causal
+from plaudit.models.named import named_policy
 from plaudit.models.network import Network, make_trainable
 from plaudit.models.saving import rehearse_causal, save_causal
 from plaudit.progress import progress
-from plaudit.text.batches import micro_batches, shuffled_batches
+from plaudit.text.batches import batches_by_weight, micro_batches
 from plaudit.training.comparisons import (
     SNAPSHOT,
     JudgedPrompt,
@@ -38,7 +39,7 @@ from plaudit.training.comparisons import (
 )
 from plaudit.training.preference_parts import Learner, parts_of_a_step
 from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
-from plaudit.workspace import Run, Workspace
+from plaudit.workspace import POLICIES, Run, Workspace
 
 WITHOUT_REFERENCE = ("simpo", "orpo", "cpo")
 
@@ -53,7 +54,7 @@ def prefer(workspace: Workspace, config: Config | None = None, *, resume: str | 
     Raises DataError when there is nothing to learn from, ModelError when policy and reference do not fit together.
     """
     if resume is not None:
-        with workspace.resume_run(resume, "prefer") as run:
+        with workspace.resume_run(resume, "prefer", config) as run:
             return _run(workspace, run, run.config())
     config = config or workspace.config()
     settings = config.prefer
@@ -70,11 +71,11 @@ def prefer(workspace: Workspace, config: Config | None = None, *, resume: str | 
         if only_labels
         else choose_comparisons(workspace, wanted, setting="prefer.comparisons", criteria=settings.wanted_criteria)
     )
-    parents = {"policy": workspace.lineage_name(settings.policy)} | source_parents(workspace, comparisons, wanted)
-    workspace.model_source(parents["policy"])
+    parents = {"policy": named_policy(workspace, settings.policy, setting="prefer.policy")}
+    parents |= source_parents(workspace, comparisons, wanted)
     if settings.loss not in WITHOUT_REFERENCE:
-        parents["reference"] = workspace.lineage_name(settings.reference or settings.policy)
-        workspace.model_source(parents["reference"])
+        reference = settings.reference or settings.policy
+        parents["reference"] = named_policy(workspace, reference, setting="prefer.reference")
     parents |= of_labels
     data = data_snapshot(comparisons, labels)
     with workspace.new_run("prefer", config, parents=parents, data=data) as run:
@@ -83,7 +84,7 @@ def prefer(workspace: Workspace, config: Config | None = None, *, resume: str | 
 
 def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     settings = config.prefer
-    model = load_causal(workspace.model_source(run.parents["policy"]), config.model)
+    model = load_causal(workspace.model_source(run.parents["policy"], kind=POLICIES), config.model)
     train, held_out = load_judged_prompts(
         workspace, run, model, config, most_tokens=settings.max_response_tokens, criteria=settings.wanted_criteria
     )
@@ -103,8 +104,23 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     held_out_items: Sequence[Any] = held_out_liked if by_response else held_out
     if not items:
         raise DataError("there is no preference on a training prompt to learn from; all prompts are held out or tied.")
-    steps_per_epoch = math.ceil(len(items) / settings.batch_size)
-    total = steps_per_epoch * settings.epochs
+    weights = [1 if by_response else len(item.judgments) for item in items]
+    batches = [
+        rows
+        for epoch in range(settings.epochs)
+        for rows in batches_by_weight(
+            weights, settings.batch_size, settings.comparisons_per_batch, seed=f"{config.seed}:prefer:{epoch}"
+        )
+    ]
+    total = len(batches)
+    through = f"{len(items)} labelled responses"
+    if not by_response:
+        through = f"{sum(weights)} comparisons of {len(items)} prompts"
+    for warning in [
+        *few_steps(total, through, smaller_batches("prefer", settings.batch_size)),
+        *few_prompts(len({item.prompt_id for item in held_out_items})),
+    ]:
+        run.warn(warning)
     optimiser = Optimiser(policy, settings.optimiser, total)
     parts = {"policy": (policy, optimiser)}
     checkpoint = load_checkpoint(run, parts)
@@ -116,9 +132,7 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     with progress(settings.loss, total) as advance:
         advance(first)
         for step in range(first, total):
-            epoch, place = divmod(step, steps_per_epoch)
-            rows = shuffled_batches(len(items), settings.batch_size, seed=f"{config.seed}:prefer:{epoch}")[place]
-            batch = [items[i] for i in rows]
+            batch = [items[i] for i in batches[step]]
             facts = {"learning_rate": optimiser.learning_rate}
             for part in parts_of_a_step(learner, batch):
                 part.loss.backward()
@@ -168,7 +182,7 @@ def _reference(workspace: Workspace, run: Run, model: LoadedModel, config: Confi
         return None
     if name == run.parents["policy"]:
         return model.network
-    other = load_causal(workspace.model_source(name), config.model)
+    other = load_causal(workspace.model_source(name, kind=POLICIES), config.model)
     if other.format.vocabulary_id != model.format.vocabulary_id:
         raise ModelError(
             f"the reference {name} and the policy {run.parents['policy']} have different vocabularies, so their "

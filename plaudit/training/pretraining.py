@@ -45,7 +45,7 @@ def pretrain(workspace: Workspace, config: Config | None = None, *, resume: str 
     Raises DataError when there is nothing to learn from, ModelError for a tokenizer that cannot be loaded.
     """
     if resume is not None:
-        with workspace.resume_run(resume, "pretrain") as run:
+        with workspace.resume_run(resume, "pretrain", config) as run:
             return _run(workspace, run, run.config())
     config = config or workspace.config()
     documents = read_documents(config.pretrain.text, setting="pretrain.text")

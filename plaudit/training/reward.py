@@ -16,21 +16,23 @@ from torch import Tensor, nn
 
 from plaudit.config import Config, RewardSettings
 from plaudit.errors import DataError
+from plaudit.evaluation.enough import few_prompts, few_steps, smaller_batches, unsure_reward, weak_reward
 from plaudit.evaluation.reward_quality import Judged, fitted_temperature, margins, rating_quality, reward_quality
 from plaudit.models.loading import LoadedModel, load_causal, reward_from_causal
+from plaudit.models.named import named_policy
 from plaudit.models.network import Network, make_trainable
 from plaudit.models.saving import rehearse_reward, save_reward
 from plaudit.models.score_facts import ScoreFacts, score_by
 from plaudit.progress import progress
 from plaudit.records import Comparison, unit_interval
-from plaudit.text.batches import collate, micro_batches, shuffled_batches
+from plaudit.text.batches import batches_by_weight, collate, micro_batches
 from plaudit.text.chat import TokenSequence
 from plaudit.training.comparisons import JudgedPrompt, prompt_groups
 from plaudit.training.reward_data import RewardData, choose_judgments, load_reward_data
 from plaudit.training.reward_parts import LOG_TIE, losses_by_head
 from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
 from plaudit.training.supervised import encode_demonstrations
-from plaudit.workspace import Run, Workspace
+from plaudit.workspace import POLICIES, Run, Workspace
 
 NORMALISING_RESPONSES = 256
 """Training responses whose scores set the stored mean and standard deviation, as in Ziegler et al. 2019."""
@@ -46,18 +48,18 @@ def reward(workspace: Workspace, config: Config | None = None, *, resume: str | 
     Raises DataError when there are no comparisons or ratings to learn from.
     """
     if resume is not None:
-        with workspace.resume_run(resume, "reward") as run:
+        with workspace.resume_run(resume, "reward", config) as run:
             return _run(workspace, run, run.config())
     config = config or workspace.config()
     sources, data = choose_judgments(workspace, config)
-    parents = {"model": workspace.lineage_name(config.reward.model)} | sources
+    parents = {"model": named_policy(workspace, config.reward.model, setting="reward.model")} | sources
     with workspace.new_run("reward", config, parents=parents, data=data) as run:
         return _run(workspace, run, config)
 
 
 def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     settings = config.reward
-    start = fresh_reward_model(workspace.model_source(run.parents["model"]), config)
+    start = fresh_reward_model(workspace.model_source(run.parents["model"], kind=POLICIES), config)
     data = load_reward_data(workspace, run, start, config)
     scorer = fit_scorer(start, data, config, run)
     mean, std = _score_statistics(workspace, scorer, start, data.train, config)
@@ -81,6 +83,10 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
         rating_std=tuple(std for _, std in rated),
     )
     save_reward(scorer, start, run.model_folder, facts)
+    for clause in weak_reward(quality):
+        run.warn(f"{run.name} {clause}.")
+    for warning in [*few_prompts(len(data.held_out)), *unsure_reward(quality)]:
+        run.warn(warning)
     used = [] if data.scales else [c.annotator for prompt in data.train for c in prompt.comparisons]
     run.update(
         result={
@@ -133,8 +139,19 @@ def fit_scorer(start: LoadedModel, data: RewardData, config: Config, run: Run | 
     scorer = make_trainable(start.network, config.model.lora, role="reward", seed=config.seed, train_head=True)
     if settings.loss == "davidson":
         scorer.head.register_parameter(LOG_TIE, nn.Parameter(torch.zeros((), device=scorer.device)))
-    steps_per_epoch = math.ceil(len(train) / settings.batch_size)
-    total = steps_per_epoch * settings.epochs
+    weights = [len(prompt.judgments) if not data.scales else len(prompt.ratings) for prompt in train]
+    batches = [
+        rows
+        for epoch in range(settings.epochs)
+        for rows in batches_by_weight(
+            weights, settings.batch_size, settings.comparisons_per_batch, seed=f"{config.seed}:reward:{epoch}"
+        )
+    ]
+    total = len(batches)
+    if run is not None:
+        through = f"{sum(weights)} {'ratings' if data.scales else 'comparisons'} of {len(train)} prompts"
+        for warning in few_steps(total, through, smaller_batches("reward", settings.batch_size)):
+            run.warn(warning)
     optimiser = Optimiser(scorer, settings.optimiser, total)
     parts = {"reward": (scorer, optimiser)}
     first = load_checkpoint(run, parts)["step"] if run is not None else 0
@@ -146,9 +163,7 @@ def fit_scorer(start: LoadedModel, data: RewardData, config: Config, run: Run | 
     with progress("reward model", total) as advance:
         advance(first)
         for step in range(first, total):
-            epoch, place = divmod(step, steps_per_epoch)
-            rows = shuffled_batches(len(train), settings.batch_size, seed=f"{config.seed}:reward:{epoch}")[place]
-            batch = [train[i] for i in rows]
+            batch = [train[i] for i in batches[step]]
             rate, loss, right, decided = optimiser.learning_rate, 0.0, 0.0, 0
             for group in prompt_groups(batch, config.model.tokens_per_micro_batch):
                 scores = _score_together(scorer, group)

@@ -13,6 +13,7 @@ from plaudit.judges.ai import AIJudge
 from plaudit.judges.models import judge_lineage, load_judge
 from plaudit.judges.rating import RatingScorer
 from plaudit.models.loading import LoadedModel, load_reward, one_head
+from plaudit.models.named import named_policy, named_reward
 from plaudit.records import Message
 from plaudit.scoring import (
     Answered,
@@ -52,8 +53,10 @@ def reward_sources(config: Config) -> list[RewardSource]:
     return sources
 
 
-def source_lineage(workspace: Workspace, source: str, config: Config) -> dict[str, str]:
+def source_lineage(workspace: Workspace, source: str, config: Config, *, setting: str) -> dict[str, str]:
     """Names for the lineage, the source's own first; of one of `judge.models` also whom it asks, under its name.
+
+    setting   where it was named, for messages
 
     Raises WorkspaceError when it names a missing run.
     """
@@ -70,10 +73,8 @@ def source_lineage(workspace: Workspace, source: str, config: Config) -> dict[st
         known = [judge.name for judge in config.judge.models]
         if (near := nearest(name, known)) or name == ENDPOINT or name.startswith(REWARD) or is_function(name):
             raise ConfigError(f"`{source}` is none of `judge.models` ({', '.join(known) or 'there are none'}).{near}")
-        return {source: JUDGE + workspace.lineage_name(name)}
-    name = workspace.lineage_name(source)
-    workspace.model_source(name, kind="reward")
-    return {source: name}
+        return {source: JUDGE + named_policy(workspace, name, setting=setting)}
+    return {source: named_reward(workspace, source, setting=setting)}
 
 
 def _judge_named(name: str, config: Config) -> ModelJudgeSettings | None:

@@ -11,7 +11,9 @@ import math
 
 from plaudit.config import Config
 from plaudit.errors import DataError
+from plaudit.evaluation.enough import few_steps, smaller_batches
 from plaudit.models.loading import load_causal
+from plaudit.models.named import named_policy
 from plaudit.models.network import make_trainable
 from plaudit.models.saving import rehearse_causal, save_causal
 from plaudit.progress import progress
@@ -20,7 +22,7 @@ from plaudit.store.database import snapshot
 from plaudit.text.batches import shuffled_batches
 from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
 from plaudit.training.supervised import encode_demonstrations, likelihood_step, mean_loss
-from plaudit.workspace import Run, Workspace
+from plaudit.workspace import POLICIES, Run, Workspace
 
 GIVEN = "given"
 """A source: whatever no run has made."""
@@ -35,7 +37,7 @@ def sft(workspace: Workspace, config: Config | None = None, *, resume: str | Non
     Raises DataError when there is nothing to learn from, ModelError when the model cannot be loaded.
     """
     if resume is not None:
-        with workspace.resume_run(resume, "sft") as run:
+        with workspace.resume_run(resume, "sft", config) as run:
             return _run(workspace, run, run.config())
     config = config or workspace.config()
     demonstrations = _demonstrations(workspace, config)
@@ -46,8 +48,12 @@ def sft(workspace: Workspace, config: Config | None = None, *, resume: str | Non
             "Add some with `plaudit import FILE --kind demonstrations`."
         )
     data = snapshot("demonstrations", (d.id for d in demonstrations))
-    parents = {"model": workspace.lineage_name(config.model.name)}
-    made = [workspace.lineage_name(source) for source in config.sft.sources if workspace.is_run(source)]
+    parents = {"model": named_policy(workspace, config.model.name, setting="model.name")}
+    made = [
+        workspace.lineage_name(source, setting="sft.sources")
+        for source in config.sft.sources
+        if workspace.is_run(source)
+    ]
     parents |= {f"demonstrations {name}": name for name in made}
     with workspace.new_run("sft", config, parents=parents, data=data) as run:
         return _run(workspace, run, config)
@@ -65,14 +71,17 @@ def _demonstrations(workspace: Workspace, config: Config, split: Split | None = 
 def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     settings = config.sft
     run.check_data(snapshot("demonstrations", (d.id for d in _demonstrations(workspace, config))))
-    model = load_causal(workspace.model_source(run.parents["model"]), config.model)
+    model = load_causal(workspace.model_source(run.parents["model"], kind=POLICIES), config.model)
     train = encode_demonstrations(model, _demonstrations(workspace, config, "train"), config)
     held_out = encode_demonstrations(model, _demonstrations(workspace, config, "held_out"), config)
     if not train:
         raise DataError("every training demonstration is over `sft.max_response_tokens`; raise it.")
     policy = make_trainable(model.network, config.model.lora, role="policy", seed=config.seed)
     steps_per_epoch = math.ceil(len(train) / settings.batch_size)
-    optimiser = Optimiser(policy, settings.optimiser, steps_per_epoch * settings.epochs)
+    total = steps_per_epoch * settings.epochs
+    for warning in few_steps(total, f"{len(train)} demonstrations", smaller_batches("sft", settings.batch_size)):
+        run.warn(warning)
+    optimiser = Optimiser(policy, settings.optimiser, total)
     parts = {"policy": (policy, optimiser)}
     checkpoint = load_checkpoint(run, parts)
     first = checkpoint["step"]
@@ -80,7 +89,6 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
         rehearse_causal(policy, model, config.model, run.path)
     before = checkpoint.get("held_out_before", mean_loss(policy, held_out, config) if first == 0 else None)
 
-    total = steps_per_epoch * settings.epochs
     losses = [row["loss"] for row in run.metrics()]
     with progress("fine-tuning", total) as advance:
         advance(first)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import zipfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from plaudit.errors import ModelError, WorkspaceError
 from plaudit.kernels import machine_code
 from plaudit.models import adam
 from plaudit.models.network import Network, load_trainable_state, trainable_state
+from plaudit.progress import say
 from plaudit.workspace import Run
 
 
@@ -117,19 +120,27 @@ def save_checkpoint(run: Run, step: int, parts: dict[str, tuple[Network, Optimis
     path = run.path / "checkpoint.pt"
     partial = path.with_suffix(".partial")
     try:
-        torch.save(content, partial)
+        with open(partial, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may leave the new name with nothing behind it
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def load_checkpoint(run: Run, parts: dict[str, tuple[Network, Optimiser]]) -> dict[str, Any]:
-    """Restore weights and optimisers; returns the checkpoint. Without one, {"step": 0}: the run starts afresh."""
+    """Restore weights and optimisers; returns the checkpoint. Without one, {"step": 0}: the run starts afresh.
+
+    Raises WorkspaceError for a checkpoint that is damaged, or of another kind of run.
+    """
     path = run.path / "checkpoint.pt"
     if not path.exists():
+        if "resumed" in run.info:
+            say(f"{run.name} has no checkpoint yet: it begins again from its first step.")
         run.drop_metrics_from(0)
         return {"step": 0}
-    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    content = _read_checkpoint(path)
     if content["parts"].keys() != parts.keys():
         raise WorkspaceError(f"{path} is a checkpoint of another kind of run.")
     for name, (network, optimiser) in parts.items():
@@ -137,6 +148,27 @@ def load_checkpoint(run: Run, parts: dict[str, tuple[Network, Optimiser]]) -> di
         load_trainable_state(network, weights)
         optimiser.load_state(optimiser_state)
     run.drop_metrics_from(content["step"] + 1)
+    return content
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    """Raises WorkspaceError for one that was cut off, or of which bytes were changed."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # the checksums that torch writes and does not read
+        if damaged is not None:
+            raise ValueError(f"the checksum of {damaged} is another")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(content, dict) or not {"step", "parts"} <= content.keys():
+            raise ValueError("it holds something else")
+    except MemoryError:
+        raise
+    except Exception as error:  # zipfile, pickle and torch have many kinds for damage
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise WorkspaceError(
+            f"{path} is damaged, so the run cannot go on from it ({reason}).\n"
+            "Restore it from a copy; or remove it, and --resume begins the run again from its first step."
+        ) from None
     return content
 
 

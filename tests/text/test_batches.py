@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from plaudit.text.batches import (
     LEAST_SHARED,
+    batches_by_weight,
     by_token_budget,
     collate,
     draw_without_replacement,
@@ -198,3 +199,20 @@ def test_predicting_positions_are_one_before_the_tokens_they_predict():
     assert positions.tolist() == [2, 3, 0]
     assert batch.response_ids.tolist() == [8, 9, 4]
     assert batch.to_grid(torch.tensor([1.0, 2.0, 3.0])).tolist() == [[1, 2], [3, 0]]
+
+
+def test_batches_by_weight_are_the_shuffled_ones_where_nothing_is_too_heavy():
+    weights = [1] * 23
+    for most in (None, 4):
+        assert batches_by_weight(weights, 4, most, seed="s") == shuffled_batches(23, 4, seed="s")
+
+
+def test_batches_by_weight_end_before_they_are_too_heavy():
+    weights = [5, 1, 9, 2, 2, 7, 30, 1, 1, 3]
+    batches = batches_by_weight(weights, 4, 10, seed="s")
+    assert [i for batch in batches for i in batch] == shuffled_batches(10, 10, seed="s")[0]
+    for batch, following in itertools.pairwise(batches):
+        total = sum(weights[i] for i in batch)
+        assert total <= 10 or len(batch) == 1
+        assert len(batch) == 4 or total + weights[following[0]] > 10
+    assert batches_by_weight([], 4, 10, seed="s") == []

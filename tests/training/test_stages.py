@@ -97,7 +97,9 @@ def test_evaluation_reports_every_figure_with_an_interval(finished):
 
 
 def test_a_policy_against_itself_has_no_kl_and_no_perplexity_cost(finished):
-    run = plaudit.evaluate(finished, finished.config(overrides=["evaluate.policy=sft-001"]))
+    run = plaudit.evaluate(
+        finished, finished.config(overrides=["evaluate.policy=sft-001", "evaluate.baseline=sft-001"])
+    )
     assert run.result["win_rate"]["value"] == 0.5
     assert run.result["kl"]["value"] == 0.0
     assert run.result["perplexity"]["ratio"]["value"] == 1.0
@@ -156,7 +158,7 @@ def test_a_run_stopped_between_two_steps_resumes_to_the_very_same_weights(finish
     monkeypatch.undo()
     stopped = finished.runs(kind)[-1]
     assert stopped.status == "interrupted"
-    with pytest.raises(WorkspaceError, match="Finish it with"):
+    with pytest.raises(WorkspaceError, match="Go on with it"):
         finished.run(stopped.name)
     resumed = getattr(plaudit, kind)(finished, resume=stopped.name)
     assert resumed.status == "complete"

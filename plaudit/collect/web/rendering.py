@@ -72,6 +72,8 @@ def share(interval: dict[str, Any] | None) -> str:
     """A value with its 95 % interval."""
     if interval is None:
         return "–"
+    if interval["low"] is None:
+        return f"{interval['value']:.2f} (no interval)"
     return f"{interval['value']:.2f} ({interval['low']:.2f} to {interval['high']:.2f})"
 
 
