@@ -81,7 +81,7 @@ def test_dry_run_prints_the_resolved_settings_and_runs_nothing(run, workspace):
         (["import", "{tmp}/columns.jsonl", "--kind", "prompt"], "Did you mean `prompts`?"),
         (["sft", "model.name={tmp}/bare"], "has no tokenizer"),
         (["sft", "model.name={tmp}/nowhere"], "no config.json"),
-        (["sample", "sample.policy={tmp}/model", "data.max_prompt_tokens=3"], "have more than 3 tokens"),
+        (["sample", "sample.policy={tmp}/model", "data.max_prompt_tokens=3"], "left out: more than 3 tokens"),
         (["rl"], "no complete `sft` run"),
         (["report"], "no complete `evaluate` run"),
         (["chat", "sft-009"], "has no run `sft-009`"),

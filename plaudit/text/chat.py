@@ -238,14 +238,13 @@ class ChatFormat:
         """What was out of the ordinary in the texts encoded since the last call, a sentence each."""
         notes = []
         if self.literal_count:
-            notes.append(
-                f"{self.literal_count} texts hold control tokens, which are read as plain text. "
-                f"The first: {self.literals[0]}"
-            )
+            count = "1 text holds" if self.literal_count == 1 else f"{self.literal_count} texts hold"
+            notes.append(f"{count} control tokens, which are read as plain text. The first: {self.literals[0]}")
         if self.odd_count:
+            count = "1 answer is" if self.odd_count == 1 else f"{self.odd_count} answers are"
             notes.append(
-                f"{self.odd_count} answers are written differently by the chat template (reasoning in them, perhaps): "
-                "they are learnt as they stand in the data."
+                f"{count} written in another way by the chat template (for reasoning in it, perhaps), and learnt as it "
+                "stands in the data."
             )
         self.literals, self.literal_count, self.odd_count = [], 0, 0
         return notes

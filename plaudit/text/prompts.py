@@ -36,12 +36,12 @@ def encode_prompts(form: ChatFormat, prompts: Iterable[Prompt], *, limit: int) -
     if over:
         longest, place = max(over)
         lines.append(
-            f"{len(over)} of {total} prompts have more than {limit} tokens, the longest {longest} (prompt {place}): "
-            "left out."
+            f"{len(over)} of {total} prompts left out: more than {limit} tokens. The longest has {longest} "
+            f"(prompt {place})."
         )
     if refused:
         reason, place = refused[0]
-        lines.append(f"{len(refused)} of {total} prompts are left out, the first of them prompt {place}: {reason}")
+        lines.append(f"{len(refused)} of {total} prompts left out. The first, prompt {place}: {reason}")
     if total and not found:
         lines.append("None is left. `data.max_prompt_tokens` is one limit, the model's context the other.")
         raise DataError("\n".join(lines))

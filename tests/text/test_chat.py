@@ -120,7 +120,7 @@ def test_control_tokens_in_somebodys_text_are_its_characters(form):
         assert [i for i in ids if i in control] == [form.end_id]
         assert form.decode_response(ids) == text
         assert not set(form.encode_text(text)) & control
-    assert "hold control tokens" in form.take_notes()[0]
+    assert "control tokens, which are read as plain text" in form.take_notes()[0]
     assert not form.take_notes()
 
 
