@@ -487,6 +487,7 @@ def export(
     from plaudit.errors import WorkspaceError
     from plaudit.files import whole_folder
     from plaudit.models.named import check_files
+    from plaudit.models.saving import complete_export
 
     opened = _workspace(workspace)
     found = opened.run(run)
@@ -499,6 +500,7 @@ def export(
     check_files(found.model_folder)
     with whole_folder(folder) as partial:
         shutil.copytree(found.model_folder, partial, dirs_exist_ok=True)
+        complete_export(partial, found.config().model)
     _show({"run": found.name, "folder": str(folder)}, as_json, f"Wrote the model of {found.name} to {folder}.")
 
 

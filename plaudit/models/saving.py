@@ -15,18 +15,19 @@ from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.core_model_loading import revert_weight_conversion
 
 from plaudit.config import ModelSettings
 from plaudit.errors import ModelError
-from plaudit.files import whole_folder
-from plaudit.models.loading import LoadedModel, load_causal, load_reward
+from plaudit.files import whole_folder, write_json
+from plaudit.models.loading import LoadedModel, load_causal, load_reward, load_tokenizer
 from plaudit.models.masters import to_bfloat16
 from plaudit.models.network import Network
 from plaudit.models.score_facts import ScoreFacts
+from plaudit.text import templates
 from plaudit.text.batches import collate
-from plaudit.text.chat import TokenSequence
+from plaudit.text.chat import ChatFormat, TokenSequence
 
 BYTES_OF_A_FILE = 2 << 30
 """Of weights that are merged and held at once, and written to one file."""
@@ -93,6 +94,28 @@ def rehearse_reward(
             save_reward(network, model, folder, facts)
             again = load_reward(str(folder), settings).network
             _compare(lambda n: n.scores(_probe(n)), network, again, model)
+
+
+def complete_export(folder: Path, settings: ModelSettings) -> None:
+    """What a model saved by an earlier version lacks, so that other tools prompt and read it as it was trained: the
+    system prompt in its chat template, stop strings, and of a reward model a template that ends where it is read.
+
+    settings   those that it was trained with
+
+    Leaves a model of this version as it is.
+    """
+    tokenizer = load_tokenizer(str(folder), str(folder))
+    form = ChatFormat(tokenizer, system_prompt=settings.system_prompt, date=settings.date)
+    template = form.saved_template
+    facts = ScoreFacts.of(AutoConfig.from_pretrained(folder))
+    if facts.read_at == "end" and form.frame.after and isinstance(template, str):
+        template = templates.without_ending(template, form.frame.after)
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+    file = folder / "generation_config.json"
+    if settings.stop_strings and file.exists():
+        generation = json.loads(file.read_text(encoding="utf-8"))
+        write_json(file, {**generation, "stop_strings": settings.stop_strings})
 
 
 def _causal_skeleton(model: LoadedModel, network: Network) -> Any:

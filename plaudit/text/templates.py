@@ -215,6 +215,15 @@ def with_generation_prompt(template: str, cut: str, added: str) -> str:
     )
 
 
+def without_ending(template: str, after: str) -> str:
+    """The template whose conversations end before `after`, at the end token."""
+    return (
+        "{% set plaudit_text %}" + _after_a_block(template).removesuffix("\n") + "{{ '' }}{% endset %}"
+        f"{{% if not add_generation_prompt and plaudit_text.endswith({literal(after)}) %}}"
+        f"{{{{ plaudit_text[:-{len(after)}] }}}}{{% else %}}{{{{ plaudit_text }}}}{{% endif %}}"
+    )
+
+
 def with_system_prompt(template: str, text: str) -> str:
     """The template that begins conversations without a system message with this one."""
     return (

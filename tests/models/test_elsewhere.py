@@ -12,7 +12,7 @@ from plaudit.config import Config, ModelSettings, resolve
 from plaudit.evaluation.scoring_files import score_file
 from plaudit.models.loading import load_causal, load_reward, reward_from_causal
 from plaudit.models.network import make_trainable
-from plaudit.models.saving import save_causal, save_reward
+from plaudit.models.saving import complete_export, save_causal, save_reward
 from plaudit.models.score_facts import KEY, ScoreFacts
 from plaudit.records import Prompt
 from plaudit.scoring import Answered, RewardModelScores
@@ -93,6 +93,40 @@ def test_models_from_elsewhere_and_from_earlier_versions_are_read_at_their_own_p
     form = load_reward(str(folder), SETTINGS).format
     text = form.tokenizer.decode(form.encode_response("tea"))
     assert text.endswith("<|im_end|>\n" if past_end else "<|im_end|>")
+
+
+def test_an_export_of_what_an_earlier_version_trained_ends_where_it_is_read(tmp_path):
+    folder = reward_model("chatml", tmp_path)
+    tokenizer = FAMILIES["chatml"].tokenizer()
+    tokenizer.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config[KEY]["read_at"]
+    (folder / "config.json").write_text(json.dumps(config))
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(json.dumps({"prompt": [QUESTION], "completion": t}) + "\n" for t in ANSWERS)
+    )
+    settings = resolve(overrides=["model.dtype=float32", "model.system_prompt=be kind"])
+
+    def ours(changes):
+        return [row["score"] for row in score_file(str(folder), tmp_path / "rows.jsonl", changes, None)]
+
+    before = ours(settings)
+    complete_export(folder, settings.model)
+    theirs = as_others_score(folder, [[QUESTION, {"role": "assistant", "content": text}] for text in ANSWERS])
+    assert before == pytest.approx(theirs, abs=2e-4)
+    assert ours(resolve(overrides=["model.dtype=float32"])) == pytest.approx(before, abs=2e-4)
+
+
+def test_an_export_of_this_version_is_left_as_it_was_saved(tmp_path):
+    settings = SETTINGS.model_copy(update={"system_prompt": "be kind", "stop_strings": ["###"]})
+    model = load_causal(str(model_of("qwen-3", tmp_path / "base")), settings)
+    save_causal(model.network, model, tmp_path / "policy")
+    before = {file.name: file.read_bytes() for file in (tmp_path / "policy").iterdir()}
+    complete_export(tmp_path / "policy", settings)
+    assert {name: json.loads(b) if name.endswith(".json") else b for name, b in before.items()} == {
+        file.name: json.loads(file.read_bytes()) if file.name.endswith(".json") else file.read_bytes()
+        for file in (tmp_path / "policy").iterdir()
+    }
 
 
 def test_a_saved_policy_carries_its_system_prompt_and_stop_strings(tmp_path):
