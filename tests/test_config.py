@@ -1,7 +1,8 @@
 import pytest
 import yaml
 
-from plaudit.config import Config, describe, recipe_file, resolve
+from plaudit.config import Config, describe, recipe_file, resolve, shipped_recipes
+from plaudit.config.staging import check_recipe
 from plaudit.errors import ConfigError
 
 
@@ -96,3 +97,11 @@ def test_settings_of_a_list_are_explained_beside_it_and_read_back():
     assert "flip_rate (default 0.0): Share of choices turned the other way round" in text
     assert Config.model_validate(yaml.safe_load(text)) == config
     assert Config.model_validate(yaml.safe_load(config.to_yaml())) == config
+
+
+def test_nobody_judges_unless_named_but_every_shipped_recipe_with_judgments_names_who(tmp_path):
+    assert not resolve().judge.has_judges
+    for name in shipped_recipes():
+        config = resolve(recipe_file(name))
+        assert config.judge.has_judges
+        check_recipe(config)
