@@ -87,6 +87,10 @@ def import_(
         str | None,
         typer.Option("--format", help="Of the rows, such as hh or arena; seen from the first row unless named."),
     ] = None,
+    by: Annotated[
+        str,
+        typer.Option("--by", help="Who judged, where the rows do not say: people, models or simulated (annotators)."),
+    ] = "people",
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     config: ConfigOption = None,
     overrides: Overrides = None,
@@ -105,7 +109,8 @@ def import_(
     from typing import get_args
 
     from plaudit.errors import DataError, nearest
-    from plaudit.store.importing import Kind, import_file
+    from plaudit.reporting.text import imported_lines
+    from plaudit.store.importing import JUDGES, Kind, import_file
 
     kinds: tuple[Kind, ...] = get_args(Kind)
     known = next((k for k in kinds if k == kind), None)
@@ -117,13 +122,11 @@ def import_(
         typer.echo(settings.to_yaml(), nl=False)
         return
     share = settings.data.held_out_share
-    imported = import_file(opened.store, file, kind=known, held_out_share=share, format=format)
-    again = f" {imported.repeated} were there already." if imported.repeated else ""
-    lines = [f"{imported.rows} lines read, {imported.added} {kind} added.{again}"]
-    lines += [f"Left out: {number} {why}." for why, number in sorted(imported.left_out.items())]
-    if imported.unread:
-        lines.append("Columns that were not read: " + ", ".join(sorted(imported.unread)) + ".")
-    _show(vars(imported), as_json, "\n".join(lines))
+    judges = next((b for b in JUDGES if b == by), None)
+    if judges is None:
+        raise DataError(f"--by {by}: unknown. Known: {', '.join(JUDGES)}.{nearest(by, JUDGES)}")
+    imported = import_file(opened.store, file, kind=known, held_out_share=share, format=format, by=judges)
+    _show(vars(imported), as_json, "\n".join(imported_lines(imported)))
 
 
 @app.command()
@@ -434,27 +437,34 @@ def agreement(workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: Json = Fa
 
     Coefficients are 1 for perfect agreement and 0 for what chance would give; intervals are 95 %, by drawing prompts
     (each with the rest: pairs). Imported comparisons do not say which side was shown first, and are left out of that.
+    The same judgments count as for `plaudit reward`.
     """
     from plaudit.errors import DataError
     from plaudit.evaluation.agreement import agreement_report
+    from plaudit.judgments import judgments_of, mixture, mixture_lines
     from plaudit.reporting.text import agreement_lines
+    from plaudit.store import Store
 
     opened = _workspace(workspace)
-    imported = {annotator.name for annotator in opened.store.annotators() if annotator.kind == "imported"}
-    found = agreement_report(opened.store.comparisons(), order_unknown=imported)
+    judgments = judgments_of(opened, None, Store.comparisons)
+    judgments.say()
+    comparisons = judgments.rows
+    imported = {comparison.run for comparison in comparisons if comparison.run.startswith("import-")}
+    found = agreement_report(comparisons, order_unknown=imported)
     if not found:
         raise DataError(
             f"{workspace} has no comparisons yet: `plaudit judge`, or `plaudit import FILE --kind comparisons`."
         )
-    _show(found, as_json, "\n".join(agreement_lines(found)))
+    _show(found, as_json, "\n".join([*mixture_lines(mixture(opened, comparisons)), *agreement_lines(found)]))
 
 
 @app.command()
 def status(workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: Json = False) -> None:
     """Show what the workspace holds and which runs it has."""
     opened = _workspace(workspace)
-    counts = opened.store.counts()
-    lines = ["  ".join(f"{name}: {number}" for name, number in counts.items()), ""]
+    counts, excluded = opened.store.counts(), opened.store.excluded()
+    lines = ["  ".join(f"{name}: {number}" for name, number in counts.items())]
+    lines += [_excluded_line(excluded), ""] if excluded else [""]
     runs = []
     for run in opened.runs():
         seconds = run.info.get("seconds")
@@ -466,8 +476,16 @@ def status(workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: Json = False
         lines += [f"{'':<14} ! {warning}" for warning in run.warnings]
     damaged = opened.damaged()
     lines += [f"{name:<14} {'damaged':<12} {why}" for name, why in damaged.items()]
-    found = {"data": counts, "runs": runs, "damaged": damaged}
+    found = {"data": counts, "excluded": excluded, "runs": runs, "damaged": damaged}
     _show(found, as_json, "\n".join(lines if runs or damaged else [*lines, "No runs yet."]))
+
+
+def _excluded_line(excluded: dict[str, int]) -> str:
+    return "Excluded, with what goes with them: " + _listed(excluded) + " (plaudit data list)."
+
+
+def _listed(numbers: dict[str, int]) -> str:
+    return ", ".join(f"{number} {name}" for name, number in numbers.items())
 
 
 export_app = typer.Typer(cls=_ModelByDefault, help="Write a run's model (the default) or the data to a folder.")
@@ -516,6 +534,9 @@ def export_data(
     ] = "everything",
     format: Annotated[str, typer.Option(help="jsonl, parquet, datasets, or trl (its columns alone).")] = "jsonl",
     snapshot: Annotated[str | None, typer.Option(help="Only what this snapshot holds.")] = None,
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="Of trl: also files of their own for what is on held-out prompts.")
+    ] = False,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: Json = False,
 ) -> None:
@@ -525,10 +546,14 @@ def export_data(
     """
     from plaudit.store.exporting import export_data as write
 
-    manifest = write(_workspace(workspace).store.of_snapshot(snapshot), folder, kind=kind, format=format)
+    manifest = write(
+        _workspace(workspace).store.of_snapshot(snapshot), folder, kind=kind, format=format, held_out=held_out
+    )
     lines = [f"Wrote {folder}: " + ", ".join(f"{number} {each}" for each, number in manifest["rows"].items()) + "."]
     for each, reasons in manifest["left_out"].items():
         lines += [f"Left out of {each}: {number} {why}." for why, number in reasons.items()]
+    if manifest["excluded"]:
+        lines.append(_excluded_line(manifest["excluded"]))
     _show(manifest, as_json, "\n".join(lines))
 
 

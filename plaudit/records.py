@@ -18,6 +18,8 @@ Message = dict[str, str]
 Split = Literal["train", "held_out", "aside"]
 """What a prompt is for: to learn from, to measure on, or neither, such as a task whose answer is known beforehand."""
 Choice = Literal["first", "second", "tie"]
+AnnotatorKind = Literal["person", "simulated", "model", "imported"]
+"""Imported: somebody named by a file that does not say what they are, which is taken to be a person."""
 
 RUN_KINDS = ("pretrain", "sft", "sample", "judge", "revise", "reward", "rl", "prefer", "evaluate", "study")
 RUN = re.compile(rf"({'|'.join(RUN_KINDS)})-\d{{3,}}")
@@ -132,8 +134,17 @@ class Annotator:
     """Somebody, or something, that compares responses."""
 
     name: str
-    kind: Literal["person", "simulated", "model", "imported"]
+    kind: AnnotatorKind
     parameters: dict[str, Any] = field(default_factory=dict)
+
+
+UNNAMED = {"imported": "imported", "model": "imported-model", "simulated": "imported-simulated"}
+"""Kind -> who is said to have judged where a file names nobody: each such judgment may be of somebody else."""
+
+
+def is_named(annotator: str) -> bool:
+    """Whether it is one annotator, so that two judgments of the same contradict or repeat each other."""
+    return annotator not in UNNAMED.values()
 
 
 @dataclass(frozen=True)
@@ -221,7 +232,10 @@ class Label:
 
 
 def implied_comparisons(ratings: Iterable[Label]) -> list[Comparison]:
-    """Of two responses that somebody rated by one criterion, the higher is the better one."""
+    """Of two responses that somebody rated by one criterion, the higher is the better one.
+
+    Of people who are not named, whose ratings of a response may be several, each rating stands against each.
+    """
     by_rater: dict[tuple[str, ...], list[Label]] = defaultdict(list)
     for rating in ratings:
         by_rater[rating.run, rating.prompt_id, rating.annotator, rating.criterion].append(rating)
@@ -237,6 +251,7 @@ def implied_comparisons(ratings: Iterable[Label]) -> list[Comparison]:
         )
         for rated in by_rater.values()
         for one, other in combinations(rated, 2)
+        if one.response != other.response
     ]
 
 

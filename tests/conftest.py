@@ -21,6 +21,7 @@ WORDS = (
     "why does how can what should I do today about my friend dog tea bread river moon music book lamp"
 ).split()
 
+JUDGES = "judge.annotators=[{name: careful, noise: 0.3}, {name: average, noise: 0.6}, {name: hasty, noise: 1.2}]"
 TINY = [
     "model.dtype=float32",
     "model.lora={rank: 4, alpha: 8}",
@@ -35,8 +36,9 @@ TINY = [
     "sft.save_every=1",
     "reward.batch_size=4",
     "reward.save_every=1",
+    JUDGES,
 ]
-"""Overrides that make every stage take a second."""
+"""Overrides that make every stage take a second, with simulated annotators."""
 
 
 def make_tokenizer():

@@ -211,8 +211,28 @@ def test_a_person_judges_first_and_is_used(run, workspace, monkeypatch):
     mine = [c for c in workspace.store.comparisons() if c.annotator.startswith("person:")]
     assert sorted((c.choice, c.grade) for c in mine) == [("first", 4), ("second", 4), ("tie", None)]
     assert all(c.seconds is not None for c in mine)
-    code, out, _ = run("reward", "-w", workspace.path, "--json", "reward.model=" + workspace.config().model.name)
-    assert json.loads(out)["result"]["train_judgments_by_people"] == 3
+    model = "reward.model=" + workspace.config().model.name
+    code, _, err = run("reward", "-w", workspace.path, model)
+    assert code == 2
+    assert "by annotators of several kinds:\n  3 judgments by people (judge-001: 3)\n" in err
+    assert "`reward.comparisons=[judge-001]`" in err
+    code, out, err = run("reward", "-w", workspace.path, "--json", model, "reward.comparisons=[judge-001]")
+    assert "Learning from comparisons: 3 judgments by people (judge-001: 3)." in err
+    result = json.loads(out)["result"]
+    assert result["train_judgments_by_people"] == 3
+    assert result["train_judgments_simulated"] == result["train_judgments"] - 3 > 0
+    assert result["train_judgments_by_models"] == 0
+
+
+def test_without_a_judge_it_is_said_what_can_judge(run, workspace):
+    """And nobody is invented."""
+    run("sample", "-w", workspace.path, "sample.policy=" + workspace.config().model.name)
+    code, _, err = run("judge", "-w", workspace.path, "judge.annotators=[]")
+    assert code == 2
+    for way in ("--annotate 20", "plaudit campaign create", "plaudit import", "judge.models=", "judge.annotators="):
+        assert way in err
+    assert workspace.store.comparisons() == []
+    assert workspace.runs("judge") == []
 
 
 def test_an_option_that_is_a_setting_is_told_how_settings_are_written(run, workspace):

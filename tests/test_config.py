@@ -1,7 +1,8 @@
 import pytest
 import yaml
 
-from plaudit.config import Config, describe, recipe_file, resolve
+from plaudit.config import Config, describe, recipe_file, resolve, shipped_recipes
+from plaudit.config.staging import check_recipe
 from plaudit.errors import ConfigError
 
 
@@ -161,3 +162,11 @@ def test_algorithms_that_compare_responses_take_four_of_a_prompt(algorithm):
     assert resolve(overrides=["rl.algorithm=ppo"]).rl.group_size == 1
     with pytest.raises(ConfigError, match=r"samples_per_prompt to 2 or more, or to null for 4"):
         resolve(overrides=[f"rl.algorithm={algorithm}", "rl.samples_per_prompt=1"])
+
+
+def test_nobody_judges_unless_named_but_every_shipped_recipe_with_judgments_names_who(tmp_path):
+    assert not resolve().judge.has_judges
+    for name in shipped_recipes():
+        config = resolve(recipe_file(name))
+        assert config.judge.has_judges
+        check_recipe(config)

@@ -15,7 +15,7 @@ LAYERS = [
     ["text", "store"],
     ["workspace", "kernels"],
     ["models", "algorithms"],
-    ["scoring"],
+    ["scoring", "judgments"],
     ["evaluation", "judges", "sampling", "training", "collect", "reporting"],
     ["rounds", "studies"],
     ["commands"],

@@ -16,7 +16,7 @@ judges_app = group("Judges of any kind beside people.")
 def compare(
     judges: Annotated[list[str] | None, typer.Option("--judge", help="An annotator; all models if none.")] = None,
     people: Annotated[
-        list[str] | None, typer.Option("--people", help="Whom to compare with; all persons if none, else all imported.")
+        list[str] | None, typer.Option("--people", help="Whom to compare with; all people if none.")
     ] = None,
     own_run: Annotated[
         str | None, typer.Option("--own-run", help="The run that sampled from the judge itself: does it prefer itself?")
@@ -34,6 +34,7 @@ def compare(
     replacement of Calderon, Reichart and Dror 2025.
     """
     from plaudit.evaluation.judge_quality import judge_quality
+    from plaudit.judgments import KINDS, PEOPLE
     from plaudit.reporting.text import result_lines
 
     opened = open_workspace(workspace)
@@ -41,9 +42,8 @@ def compare(
     for name in [*(judges or []), *(people or [])]:
         if name not in kinds:
             raise DataError(f"there is no annotator `{name}`.{nearest(name, kinds)}")
-    by_kind = {kind: sorted(n for n, k in kinds.items() if k == kind) for kind in ("model", "person", "imported")}
-    named = judges or by_kind["model"]
-    asked = people or by_kind["person"] or by_kind["imported"]
+    named = judges or sorted(name for name, kind in kinds.items() if kind == "model")
+    asked = people or sorted(name for name, kind in kinds.items() if KINDS[kind] == PEOPLE)
     if not named:
         raise DataError("no model has judged here yet: set judge.models, run `plaudit judge`, or name a --judge.")
     if not asked:

@@ -168,6 +168,15 @@ class TasteSettings(Section):
     """Words below which an answer is curt."""
 
 
+WHO_CAN_JUDGE = """What can judge:
+  you, in this terminal              plaudit judge --annotate 20
+  people, on pages in the browser    plaudit campaign create NAME --responses latest:sample
+  people, elsewhere                  plaudit import FILE --kind comparisons
+  models                             plaudit judge 'judge.models=[{name: smol, source: smollm2-135m-instruct}]'
+                                     (source: a run, folder, hub name, endpoint, reward:RUN or function:FILE.py:NAME)
+  simulated annotators, to rehearse  plaudit judge judge.annotators=preset:instructgpt"""
+
+
 class JudgeSettings(Section):
     """Judgments by simulated annotators and by models."""
 
@@ -180,21 +189,26 @@ class JudgeSettings(Section):
     utility: str | list[RuleSettings] = "taste"
     """`taste` for the above; function:FILE.py:NAME as for `rl.reward`; a reward run or reward-model folder, in its raw
     scores; or a list of rules, as in [{fact: words, weight: -0.05}, {pattern: "thank", weight: 1}]."""
-    annotators: Annotated[list[SimulatedAnnotatorSettings], BeforeValidator(expand_presets)] = Field(
-        default=[
-            SimulatedAnnotatorSettings(name="careful", noise=0.3),
-            SimulatedAnnotatorSettings(name="average", noise=0.6),
-            SimulatedAnnotatorSettings(name="hasty", noise=1.2),
-        ]
-    )
-    """Each of them judges everything. preset:NAME, alone or in the list, stands for several that agree as published
-    people did: alpacafarm, alpacafarm-people, instructgpt, stiennon, anthropic-hh."""
+    annotators: Annotated[list[SimulatedAnnotatorSettings], BeforeValidator(expand_presets)] = Field(default=[])
+    """Simulated annotators, which are not people: each of them judges everything. preset:NAME, alone or in the list,
+    stands for several that agree as published people did: alpacafarm, alpacafarm-people, instructgpt, stiennon,
+    anthropic-hh. The quickstart has three; elsewhere there are none unless they are named here."""
     agreement: Annotated[float, Field(gt=0.5, lt=1)] | None = None
     """Scale the noise of all so that two of them are expected to agree on this share of the pairs; null leaves it."""
     models: list[ModelJudgeSettings] = Field(default=[])
-    """Models that judge too, or alone with annotators=[]: local ones, endpoints, reward models, functions."""
+    """Models that judge: local ones, endpoints, reward models, functions."""
     people: int = Field(default=0, ge=0)
     """Pairs that the person at the keyboard judges first."""
+
+    @property
+    def names(self) -> set[str]:
+        """Of the simulated annotators and the models."""
+        return {annotator.name for annotator in self.annotators} | {model.name for model in self.models}
+
+    @property
+    def has_judges(self) -> bool:
+        """Whether anybody is named who judges."""
+        return bool(self.annotators or self.models or self.people)
 
     @model_validator(mode="after")
     def _forms_and_names(self) -> JudgeSettings:
@@ -257,8 +271,9 @@ class RewardSettings(Section):
     model: str = "latest:sft"
     """What the body starts from."""
     comparisons: list[str] | None = None
-    """Judge runs (or `latest:judge`), imports and snapshots (`snapshot:NAME`) whose comparisons are used (of loss
-    rating: whose ratings); null for all in the workspace."""
+    """Judge runs (or `latest:judge`), imports, campaign:NAME and snapshots (`snapshot:NAME`) whose comparisons are used
+    (of loss rating: whose ratings); null for all in the workspace, where they are of one kind: by people, by models, or
+    simulated."""
     criterion: str | None = None
     """Learn from judgments by this criterion alone; null where there is but one."""
     criteria: Annotated[list[str], Field(min_length=2)] | None = None
@@ -363,8 +378,8 @@ class PreferSettings(Section):
     naming the first round's start keeps the optimum pi_ref exp(R / beta); null moves the reference along, and after
     k rounds the policy tends to pi_ref exp(k R / beta)."""
     comparisons: list[str] | None = None
-    """Judge runs (or `latest:judge`), imports and snapshots (`snapshot:NAME`) to learn from; null for all in the
-    workspace."""
+    """Judge runs (or `latest:judge`), imports, campaign:NAME and snapshots (`snapshot:NAME`) to learn from; null for
+    all in the workspace, where they are of one kind: by people, by models, or simulated."""
     criterion: str | None = None
     """Learn from comparisons by this criterion alone; null where there is but one."""
     beta: Rate = 0.1

@@ -8,6 +8,7 @@ from typing import Any
 
 from plaudit.config.recipe import RecipeSettings, StageKind, StageSettings
 from plaudit.config.resolve import Config, merge, resolve
+from plaudit.config.stages import WHO_CAN_JUDGE
 from plaudit.errors import ConfigError, nearest
 
 COMMON = ("seed", "model", "data")
@@ -59,6 +60,8 @@ def check_recipe(config: Config, there: Collection[str] = ()) -> None:
     made: dict[str, str] = {}
     for number, stage in enumerate(config.recipe.stages, start=1):
         found = stage_config(config, number, made)
+        if stage.stage == "judge" and not found.judge.has_judges:
+            raise ConfigError(f"{_where(config, number)}: there is nobody to judge.\n{WHO_CAN_JUDGE}")
         section = getattr(found, stage.stage).model_dump(mode="json")
         for reference in _references(section, LATEST):
             kind = reference.partition(LATEST)[2]

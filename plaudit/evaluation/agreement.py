@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from plaudit.evaluation.coefficients import (
@@ -14,7 +15,7 @@ from plaudit.evaluation.coefficients import (
 )
 from plaudit.evaluation.habits import position_biases
 from plaudit.evaluation.tally import Tally
-from plaudit.records import GRADES, Comparison
+from plaudit.records import GRADES, Comparison, is_named
 
 CHOICES = ("first", "second", "tie")
 SCALE = (
@@ -23,6 +24,8 @@ SCALE = (
     *(f"second {GRADES[grade]}" for grade in sorted(GRADES)),
 )
 """Nine points, from the first significantly better over a tie to the second significantly better."""
+VOTE = " vote "
+"""Before the number of a vote on an item, of people who are not named."""
 ALTOGETHER = "better altogether"
 """What stands for the criterion of comparisons that name none."""
 
@@ -33,7 +36,7 @@ Item = tuple[str, str, str, str]
 def agreement(comparisons: Sequence[Comparison], *, seed: int = 0) -> dict[str, Any] | None:
     """Agreement over the pairs that two or more annotators judged by a criterion, whatever order each of them saw.
 
-    An annotator's later judgment of a pair supersedes the earlier one.
+    An annotator's later judgment of a pair supersedes the earlier one; each of those that name nobody is another's.
 
     Returns None when no pair was judged twice, else
         raw        share of annotator pairs with the same choice on a response pair, ties included
@@ -42,7 +45,7 @@ def agreement(comparisons: Sequence[Comparison], *, seed: int = 0) -> dict[str, 
         gwet_ac1   Gwet's AC1 over the choices that were made (without ties, two)
         reasons    {name: why it is None} of those that have no value
         pairs      response pairs judged by two or more annotators
-        by_annotators  {"a / b": raw agreement of a and b}
+        by_annotators  {"a / b": raw agreement of a and b}, of those with a name
         graded     of the judgments with a grade, and ties, on the nine points of SCALE: `pairs`, `left_out`
                    (judgments without a grade) and the coefficients of `coefficients.ordinal_coefficients`; None where
                    no pair has two such judgments
@@ -57,7 +60,11 @@ def agreement(comparisons: Sequence[Comparison], *, seed: int = 0) -> dict[str, 
     return {
         **nominal_coefficients(patterns.used(), seed=seed),
         "pairs": patterns.shared_items,
-        "by_annotators": {f"{one} / {other}": same / shared for (one, other), (same, shared) in tally.pairs().items()},
+        "by_annotators": {
+            f"{one} / {other}": same / shared
+            for (one, other), (same, shared) in tally.pairs().items()
+            if not {one, other} & _unnamed(tally)
+        },
         "graded": _graded(latest, seed),
     }
 
@@ -67,12 +74,12 @@ def agreement_report(
 ) -> dict[str, Any]:
     """What `plaudit agreement` shows: for every criterion, in the order of the names,
 
-    judgments, pairs, pairs_judged_twice, annotators (a number)
+    judgments, pairs, pairs_judged_twice, annotators (a number, of those with a name), unnamed (judgments of nobody's)
     coefficients   `agreement`
     with_the_rest  {annotator: {judgments, raw, cohen, scott, reasons}}, each judgment against each other one of the
                    same pair; intervals by drawing pairs
-    position       `habits.position_biases`, without the annotators of `order_unknown`: their pairs came from files that
-                   do not say what was shown first
+    position       `habits.position_biases`, without the runs of `order_unknown`: their pairs came from files that do
+                   not say what was shown first
     """
     by_criterion: dict[str, list[Comparison]] = defaultdict(list)
     for comparison in sorted(comparisons, key=lambda judgment: judgment.created):
@@ -87,24 +94,25 @@ def _was_shown_as_a_pair(comparison: Comparison) -> bool:
 
 def _criterion_report(comparisons: list[Comparison], order_unknown: Collection[str], seed: int) -> dict[str, Any]:
     tally = _tally(map(_choice, _latest(comparisons)), CHOICES)
-    rest = {name: cross_coefficients(tally.with_rest(name), seed=seed) for name in tally.annotators}
+    unnamed = _unnamed(tally)
+    named = [name for name in tally.annotators if name not in unnamed]
+    rest = {name: cross_coefficients(tally.with_rest(name), seed=seed) for name in named}
     return {
         "judgments": tally.judgments,
         "pairs": tally.items,
         "pairs_judged_twice": tally.patterns().shared_items,
-        "annotators": len(tally.annotators),
+        "annotators": len(named),
+        "unnamed": sum(tally.judgments_of(name) for name in unnamed),
         "coefficients": agreement(comparisons, seed=seed),
         "with_the_rest": {name: {"judgments": tally.judgments_of(name), **found} for name, found in rest.items()},
-        "position": position_biases(
-            c for c in comparisons if c.annotator not in order_unknown and _was_shown_as_a_pair(c)
-        ),
+        "position": position_biases(c for c in comparisons if c.run not in order_unknown and _was_shown_as_a_pair(c)),
     }
 
 
 def _latest(comparisons: Iterable[Comparison]) -> list[Comparison]:
     """Without those that a later judgment of the same pair, annotator and criterion supersedes."""
     found: dict[tuple[str, ...], Comparison] = {}
-    for comparison in comparisons:
+    for comparison in votes_apart(comparisons):
         pair = sorted((comparison.first, comparison.second))
         found[comparison.prompt_id, comparison.criterion, *pair, comparison.annotator] = comparison
     return list(found.values())
@@ -128,6 +136,31 @@ def _tally(judgments: Iterable[tuple[Comparison, str]], categories: Sequence[str
         item: Item = (comparison.prompt_id, comparison.criterion, comparison.first, comparison.second)
         tally.add(item, comparison.annotator, category)
     return tally
+
+
+def votes_apart(comparisons: Iterable[Comparison]) -> list[Comparison]:
+    """The same, with judgments of the same pair that name nobody by annotators of their own: "imported vote 2"."""
+    votes: Counter[tuple[Item, str]] = Counter()
+    found = []
+    for comparison in comparisons:
+        if not is_named(comparison.annotator):
+            low, high = sorted((comparison.first, comparison.second))
+            item: Item = (comparison.prompt_id, comparison.criterion, low, high)
+            votes[item, comparison.annotator] += 1
+            number = votes[item, comparison.annotator]
+            comparison = replace(comparison, annotator=f"{comparison.annotator}{VOTE}{number}")
+        found.append(comparison)
+    return found
+
+
+def _unnamed(tally: Tally) -> set[str]:
+    """Those of its annotators that stand for people of no name."""
+    return {name for name in tally.annotators if is_vote(name)}
+
+
+def is_vote(annotator: str) -> bool:
+    """Whether `votes_apart` made the name."""
+    return VOTE in annotator and not is_named(annotator.partition(VOTE)[0])
 
 
 def _by_prompt(tally: Tally) -> Patterns:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from plaudit.evaluation.agreement import CHOICES
+from plaudit.evaluation.agreement import CHOICES, VOTE, is_vote, votes_apart
 from plaudit.evaluation.coefficients import cross_coefficients, nominal_coefficients
 from plaudit.evaluation.reward_quality import calibration, log_losses
 from plaudit.evaluation.statistics import Interval, cluster_bootstrap
@@ -77,6 +77,9 @@ def judge_quality(
         calibration      of its soft labels against people's choices: `error` (ECE), `log_loss`, `n`; None without them
         replacement      see `replacement_test`
     """
+    named, comparisons = people, votes_apart(comparisons)
+    votes = {c.annotator for c in comparisons if is_vote(c.annotator)}
+    people = {*people, *(name for name in votes if name.partition(VOTE)[0] in people)}
     items = _by_item(comparisons)
     shared = {item: said for item, said in items.items() if judge in said and said.keys() & set(people) - {judge}}
     return {
@@ -89,7 +92,7 @@ def judge_quality(
         else _leaning(shared, judge, people, {r: int(run == own_run) for r, run in runs.items()}, seed),
         "repeats": _repeats(comparisons, judge, seed),
         "calibration": _calibration(shared, judge, people),
-        "replacement": replacement_test(items, judge, people, epsilon=epsilon),
+        "replacement": replacement_test(items, judge, named, others=people, epsilon=epsilon),
     }
 
 
@@ -191,7 +194,12 @@ def _calibration(
 
 
 def replacement_test(
-    items: Mapping[Item, Mapping[str, _Said]], judge: str, people: Collection[str], *, epsilon: float = EPSILON
+    items: Mapping[Item, Mapping[str, _Said]],
+    judge: str,
+    people: Collection[str],
+    *,
+    others: Collection[str] | None = None,
+    epsilon: float = EPSILON,
 ) -> dict[str, Any] | None:
     """Whether the judge stands in for people: the alternative annotator test.
 
@@ -200,19 +208,22 @@ def replacement_test(
     reverse (rho_h)? The judge wins against that person when rho_f > rho_h - epsilon at 5 % by a paired t-test, with
     Benjamini-Yekutieli's correction over people; it may replace people when it wins against half of them or more.
 
+    others   whom judge and person are compared with; None for the people, without the person
+
     Returns `winning_rate` (omega), `advantage` (mean rho_f), `may_replace`, `epsilon`, and `by_person`:
     {name: {judge, person, n, p_value}}; None unless two people share FEWEST_SHARED items or more.
     """
     by_person: dict[str, dict[str, Any]] = {}
+    beside = people if others is None else others
     for person in sorted(set(people) - {judge}):
         judge_wins: list[float] = []
         person_wins: list[float] = []
         for said in items.values():
-            others = [name for name in said if name in people and name not in (person, judge)]
-            if judge not in said or person not in said or not others:
+            rest = [name for name in said if name in beside and name not in (person, judge)]
+            if judge not in said or person not in said or not rest:
                 continue
-            of_judge = sum(said[judge].choice == said[name].choice for name in others)
-            of_person = sum(said[person].choice == said[name].choice for name in others)
+            of_judge = sum(said[judge].choice == said[name].choice for name in rest)
+            of_person = sum(said[person].choice == said[name].choice for name in rest)
             judge_wins.append(float(of_judge >= of_person))
             person_wins.append(float(of_person >= of_judge))
         if len(judge_wins) < FEWEST_SHARED:

@@ -9,13 +9,16 @@ from itertools import combinations
 from typing import Any
 
 from plaudit.config import Config
-from plaudit.errors import DataError
+from plaudit.config.stages import WHO_CAN_JUDGE
+from plaudit.errors import ConfigError, DataError
 from plaudit.evaluation.agreement import agreement
 from plaudit.evaluation.habits import choice_habits
+from plaudit.judges.again import judged_before
 from plaudit.judges.calibration import noise_factor
 from plaudit.judges.likings import is_model, load_liking
 from plaudit.judges.models import judge_lineage, judge_samples
 from plaudit.judges.simulated import QUALITY, SimulatedAnnotator
+from plaudit.judgments import REUSED, is_of
 from plaudit.models.named import named_reward
 from plaudit.progress import progress, say
 from plaudit.records import Annotator, Comparison, Prompt, Response, implied_comparisons, unit_interval
@@ -38,22 +41,34 @@ def judge(
     The run's result has the judgments and their agreement: raw, Krippendorff's alpha, Fleiss' kappa and Gwet's AC1 with
     their intervals, and by pair of annotators; who the simulated annotators were; and their `habits.choice_habits`.
 
+    What a judge, with the same settings, has said of these samples in a complete run is not asked again: the new run
+    names it as its own. Where that is true of every judge, no run is made, and the earlier one is returned.
+
     Raises WorkspaceError when there are no samples, DataError when no prompt has two different responses, ConfigError
-    where no noise gives `judge.agreement`, and what `load_liking` does.
+    where nobody is named who judges, or no noise gives `judge.agreement`, and what `load_liking` does.
     """
     if resume is not None:
         with workspace.resume_run(resume, "judge", config) as run:
             return _run(workspace, run, run.config(), ask)
     config = config or workspace.config()
+    if not (config.judge.annotators or config.judge.models or (config.judge.people and ask is not None)):
+        raise ConfigError(f"there is nobody to judge.\n{WHO_CAN_JUDGE}")
     samples = workspace.run(config.judge.samples, kind="sample", setting="judge.samples")
     responses = workspace.store.responses(samples.name)
     parents = {"samples": samples.name}
     if is_model(config.judge.utility):
         parents["utility"] = named_reward(workspace, str(config.judge.utility), setting="judge.utility")
     parents |= {f"model {m.name}": judge_lineage(workspace, m) for m in config.judge.models}
-    with workspace.new_run(
-        "judge", config, parents=parents, data=snapshot("responses", (r.id for r in responses))
-    ) as run:
+    data = snapshot("responses", (r.id for r in responses))
+    reused = judged_before(workspace, config, parents, data)
+    earlier = set(reused.values())
+    if reused.keys() == config.judge.names and not config.judge.people and len(earlier) == 1:
+        (before,) = earlier
+        say(f"{before} has the judgments of these samples by {', '.join(sorted(reused))}: none is added.")
+        return workspace.run(before)
+    with workspace.new_run("judge", config, parents=parents, data=data) as run:
+        if reused:
+            run.update(**{REUSED: reused})
         return _run(workspace, run, config, ask)
 
 
@@ -76,10 +91,16 @@ def _run(workspace: Workspace, run: Run, config: Config, ask: AskPerson | None) 
         ask(chosen, run.name, lambda judgment: _keep_person(workspace, judgment))
     as_set = [SimulatedAnnotator(settings, liking, config.seed) for settings in config.judge.annotators]
     annotators = _calibrated(as_set, pairs, config)
-    workspace.store.add_annotators([a.annotator for a in annotators])
+    reused: dict[str, str] = run.info.get(REUSED, {})
+    for name, before in sorted(reused.items()):
+        say(f"{name} has judged these samples in {before}: that is used, and not asked again.")
+    asked = [a for a in annotators if a.settings.name not in reused]
+    if asked:
+        say(f"Simulated annotators judge, who are no people: {', '.join(a.settings.name for a in asked)}.")
+    workspace.store.add_annotators([a.annotator for a in asked])
     tasks = _tasks(pairs, config.judge.form)
-    with progress("judging", len(tasks) * len(annotators)) as advance:
-        for annotator in annotators:
+    with progress("judging", len(tasks) * len(asked)) as advance:
+        for annotator in asked:
             _judge_all(workspace, annotator, tasks, config.judge.form, run.name)
             advance(len(tasks))
     models = {
@@ -87,9 +108,13 @@ def _run(workspace: Workspace, run: Run, config: Config, ask: AskPerson | None) 
             workspace, run, settings, config, pairs, source=run.parents[f"model {settings.name}"]
         )
         for settings in config.judge.models
+        if settings.name not in reused
     }
-    comparisons = workspace.store.comparisons(run.name)
-    ratings = [label for label in workspace.store.labels(QUALITY) if label.run == run.name]
+    models |= {m.name: _facts_of(workspace, reused[m.name], m.name) for m in config.judge.models if m.name in reused}
+    parts = {(run.name, None), *((before, name) for name, before in reused.items())}
+    comparisons = [c for name in (run.name, *sorted(set(reused.values()))) for c in workspace.store.comparisons(name)]
+    comparisons = [c for c in comparisons if is_of(c, parts)]
+    ratings = [label for label in workspace.store.labels(QUALITY) if is_of(label, parts)]
     run.update(
         result={
             "judgments": len(comparisons) + len(ratings),
@@ -97,13 +122,17 @@ def _run(workspace: Workspace, run: Run, config: Config, ask: AskPerson | None) 
             "identical_pairs_left_out": identical,
             "annotators": sorted({c.annotator for c in comparisons} | {label.annotator for label in ratings}),
             "agreement": agreement(comparisons or implied_comparisons(ratings), seed=config.seed),
-            "utility": liking.source,
+            "utility": liking.source if annotators else None,
             "simulated": {a.settings.name: a.parameters for a in annotators},
             "habits": _habits(annotators, answers, comparisons),
             "models": models,
         }
     )
     return run
+
+
+def _facts_of(workspace: Workspace, run: str, model: str) -> Any:
+    return workspace.run(run).result["models"][model]
 
 
 def _tasks(pairs: list[Pair], form: str) -> list[tuple[Prompt, list[Response]]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
+from plaudit.store.importing import Imported
 from plaudit.workspace import Run
 
 MOST_LINES = 10
@@ -39,15 +40,44 @@ def result_lines(result: dict[str, Any], *, indent: int = 2) -> Iterator[str]:
             yield f"{label}: {'not measured' if value is None else value}"
 
 
+def imported_lines(imported: Imported) -> Iterator[str]:
+    """What became of a file."""
+    kind = imported.kind
+    pairs = f" ({imported.pairs} pairs)" if imported.pairs else ""
+    again = f" {imported.repeated} were there already." if imported.repeated else ""
+    yield f"{imported.rows} lines read, {imported.added} {kind}{pairs} added.{again}"
+    told = {
+        "Further votes on the same, of people who are not named": imported.votes,
+        "Corrections of what the same annotator said before, which no longer counts": imported.corrected,
+        "Such as the same annotator corrected later, which do not count": imported.overruled,
+    }
+    yield from (f"{what}: {number} of those added." for what, number in told.items() if number)
+    yield from (f"Left out: {number} {why}." for why, number in sorted(imported.left_out.items()))
+    yield from (f"{number} {what}." for what, number in sorted(imported.guessed.items()))
+    if imported.moved:
+        yield f"{imported.moved} prompts stay in the split (training or held out) that they have here."
+    if imported.excluded:
+        yield f"{imported.excluded} of them are excluded, and stay so: plaudit data list, plaudit data restore."
+    for column, number in sorted(imported.prompts.items()):
+        yield f"`{column}` was not read, though it could be part of the prompt ({number} rows)."
+    if imported.unread:
+        yield "Columns that were not read: " + ", ".join(sorted(imported.unread)) + "."
+    if kind not in ("prompts", "demonstrations"):
+        yield f"Its name, as in reward.comparisons=[{imported.run}]: {imported.run}"
+    yield f"To undo: plaudit data exclude --import {imported.number}"
+
+
 def agreement_lines(report: Mapping[str, Any]) -> Iterator[str]:
     """What `agreement_report` found, criterion by criterion."""
     for criterion, found in report.items():
         yield (
             f"{criterion}: judgments {found['judgments']}, pairs {found['pairs']} (judged twice or more: "
             f"{found['pairs_judged_twice']}), annotators {found['annotators']}"
+            + (f", and {found['unnamed']} judgments that name nobody" if found["unnamed"] else "")
         )
         yield from _coefficient_lines(found["coefficients"])
-        yield "  each with the rest"
+        if found["with_the_rest"]:
+            yield "  each with the rest"
         for name, rest in islice(found["with_the_rest"].items(), MOST_LINES):
             yield f"    {name}: {_bounds(rest, 'raw')}; cohen {_bounds(rest, 'cohen')}; {rest['judgments']} judgments"
         if len(found["with_the_rest"]) > MOST_LINES:

@@ -6,18 +6,20 @@ Rows whose key is there already are left as they are; of two with one key the fi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import attrgetter, itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, Table
+from sqlalchemy import Column, Connection, Table, select
 from sqlalchemy.exc import DatabaseError
 
 from plaudit.records import Annotator, Comparison, Demonstration, Label, Prompt, Response
 from plaudit.store import tables
 from plaudit.store.database import meaning_of
 from plaudit.store.engine import Database
+from plaudit.store.standing import excluded_ids
+from plaudit.timing import now
 
 CACHE_KIBIBYTES = 262_144
 """What SQLite may keep of the file while it takes in many rows: the keys come in no order, so every page is in use."""
@@ -25,12 +27,16 @@ USUAL_CACHE_KIBIBYTES = 2_000
 
 Values = tuple[Any, ...]
 
-PROMPTS = (tables.prompts, ("id", "messages", "split", "source"))
-DEMONSTRATIONS = (tables.demonstrations, ("id", "prompt_id", "text", "source", "annotator", "judgment"))
+PROMPTS = (tables.prompts, ("id", "messages", "split", "source", "import_number"))
+DEMONSTRATIONS = (
+    tables.demonstrations,
+    ("id", "prompt_id", "text", "source", "annotator", "judgment", "import_number"),
+)
 RESPONSES = (tables.responses, ("id", "prompt_id", "text", "run", "finished"))
 ANNOTATORS = (tables.annotators, ("name", "kind", "parameters"))
 COMPARISONS = (tables.comparisons, tuple(column.name for column in tables.comparisons.columns))
 LABELS = (tables.labels, tuple(column.name for column in tables.labels.columns))
+CORRECTIONS = (tables.corrections, ("kind", "id", "by", "created"))
 Target = tuple[Table, tuple[str, ...]]
 
 
@@ -52,19 +58,35 @@ def bulk_writing(database: Database) -> Iterator[BulkWriter]:
 
 
 class BulkWriter:
-    """Inserts for one connection. Every method returns the number of new rows."""
+    """Inserts for one connection. Every method returns the number of new rows.
+
+    number   of the import that the rows belong to
+    now      its time, which is that of judgments that say none
+    """
 
     def __init__(self, connection: Connection):
         self.connection = connection
+        self.number: int | None = None
+        self.now = now("seconds")
         self._prepared: set[str] = set()
+        self._excludes: dict[str, set[str]] | None = None
+
+    def begin(self, run: str, file: str, kind: str, format: str) -> int:
+        """Say what the rows come from; returns the number of the import."""
+        row = {"run": run, "file": file, "kind": kind, "format": format, "created": self.now}
+        key = self.connection.execute(tables.imports.insert().values(**row)).inserted_primary_key
+        self.number = int(key[0]) if key is not None else None
+        assert self.number is not None
+        return self.number
 
     def prompts(self, prompts: Sequence[Prompt]) -> int:
         """Add prompts."""
-        return self._insert(PROMPTS, [(p.id, json.dumps(p.messages), p.split, p.source) for p in prompts])
+        rows = [(p.id, json.dumps(p.messages), p.split, p.source, self.number) for p in prompts]
+        return self._insert(PROMPTS, rows)
 
     def demonstrations(self, demonstrations: Sequence[Demonstration]) -> int:
         """Add demonstrations, whose prompts are there."""
-        rows = [(d.id, d.prompt.id, d.text, d.source, d.annotator, d.judgment) for d in demonstrations]
+        rows = [(d.id, d.prompt.id, d.text, d.source, d.annotator, d.judgment, self.number) for d in demonstrations]
         return self._insert(DEMONSTRATIONS, rows)
 
     def responses(self, responses: Sequence[Response]) -> int:
@@ -75,13 +97,47 @@ class BulkWriter:
         """Add annotators."""
         return self._insert(ANNOTATORS, [(a.name, a.kind, json.dumps(a.parameters)) for a in annotators])
 
-    def comparisons(self, comparisons: Sequence[Comparison], *, now: str) -> int:
-        """Add judgments of pairs; now is when those were made that do not say."""
-        return self._insert(COMPARISONS, _dated(COMPARISONS, comparisons, now))
+    def comparisons(self, comparisons: Sequence[Comparison]) -> int:
+        """Add judgments of pairs."""
+        return self._insert(COMPARISONS, self._dated(COMPARISONS, comparisons))
 
-    def labels(self, labels: Sequence[Label], *, now: str) -> int:
+    def labels(self, labels: Sequence[Label]) -> int:
         """Add judgments of single responses."""
-        return self._insert(LABELS, _dated(LABELS, labels, now))
+        return self._insert(LABELS, self._dated(LABELS, labels))
+
+    def corrections(self, corrections: Sequence[tuple[str, str, str]]) -> int:
+        """Add what no longer stands: (table, its id, the id of what took its place)."""
+        return self._insert(CORRECTIONS, [(*row, self.now) for row in corrections])
+
+    def splits(self, prompts: Sequence[str]) -> dict[str, str]:
+        """Prompt -> its split, of those that are there."""
+        columns = tables.prompts.c
+        return dict(self._of(prompts, columns.id, columns.split))
+
+    def excluded(self, table: str, prompts: Mapping[str, str]) -> int:
+        """How many of these rows of a table are excluded, themselves or with their prompt (id -> id of the prompt)."""
+        if self._excludes is None:
+            self._excludes = {
+                kind: set(self.connection.scalars(excluded_ids(kind)))
+                for kind in self.connection.scalars(select(tables.exclusion_members.c.kind).distinct())
+            }
+        own, of_prompts = (self._excludes.get(kind, ()) for kind in (table, "prompts"))
+        return sum(name in own or prompt in of_prompts for name, prompt in prompts.items())
+
+    def _of(self, names: Sequence[str], key: Column[Any], *columns: Column[Any]) -> Iterator[Any]:
+        for start in range(0, len(names), 500):
+            query = select(key, *columns).where(key.in_(names[start : start + 500]))
+            yield from self.connection.execute(query).tuples()
+
+    def _dated(self, target: Target, judgments: Sequence[Comparison] | Sequence[Label]) -> list[Values]:
+        names = target[1]
+        said = names[:-1]
+        assert names[-1] == "import_number"
+        made, end = said.index("created"), (self.number,)
+        return [
+            (*(row if row[made] else (*row[:made], self.now, *row[made + 1 :])), *end)
+            for row in map(attrgetter(*said), judgments)
+        ]
 
     def _insert(self, target: Target, rows: list[Values]) -> int:
         """In the order of their keys, so that neighbours in an index are written together."""
@@ -128,13 +184,6 @@ class BulkWriter:
             added = int(cursor.rowcount)
             cursor.execute(f"TRUNCATE {incoming}")
         return added
-
-
-def _dated(target: Target, judgments: Sequence[Comparison] | Sequence[Label], now: str) -> list[Values]:
-    names = target[1]
-    made = names.index("created")
-    values = attrgetter(*names)
-    return [row if row[made] else (*row[:made], now, *row[made + 1 :]) for row in map(values, judgments)]
 
 
 def _columns(names: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, func, not_, or_, select
+from sqlalchemy import ColumnElement, Connection, Table, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DatabaseError
 
@@ -16,18 +16,21 @@ from plaudit.errors import DataError, nearest
 from plaudit.records import Annotator, Comparison, Demonstration, Label, Prompt, Response, Split
 from plaudit.store import tables
 from plaudit.store.engine import Database, open_database
+from plaudit.store.standing import CAMPAIGN as CAMPAIGN
+from plaudit.store.standing import decided as decided
+from plaudit.store.standing import excluded_ids, in_snapshot, not_excluded, standing
 from plaudit.timing import now
 
 ROWS_PER_STATEMENT = 1000
-CAMPAIGN = "campaign:"
-"""Before a campaign's name, in the `run` of what people said in it."""
+NOT_IN_RECORDS = ("id", "import_number")
+"""Columns of judgments that their records do not have."""
 
 
 class Store:
     """Prompts, demonstrations, responses, annotators, comparisons and labels, append-only.
 
-    What was corrected or taken back by the person who said it, and what was said by people whose judgments somebody has
-    decided to leave out, stays in the database and is not read.
+    What was corrected or taken back by the person who said it, what was said by people whose judgments somebody has
+    decided to leave out, and what was excluded, stays in the database and is not read.
     """
 
     def __init__(self, database: Database, snapshot: str | None = None):
@@ -88,16 +91,20 @@ class Store:
 
     # Reading. Every list is in the order of the ids, so that equal content is read equally.
 
-    def prompts(self, split: Split | None = None) -> list[Prompt]:
-        """All prompts, or those of one split."""
-        query = select(tables.prompts).order_by(tables.prompts.c.id)
+    def prompts(self, split: Split | None = None, *, excluded: bool = False) -> list[Prompt]:
+        """All prompts, or those of one split.
+
+        excluded   also those that are excluded: to look up what a judgment of a snapshot was about
+        """
+        columns = (tables.prompts.c[name] for name in ("messages", "split", "source", "id"))
+        query = select(*columns).order_by(tables.prompts.c.id)
         if split is not None:
             query = query.where(tables.prompts.c.split == split)
-        return [Prompt(**row) for row in self._rows(query)]
+        return [Prompt(**row) for row in self._read(query, tables.prompts, excluded)]
 
     def demonstrations(self, split: Split | None = None) -> list[Demonstration]:
         """All demonstrations, or those whose prompt is in one split."""
-        prompts = {prompt.id: prompt for prompt in self.prompts(split)}
+        prompts = {prompt.id: prompt for prompt in self.prompts(split, excluded=True)}
         found = [row for row in self._standing(tables.demonstrations) if row["prompt_id"] in prompts]
         return [
             Demonstration(
@@ -106,12 +113,12 @@ class Store:
             for row in found
         ]
 
-    def responses(self, run: str | None = None) -> list[Response]:
-        """All responses, or those of one sampling run."""
+    def responses(self, run: str | None = None, *, excluded: bool = False) -> list[Response]:
+        """All responses, or those of one sampling run; `excluded` as for prompts."""
         query = select(tables.responses).order_by(tables.responses.c.id)
         if run is not None:
             query = query.where(tables.responses.c.run == run)
-        return [Response(**row) for row in self._rows(query)]
+        return [Response(**row) for row in self._read(query, tables.responses, excluded)]
 
     def annotators(self) -> list[Annotator]:
         """Everybody who has judged, or may."""
@@ -128,15 +135,30 @@ class Store:
         return [Label(**_without_id(row)) for row in self._standing(tables.labels, *wanted)]
 
     def counts(self) -> dict[str, int]:
-        """Rows that the stages exchange, by table, and prompts by split."""
+        """Rows that the stages exchange, by table, and prompts by split; what is excluded is in neither."""
         counted = [tables.prompts, tables.demonstrations, tables.responses, tables.annotators]
         counted += [tables.comparisons, tables.labels]
         with self.database.reading() as connection:
-            counts = {t.name: int(connection.scalar(select(func.count()).select_from(t)) or 0) for t in counted}
+            kept = {t: not_excluded(connection, t) if t is not tables.annotators else [] for t in counted}
+            counts = {
+                t.name: int(connection.scalar(select(func.count()).select_from(t).where(*kept[t])) or 0)
+                for t in counted
+            }
             split = tables.prompts.c.split
-            for name, number in connection.execute(select(split, func.count()).group_by(split)):
+            by_split = select(split, func.count()).where(*kept[tables.prompts]).group_by(split)
+            for name, number in connection.execute(by_split):
                 counts[f"prompts_{name}"] = number
         return counts
+
+    def excluded(self) -> dict[str, int]:
+        """Rows that were excluded, by table; what goes with them is not counted. Empty where there is none."""
+        with self.database.reading() as connection:
+            kinds = connection.scalars(select(tables.exclusion_members.c.kind).distinct())
+            numbers = {
+                kind: int(connection.scalar(select(func.count()).select_from(excluded_ids(kind).subquery())) or 0)
+                for kind in sorted(kinds)
+            }
+        return {kind: number for kind, number in numbers.items() if number}
 
     def chosen(self, connection: Connection, table: Table) -> ColumnElement[bool]:
         """The condition that a judgment or demonstration is read: it is in the snapshot, or it stands now."""
@@ -150,55 +172,17 @@ class Store:
         with self.database.reading() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
+    def _read(self, query: Any, table: Table, excluded: bool) -> list[dict[str, Any]]:
+        with self.database.reading() as connection:
+            if not excluded and self.snapshot is None:
+                query = query.where(*not_excluded(connection, table))
+            return [dict(row) for row in connection.execute(query).mappings()]
+
     def _standing(self, table: Table, *wanted: ColumnElement[bool]) -> list[dict[str, Any]]:
         """Rows that are read: those of the snapshot, or those that stand now."""
         with self.database.reading() as connection:
             query = select(table).where(self.chosen(connection, table), *wanted).order_by(table.c.id)
             return [dict(row) for row in connection.execute(query).mappings()]
-
-
-def standing(connection: Connection, table: Table) -> ColumnElement[bool]:
-    """The condition that a row of judgments, or a demonstration, has not been superseded and that its author counts.
-
-    The newest decision on an annotator holds; one on a campaign goes before one on all of them.
-    """
-    superseded = select(tables.judgments.c.supersedes).where(tables.judgments.c.supersedes.is_not(None))
-    stands = or_(table.c.judgment.is_(None), table.c.judgment.not_in(superseded))
-    run = table.c.source if table is tables.demonstrations else table.c.run
-    return and_(stands, *(not_(condition) for condition in _left_out(decided(connection), table.c.annotator, run)))
-
-
-def decided(connection: Connection, about: str = "training") -> dict[tuple[str, str], bool]:
-    """(annotator, campaign or empty) -> what the newest decision says.
-
-    about   "training": whether the judgments count; "admission": whether the annotator may work
-    """
-    columns = (tables.decisions.c.annotator, tables.decisions.c.campaign, tables.decisions.c.is_included)
-    query = select(*columns).where(tables.decisions.c.about == about).order_by(tables.decisions.c.number)
-    rows = connection.execute(query)
-    return {(annotator, campaign): included for annotator, campaign, included in rows}
-
-
-def _left_out(
-    decisions: dict[tuple[str, str], bool], annotator: ColumnElement[Any], run: ColumnElement[Any]
-) -> list[ColumnElement[bool]]:
-    """Conditions of rows that do not count. An unknown author is never left out."""
-    conditions: list[ColumnElement[bool]] = []
-    for (name, campaign), included in sorted(decisions.items()):
-        by_name = func.coalesce(annotator, "") == name
-        if campaign and not included:
-            conditions.append(and_(by_name, run == CAMPAIGN + campaign))
-        elif not campaign and not included:
-            kept = [CAMPAIGN + other for (who, other), yes in decisions.items() if who == name and other and yes]
-            conditions.append(and_(by_name, run.not_in(kept)))
-    return conditions
-
-
-def in_snapshot(table: Table, name: str) -> ColumnElement[bool]:
-    """The condition that a row is of a snapshot."""
-    members = tables.snapshot_members
-    chosen = select(members.c.id).where(members.c.snapshot == name, members.c.kind == table.name)
-    return table.c.id.in_(chosen)
 
 
 def snapshot(kind: str, ids: Iterable[str]) -> dict[str, Any]:
@@ -212,7 +196,7 @@ def _dated(judgment: Comparison | Label) -> dict[str, Any]:
 
 
 def _without_id(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name != "id"}
+    return {name: value for name, value in row.items() if name not in NOT_IN_RECORDS}
 
 
 def demonstration_row(demonstration: Demonstration) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 
 from plaudit.errors import WorkspaceError
 
-NEWEST = "0002"
+NEWEST = "0003"
 """The newest revision in migrations/versions."""
 OLDEST_KNOWN = 2
 """The schema version that revision 0001 stands for; versions were plain numbers before there were revisions."""

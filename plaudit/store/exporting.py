@@ -1,8 +1,8 @@
 """The store into files: the training set that the standing judgments make, and the log of all that people handed in.
 
 The training set is in TRL's columns, with Plaudit's own beside them, and `plaudit import` reads it back. The log has
-every judgment, corrected and taken back ones too. Annotators go by their pseudonyms throughout; nothing of accounts,
-invitations or sessions is read here.
+every judgment, corrected and taken back ones too. Annotators go by their pseudonyms throughout, never by an e-mail
+address; nothing of accounts, invitations or sessions is read here.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -23,7 +24,9 @@ from plaudit.progress import Advance, progress
 from plaudit.records import DESIRABLE, SAFE
 from plaudit.store import tables
 from plaudit.store.database import Store
+from plaudit.store.people import names_outside
 from plaudit.store.rows import MOST_RANKED
+from plaudit.store.standing import not_excluded
 from plaudit.store.writers import Schema, file_facts, write_dataset, write_jsonl, write_parquet
 
 ExportKind = Literal["prompts", "demonstrations", "ratings", "labels", "comparisons", "rankings", "judgments"]
@@ -42,7 +45,8 @@ RULE_IN_WORDS = (
 )
 
 _PROMPT: Schema = {"prompt": "messages", "prompt_split": "text", "prompt_source": "text"}
-_FROM: Schema = {"criterion": "text", "annotator": "text", "created": "text", "run": "text", "judgment": "text"}
+_FROM: Schema = {"criterion": "text", "annotator": "text", "annotator_kind": "text", "created": "text"}
+_FROM |= {"run": "text", "judgment": "text"}
 SCHEMAS: dict[ExportKind, Schema] = {
     "prompts": _PROMPT,
     "demonstrations": _PROMPT | {"completion": "messages", "source": "text", "annotator": "text", "judgment": "text"},
@@ -67,11 +71,14 @@ TRL_COLUMNS: dict[ExportKind, tuple[str, ...]] = {
 }
 
 
-def export_data(store: Store, folder: Path | str, *, kind: str = EVERYTHING, format: str = "jsonl") -> dict[str, Any]:
+def export_data(
+    store: Store, folder: Path | str, *, kind: str = EVERYTHING, format: str = "jsonl", held_out: bool = False
+) -> dict[str, Any]:
     """Write a file for each kind, and manifest.json, to a new folder, whole or not at all. Returns the manifest.
 
-    kind     one of ExportKind; everything: all of them that the format and the store's snapshot allow
-    format   trl: JSONL of TRL's columns alone, which cannot hold ties or what was asked
+    kind      one of ExportKind; everything: all of them that the format and the store's snapshot allow
+    format    trl: JSONL of TRL's columns alone, which cannot hold ties or what was asked; of training prompts
+    held_out  of trl: write what is on held-out prompts too, to files of their own (`held_out_comparisons.jsonl`, ...)
 
     Rows are in the order of their ids (rankings: of the rankings' ids; judgments: as handed in), so equal stores give
     equal files. What cannot be written is counted in the manifest's `left_out`.
@@ -80,17 +87,22 @@ def export_data(store: Store, folder: Path | str, *, kind: str = EVERYTHING, for
     """
     folder = Path(folder)
     kinds = _kinds(store, kind, format)
+    if held_out and format != "trl":
+        raise DataError("--held-out is of --format trl; in other formats `prompt_split` says what is held out.")
     if folder.exists():
         raise DataError(f"{folder} exists already; name a folder that does not.")
     with whole_folder(folder) as partial, store.database.reading() as connection:
         reader = _Reader(store, connection)
         rows = {each: _write(partial, reader, each, format) for each in kinds}
+        apart = {each: _write(partial, reader, each, format, "held_out") for each in kinds} if held_out else {}
         manifest = {
             "format": format,
             "rule": RULE,
             "rule_in_words": RULE_IN_WORDS,
             "snapshot": None if store.snapshot is None else reader.snapshot(),
             "rows": rows,
+            "held_out": _held_out_in_words(format, apart),
+            "excluded": store.excluded(),
             "left_out": {each: dict(sorted(why.items())) for each, why in reader.left_out.items() if why},
             "campaigns": reader.campaigns() if "judgments" in kinds else [],
             "files": dict(file_facts(partial)),
@@ -117,10 +129,20 @@ def _kinds(store: Store, kind: str, format: str) -> list[ExportKind]:
     return chosen
 
 
-def _write(folder: Path, reader: _Reader, kind: ExportKind, format: str) -> int:
+def _held_out_in_words(format: str, apart: dict[ExportKind, int]) -> Any:
+    """What became of rows on prompts that are held out of training."""
+    if format != "trl":
+        return "among the others: prompt_split says which"
+    return {f"held_out_{kind}.jsonl": number for kind, number in apart.items()} or "left out"
+
+
+def _write(folder: Path, reader: _Reader, kind: ExportKind, format: str, split: str = "train") -> int:
     rows, total = reader.rows(kind), reader.count(kind)
+    if format == "trl" and split != "train":
+        rows = _in_trl((row for row in rows if row["prompt_split"] == split), kind, Counter())
+        return write_jsonl(folder / f"{split}_{kind}.jsonl", rows)
     if format == "trl":
-        rows = _in_trl(rows, kind, reader.left_out[kind])
+        rows = _in_trl(_training(rows, reader.left_out[kind]), kind, reader.left_out[kind])
     with _shown(kind, total) as advance:
         rows = _followed(rows, advance)
         if format in ("jsonl", "trl"):
@@ -148,6 +170,15 @@ def _followed(rows: Iterator[dict[str, Any]], advance: Advance) -> Iterator[dict
     advance(number % ROWS_AT_ONCE)
 
 
+def _training(rows: Iterator[dict[str, Any]], left_out: Counter[str]) -> Iterator[dict[str, Any]]:
+    """What is not held out: TRL's columns cannot say it, and a model must not be measured on what it has learnt."""
+    for row in rows:
+        if row["prompt_split"] == "train":
+            yield row
+        else:
+            left_out[f"on prompts of the split {row['prompt_split']}"] += 1
+
+
 def _in_trl(rows: Iterator[dict[str, Any]], kind: ExportKind, left_out: Counter[str]) -> Iterator[dict[str, Any]]:
     for row in rows:
         if row.get("tie"):
@@ -167,6 +198,20 @@ class _Reader:
     left_out: dict[ExportKind, Counter[str]] = field(
         default_factory=lambda: {kind: Counter() for kind in get_args(ExportKind)}
     )
+
+    def __post_init__(self) -> None:
+        columns = tables.annotators.c
+        self._kinds = dict(self.connection.execute(select(columns.name, columns.kind)).tuples().all())
+        self._outside = names_outside(self.connection)
+
+    def _who(self, annotator: str | None) -> str | None:
+        """What an annotator is called in files."""
+        return annotator if annotator is None else self._outside.get(annotator, annotator)
+
+    def _origin(self, row: Any) -> dict[str, Any]:
+        who = {"annotator": self._who(row.annotator), "annotator_kind": self._kinds[row.annotator]}
+        when = {"created": _time(row.created), "run": row.run, "judgment": row.judgment}
+        return {"criterion": row.criterion or None, **who, **when}
 
     def rows(self, kind: ExportKind) -> Iterator[dict[str, Any]]:
         """Every row of the kind, in order."""
@@ -207,7 +252,9 @@ class _Reader:
     def _prompts(self) -> Iterator[dict[str, Any]]:
         prompts = tables.prompts
         query = select(*_prompt_columns()).order_by(prompts.c.id)
-        if self.store.snapshot is not None:
+        if self.store.snapshot is None:
+            query = query.where(*not_excluded(self.connection, prompts))
+        else:
             judged = (tables.comparisons, tables.labels, tables.demonstrations)
             used = (prompts.c.id.in_(select(t.c.prompt_id).where(self._chosen(t))) for t in judged)
             query = query.where(or_(*used))
@@ -221,7 +268,7 @@ class _Reader:
             if not row.text.strip():
                 self.left_out["demonstrations"]["answers that are empty"] += 1
                 continue
-            found = {"completion": _answer(row.text), "source": row.source, "annotator": row.annotator}
+            found = {"completion": _answer(row.text), "source": row.source, "annotator": self._who(row.annotator)}
             yield _of_prompt(row) | found | {"judgment": row.judgment}
 
     def _labels(self, kind: Literal["ratings", "labels"]) -> Iterator[dict[str, Any]]:
@@ -233,7 +280,7 @@ class _Reader:
         wanted = yes_or_no if kind == "labels" else ~yes_or_no
         for row in self._stream(query.where(self._chosen(table), wanted).order_by(table.c.id)):
             value = {"label": row.value > 0.5} if kind == "labels" else {"rating": row.value}
-            yield _of_prompt(row) | {"completion": _answer(row.text)} | value | _origin(row)
+            yield _of_prompt(row) | {"completion": _answer(row.text)} | value | self._origin(row)
 
     def _comparisons(self) -> Iterator[dict[str, Any]]:
         query = self._pairs(with_safety=True).order_by(tables.comparisons.c.id)
@@ -241,7 +288,7 @@ class _Reader:
             if row.first_text == row.second_text:
                 self.left_out["comparisons"]["pairs of equal answers"] += 1
             else:
-                yield _comparison(row)
+                yield _comparison(row) | self._origin(row)
 
     def _pairs(self, *, with_safety: bool) -> Select[Any]:
         """Comparisons with the texts of both sides, and what the same judgment says of their safety."""
@@ -268,11 +315,12 @@ class _Reader:
         table = tables.comparisons
         query = self._pairs(with_safety=False).where(table.c.ranking.is_not(None)).order_by(table.c.ranking, table.c.id)
         for _, pairs in groupby(self._stream(query), key=lambda row: row.ranking):
-            found = _ranking(list(pairs))
+            several = list(pairs)
+            found = _ranking(several)
             if isinstance(found, str):
                 self.left_out["rankings"][found] += 1
             else:
-                yield found
+                yield found | self._origin(_first_said(several))
 
     def _judgments(self) -> Iterator[dict[str, Any]]:
         judgments, tasks = tables.judgments, tables.tasks
@@ -286,7 +334,7 @@ class _Reader:
             for row in some:
                 values = {name: getattr(row, name, None) for name in SCHEMAS["judgments"]}
                 shown = [{"id": response, "text": texts.get(response)} for response in row.shown]
-                yield values | {"prompt": row.messages, "shown": shown}
+                yield values | {"annotator": self._who(row.annotator), "prompt": row.messages, "shown": shown}
 
     def _texts(self, ids: set[str]) -> dict[str, str]:
         ordered, found = sorted(ids), {}
@@ -310,9 +358,13 @@ def _answer(text: str) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": text}]
 
 
-def _origin(row: Any) -> dict[str, Any]:
-    found = {name: getattr(row, name) for name in ("annotator", "created", "run", "judgment")}
-    return {"criterion": row.criterion or None, **found}
+def _time(created: str) -> str | None:
+    """None for what is no time: imports did not always check it."""
+    try:
+        datetime.fromisoformat(created)
+    except ValueError:
+        return None
+    return created
 
 
 def _comparison(row: Any) -> dict[str, Any]:
@@ -336,7 +388,6 @@ def _comparison(row: Any) -> dict[str, Any]:
         "rejected_safe": safe[1],
         "seconds": row.seconds,
         "probability_first": row.probability_first,
-        **_origin(row),
     }
 
 
@@ -355,8 +406,12 @@ def _ranking(pairs: list[Any]) -> dict[str, Any] | str:
     if not all(_as_ranked(row, ranks) for row in pairs):
         return "rankings whose pairs contradict each other, or say more than an order"
     said = {"responses": [texts[r] for r in ordered], "ranks": [ranks[r] for r in ordered]}
-    first = min(pairs, key=lambda row: (row.created, row.id))
-    return _of_prompt(first) | said | {"group_id": first.ranking, "seconds": first.seconds} | _origin(first)
+    first = _first_said(pairs)
+    return _of_prompt(first) | said | {"group_id": first.ranking, "seconds": first.seconds}
+
+
+def _first_said(pairs: list[Any]) -> Any:
+    return min(pairs, key=lambda row: (row.created, row.id))
 
 
 def _as_ranked(row: Any, ranks: dict[str, int]) -> bool:

@@ -16,7 +16,8 @@ from sqlalchemy import ColumnElement, Connection, Select, Table, func, insert, l
 
 from plaudit.errors import DataError, nearest
 from plaudit.store import tables
-from plaudit.store.database import CAMPAIGN, Store, in_snapshot, standing
+from plaudit.store.database import Store
+from plaudit.store.standing import CAMPAIGN, in_snapshot, standing
 from plaudit.timing import now
 
 SnapshotKind = Literal["comparisons", "labels", "demonstrations"]
@@ -123,8 +124,11 @@ def _facts(connection: Connection, name: str, kind: str) -> dict[str, Any]:
 
 
 def _with_content(table: Table, name: str) -> Select[Any]:
-    """A row's own columns in the order of their names, the prompt, and the texts of the responses."""
-    columns: list[Any] = [table.c[column] for column in sorted(table.c.keys())]
+    """A row's own columns in the order of their names, the prompt, and the texts of the responses.
+
+    The number of its import is not one: hashes of before there were such numbers hold.
+    """
+    columns: list[Any] = [table.c[column] for column in sorted(table.c.keys()) if column != "import_number"]
     prompts = tables.prompts
     joined: Any = table.outerjoin(prompts, prompts.c.id == table.c.prompt_id)
     columns += [prompts.c.messages, prompts.c.split]

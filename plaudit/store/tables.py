@@ -5,6 +5,8 @@ rounds, campaigns, tasks, assignments, judgments                      what peopl
 accounts, invitations, sessions, login_failures                       who they are, and how they come in
 decisions, audit                                                      whose judgments count, and who did what
 snapshots, snapshot_members                                           fixed sets of judgments that a run can name
+imports, corrections                                                  what came from which file, and what replaced what
+exclusions, exclusion_members                                         what is passed over, and since when again not
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ prompts = Table(
     Column("messages", JSON, nullable=False),
     Column("split", String(8), nullable=False, index=True),
     Column("source", Text, nullable=False),
+    Column("import_number", serial()),  # of the import that brought it; none where a stage or an older Plaudit did
 )
 
 demonstrations = Table(
@@ -58,6 +61,7 @@ demonstrations = Table(
     Column("source", Text, nullable=False),
     Column("annotator", key(128)),
     Column("judgment", key(16), index=True),
+    Column("import_number", serial()),
 )
 
 responses = Table(
@@ -99,6 +103,7 @@ comparisons = Table(
     Column("soft_preference", Float),
     Column("ranking", key(16)),
     Column("judgment", key(16), index=True),
+    Column("import_number", serial()),
     Index("comparisons_by_run_and_prompt", "run", "prompt_id"),
 )
 
@@ -114,6 +119,7 @@ labels = Table(
     Column("criterion", key(64), nullable=False),
     Column("created", String(32), nullable=False),
     Column("judgment", key(16), index=True),
+    Column("import_number", serial()),
 )
 
 rounds = Table(
@@ -306,4 +312,43 @@ snapshot_members = Table(
     Column("snapshot", ForeignKey("snapshots.name"), primary_key=True),
     Column("kind", key(16), primary_key=True),  # comparisons, labels or demonstrations
     Column("id", key(16), primary_key=True),
+)
+
+imports = Table(
+    "imports",
+    metadata,
+    Column("number", serial(), primary_key=True),
+    Column("run", key(64), nullable=False),  # by which its judgments are named
+    Column("file", Text, nullable=False),
+    Column("kind", key(16), nullable=False),
+    Column("format", String(32), nullable=False),
+    Column("created", String(32), nullable=False),  # also the time of judgments that say none
+)
+
+corrections = Table(
+    "corrections",
+    metadata,
+    Column("kind", key(16), primary_key=True),  # comparisons or labels
+    Column("id", key(16), primary_key=True),  # what no longer stands
+    Column("by", key(16), nullable=False),  # what the same annotator said later of the same
+    Column("created", String(32), nullable=False),
+)
+
+exclusions = Table(
+    "exclusions",
+    metadata,
+    Column("number", serial(), primary_key=True),
+    Column("is_excluded", Boolean, nullable=False),  # else restored
+    Column("chosen", JSON, nullable=False),  # what was asked for: ids, runs, sources, ...
+    Column("reason", Text, nullable=False),
+    Column("actor", key(128), nullable=False),
+    Column("created", String(32), nullable=False),
+)
+
+exclusion_members = Table(
+    "exclusion_members",
+    metadata,
+    Column("kind", key(16), primary_key=True),  # the table's name
+    Column("id", key(64), primary_key=True),
+    Column("exclusion", ForeignKey("exclusions.number"), primary_key=True),  # the newest of a row holds
 )

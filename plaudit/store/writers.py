@@ -13,6 +13,8 @@ from typing import Any
 from plaudit.errors import DataError
 
 ROWS_AT_ONCE = 5000
+FIRST_BYTES = 1_000_000
+"""Of a JSONL file: `datasets` looks at ten times as many for the types of columns."""
 Schema = dict[str, str]
 """Column -> text, number, whole, yes_or_no, messages, texts, wholes, shown or json."""
 
@@ -20,15 +22,41 @@ _to_line = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> int:
-    """One object a line, without the columns that have no value. Returns how many."""
-    count = 0
-    with open(path, "w", encoding="utf-8", newline="\n", buffering=1 << 20) as file:
+    """One object a line, null for what has no value. Returns how many.
+
+    The package `datasets` takes the type of a column from the first megabytes. Rows that are the first to have a value
+    in one of theirs, and stand further behind, are therefore written at the head of the file.
+    """
+    count = written = 0
+    without: set[str] | None = None
+    late: list[int] = []
+    with open(path, "wb", buffering=1 << 20) as file:
         for row in rows:
-            file.write(_to_line({name: value for name, value in row.items() if value is not None}) + "\n")
-            count += 1
+            line = (_to_line(row) + "\n").encode()
+            without = set(row) if without is None else without
+            if without and (having := {name for name in without if row[name] is not None}):
+                without -= having
+                if written > FIRST_BYTES:
+                    late.append(count)
+            file.write(line)
+            count, written = count + 1, written + len(line)
         file.flush()
         os.fsync(file.fileno())
+    if late:
+        _move_to_the_front(path, late)
     return count
+
+
+def _move_to_the_front(path: Path, lines: list[int]) -> None:
+    """Lines by number, in their order; the others follow in theirs."""
+    moved, aside = set(lines), path.with_name(path.name + ".partial")
+    with open(path, "rb") as source, open(aside, "wb", buffering=1 << 20) as target:
+        target.writelines(line for number, line in enumerate(source) if number in moved)
+        source.seek(0)
+        target.writelines(line for number, line in enumerate(source) if number not in moved)
+        target.flush()
+        os.fsync(target.fileno())
+    os.replace(aside, path)
 
 
 def write_parquet(path: Path, rows: Iterable[dict[str, Any]], schema: Schema) -> int:

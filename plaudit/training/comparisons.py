@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from plaudit.config import Config
 from plaudit.errors import DataError
+from plaudit.judgments import SNAPSHOT, Found, exact_name, is_of, judgments_of, mixture, mixture_lines, parts_of
 from plaudit.models.loading import LoadedModel
 from plaudit.progress import say
 from plaudit.records import DESIRABLE, SAFE, Comparison, Label, Response, implied_comparisons
@@ -26,8 +27,6 @@ SOURCE = "comparisons_"
 """In a run's parents, the roles of the judge runs and imports that its comparisons come from."""
 LABELS = "labels_"
 """Of the imports that its labels come from."""
-SNAPSHOT = "snapshot:"
-"""Before a snapshot's name, where judge runs and imports are named."""
 Asked = TypeVar("Asked", Comparison, Label)
 
 
@@ -95,60 +94,111 @@ def choose_comparisons(
 ) -> list[Comparison]:
     """The comparisons of these judge runs, imports and snapshots, all that stand where None; by these criteria.
 
+    Says what kinds of annotators they are by, and what was passed over.
+
     setting    where they were named, for messages
     criteria   None for the only one there is
 
-    Raises DataError when there are none, or by several criteria and none was named.
+    Raises DataError when there are none, by annotators of several kinds and nothing was named, or by several criteria
+    and none was named.
     """
-    comparisons = _judgments_of(workspace, wanted, Store.comparisons)
-    if not comparisons and not workspace.store.comparisons():
+    _check_names(workspace, wanted)
+    found = judgments_of(workspace, wanted, Store.comparisons)
+    if not found.rows and not workspace.store.comparisons():
         raise DataError(
             f"{workspace.path} has no comparisons to learn from. Make some with `plaudit judge`, "
             "or add your own with `plaudit import FILE --kind comparisons`."
         )
-    return _choose(comparisons, workspace, wanted, criteria, "comparisons", setting)
+    return _choose(found, workspace, wanted, criteria, "comparisons", setting)
 
 
 def choose_ratings(
     workspace: Workspace, wanted: Sequence[str] | None, *, setting: str, criteria: Sequence[str] | None = None
 ) -> list[Label]:
     """As `choose_comparisons`, the ratings of single responses on scales."""
-    ratings = _judgments_of(workspace, wanted, _ratings)
-    if not ratings and not _ratings(workspace.store):
+    _check_names(workspace, wanted)
+    found = judgments_of(workspace, wanted, _ratings)
+    if not found.rows and not _ratings(workspace.store):
         raise DataError(
             f"{workspace.path} has no ratings to learn from. Add some with `plaudit import FILE --kind ratings`."
         )
-    return _choose(ratings, workspace, wanted, criteria, "ratings", setting)
+    return _choose(found, workspace, wanted, criteria, "ratings", setting)
+
+
+def choose_labels(workspace: Workspace, wanted: Sequence[str] | None, *, setting: str) -> list[Label]:
+    """As `choose_comparisons`, whether responses were liked; there need not be any."""
+    _check_names(workspace, wanted)
+    found = judgments_of(workspace, wanted, _liked)
+    found.say()
+    if wanted is None:
+        check_kinds(workspace, found.rows, "labels", setting)
+    for line in mixture_lines(mixture(workspace, found.rows)):
+        say(f"Learning from labels: {line}.")
+    return found.rows
 
 
 def _choose(
-    judgments: list[Asked],
+    found: Found[Asked],
     workspace: Workspace,
     wanted: Sequence[str] | None,
     criteria: Sequence[str] | None,
     what: str,
     setting: str,
 ) -> list[Asked]:
+    judgments = found.rows
+    found.say()
     if wanted is not None:
-        names = {workspace.lineage_name(name) for name in wanted if not name.startswith(SNAPSHOT)}
-        unknown = sorted(names - {c.run for c in judgments})
+        named = [name for name in wanted if not name.startswith(SNAPSHOT)]
+        unknown = sorted({exact_name(workspace, name) for name in named if not _has(workspace, judgments, name)})
         if unknown:
             known = ", ".join(sorted(_runs_of(workspace, what))) or "none yet"
             raise DataError(f"`{setting}`: no {what} of {', '.join(unknown)} in the store ({known}).")
+    if not judgments and found.unfinished:
+        raise DataError(f"`{setting}`: all {what} are of judge runs that are not complete, so none count yet.")
     if not judgments:
         raise DataError(f"`{setting}` names nothing to learn from; null is for all in the workspace.")
     there = sorted({c.criterion for c in judgments})
-    named = ", ".join(name or '"" (none named)' for name in there)
+    listed = ", ".join(name or '"" (none named)' for name in there)
+    missing = [criterion for criterion in criteria or () if criterion not in there]
+    if missing:
+        raise DataError(f"no {what} by criterion `{missing[0]}`; there are: {listed}.")
+    chosen = judgments if criteria is None else [c for c in judgments if c.criterion in criteria]
+    if wanted is None:
+        check_kinds(workspace, chosen, what, setting)
     if criteria is None and len(there) > 1:
         section = setting.rpartition(".")[0]
         several = f", or all by `{section}.criteria`" if section == "reward" else ""
         raise DataError(
-            f"the {what} are by several criteria: {named}. Name the one to learn by `{section}.criterion`{several}."
+            f"the {what} are by several criteria: {listed}. Name the one to learn by `{section}.criterion`{several}."
         )
-    missing = [criterion for criterion in criteria or () if criterion not in there]
-    if missing:
-        raise DataError(f"no {what} by criterion `{missing[0]}`; there are: {named}.")
-    return judgments if criteria is None else [c for c in judgments if c.criterion in criteria]
+    for line in mixture_lines(mixture(workspace, chosen)):
+        say(f"Learning from {what}: {line}.")
+    return chosen
+
+
+def check_kinds(workspace: Workspace, judgments: Sequence[Comparison | Label], what: str, setting: str) -> None:
+    """Raises DataError where people, models and simulated annotators judged: they are mixed on request alone."""
+    found = mixture(workspace, judgments)
+    if len(found) < 2:
+        return
+    lines = "\n".join(f"  {line}" for line in mixture_lines(found))
+    example = ", ".join(sorted(next(iter(found.values())))[:3])
+    raise DataError(
+        f"the {what} in {workspace.path} are by annotators of several kinds:\n{lines}\n"
+        f"Name those to learn from, as in `{setting}=[{example}]`; name all of them to learn from the mixture."
+    )
+
+
+def _check_names(workspace: Workspace, wanted: Sequence[str] | None) -> None:
+    """Raises WorkspaceError for a run that is missing or incomplete."""
+    for name in wanted or ():
+        if not name.startswith(SNAPSHOT):
+            workspace.lineage_name(name)
+
+
+def _has(workspace: Workspace, judgments: Sequence[Comparison] | Sequence[Label], name: str) -> bool:
+    parts = parts_of(workspace, exact_name(workspace, name))
+    return any(is_of(judgment, parts) for judgment in judgments)
 
 
 def _runs_of(workspace: Workspace, what: str) -> set[str]:
@@ -158,30 +208,13 @@ def _runs_of(workspace: Workspace, what: str) -> set[str]:
     return {row.run for row in rows}
 
 
-def _judgments_of(
-    workspace: Workspace, names: Iterable[str] | None, read: Callable[[Store], list[Asked]]
-) -> list[Asked]:
-    """Those of these runs and imports that stand now, and those in these snapshots; all that stand where None."""
-    if names is None:
-        return read(workspace.store)
-    named = set(names)
-    snapshots = {name for name in named if name.startswith(SNAPSHOT)}
-    runs = {workspace.lineage_name(n) if n.startswith("latest:") else n for n in named - snapshots}
-    found = {row.id: row for row in read(workspace.store) if row.run in runs} if runs else {}
-    for name in snapshots:
-        fixed = workspace.store.of_snapshot(name.removeprefix(SNAPSHOT))
-        found |= {row.id: row for row in read(fixed)}
-    return [found[i] for i in sorted(found)]
-
-
-def labels_of(workspace: Workspace, names: Iterable[str] | None) -> list[Label]:
-    """Whether responses were liked, by these runs, imports and snapshots; all that stand where None."""
-    return _judgments_of(workspace, names, lambda store: store.labels(DESIRABLE))
-
-
 def has_comparisons(workspace: Workspace, name: str) -> bool:
     """Whether a run, import or snapshot has any."""
-    return bool(_judgments_of(workspace, [name], Store.comparisons))
+    return bool(judgments_of(workspace, [name], Store.comparisons).rows)
+
+
+def _liked(store: Store) -> list[Label]:
+    return store.labels(DESIRABLE)
 
 
 def _ratings(store: Store) -> list[Label]:
@@ -200,7 +233,7 @@ def _sources(run: Run, role: str) -> set[str]:
 
 
 def _labels_of(workspace: Workspace, run: Run) -> list[Label]:
-    return labels_of(workspace, _sources(run, LABELS))
+    return judgments_of(workspace, _sources(run, LABELS), _liked).rows
 
 
 def source_parents(
@@ -218,12 +251,13 @@ def label_parents(workspace: Workspace, labels: Sequence[Label], wanted: Sequenc
 def _names(
     workspace: Workspace, judgments: Sequence[Comparison] | Sequence[Label], wanted: Sequence[str] | None
 ) -> list[str]:
-    """What the judgments came from: a snapshot by its name, where one was asked for."""
-    runs = {judgment.run for judgment in judgments}
-    snapshots = {name for name in wanted or () if name.startswith(SNAPSHOT)}
-    if snapshots:
-        runs &= {workspace.lineage_name(name) for name in wanted or () if name not in snapshots}
-    return sorted(runs | (snapshots if judgments else set()))
+    """What the judgments came from: by the names that were asked for, snapshots too; else their runs and imports."""
+    if wanted is None:
+        return sorted({judgment.run for judgment in judgments})
+    names = {exact_name(workspace, name) for name in wanted}
+    return sorted(
+        name for name in names if judgments and (name.startswith(SNAPSHOT) or _has(workspace, judgments, name))
+    )
 
 
 def load_judged_prompts(
@@ -240,7 +274,7 @@ def load_judged_prompts(
     Judgments with a response of over `most_tokens`, or that does not fit the model's context, are counted and said.
     """
     sources = _sources(run, SOURCE)
-    found = [c for c in _judgments_of(workspace, sources, Store.comparisons) if _asked(c, criteria)]
+    found = [c for c in judgments_of(workspace, sources, Store.comparisons).rows if _asked(c, criteria)]
     run.check_data(data_snapshot(found, _labels_of(workspace, run)))
     return _judged_prompts(workspace, model, config, found, [], most_tokens, sources)
 
@@ -256,7 +290,7 @@ def load_rated_prompts(
 ) -> tuple[list[JudgedPrompt], list[JudgedPrompt]]:
     """As `load_judged_prompts`, from ratings; of two responses that somebody rated, the higher is the better one."""
     sources = _sources(run, LABELS)
-    ratings = [label for label in _judgments_of(workspace, sources, _ratings) if _asked(label, criteria)]
+    ratings = [label for label in judgments_of(workspace, sources, _ratings).rows if _asked(label, criteria)]
     run.check_data(data_snapshot([], ratings))
     return _judged_prompts(workspace, model, config, implied_comparisons(ratings), ratings, most_tokens, sources)
 
@@ -274,14 +308,14 @@ def _judged_prompts(
     most_tokens: int,
     sources: set[str],
 ) -> tuple[list[JudgedPrompt], list[JudgedPrompt]]:
-    prompts = {prompt.id: prompt for prompt in workspace.store.prompts()}
+    prompts = {prompt.id: prompt for prompt in workspace.store.prompts(excluded=True)}
     by_prompt: dict[str, list[Comparison]] = defaultdict(list)
     for comparison in comparisons:
         by_prompt[comparison.prompt_id].append(comparison)
     rated: dict[str, list[Label]] = defaultdict(list)
     for rating in ratings:
         rated[rating.prompt_id].append(rating)
-    responses = {response.id: response for response in workspace.store.responses()}
+    responses = {response.id: response for response in workspace.store.responses(excluded=True)}
     same_ids = sampled_with(workspace, model)
     safe = _safety_labels(workspace, sources)
     limit = model.prompt_limit(config.data.max_prompt_tokens, 1)
@@ -322,8 +356,8 @@ def _safety_labels(workspace: Workspace, sources: set[str]) -> dict[str, bool]:
     """
     votes: dict[str, list[float]] = defaultdict(list)
     fixed = bool(sources) and all(name.startswith(SNAPSHOT) for name in sources)
-    labels = _judgments_of(workspace, sources if fixed else None, lambda store: store.labels(SAFE))
-    for label in labels:
+    labels = judgments_of(workspace, sources if fixed else None, lambda store: store.labels(SAFE))
+    for label in labels.rows:
         votes[label.response].append(label.value)
     return {response: sum(values) > len(values) / 2 for response, values in votes.items()}
 
@@ -407,8 +441,8 @@ def load_labelled_responses(
                         )
                     )
     labels = _labels_of(workspace, run)
-    by_id = {prompt.id: prompt for prompt in workspace.store.prompts()} if labels else {}
-    responses = {response.id: response for response in workspace.store.responses()} if labels else {}
+    by_id = {prompt.id: prompt for prompt in workspace.store.prompts(excluded=True)} if labels else {}
+    responses = {r.id: r for r in workspace.store.responses(excluded=True)} if labels else {}
     same_ids = sampled_with(workspace, model)
     limit = model.prompt_limit(config.data.max_prompt_tokens, 1)
     dropped = 0

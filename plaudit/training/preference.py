@@ -17,6 +17,7 @@ from plaudit.errors import DataError, ModelError
 from plaudit.evaluation.enough import few_prompts, few_steps, smaller_batches
 from plaudit.evaluation.statistics import cluster_bootstrap
 from plaudit.files import write_text
+from plaudit.judgments import exact_name, mixture
 from plaudit.models.loading import LoadedModel, load_causal
 from plaudit.models.named import named_policy
 from plaudit.models.network import Network, make_trainable
@@ -24,14 +25,14 @@ from plaudit.models.saving import rehearse_causal, save_causal
 from plaudit.progress import progress
 from plaudit.text.batches import batches_by_weight, micro_batches
 from plaudit.training.comparisons import (
-    SNAPSHOT,
     JudgedPrompt,
     LabelledResponse,
+    check_kinds,
     choose_comparisons,
+    choose_labels,
     data_snapshot,
     has_comparisons,
     label_parents,
-    labels_of,
     load_judged_prompts,
     load_labelled_responses,
     source_parents,
@@ -59,10 +60,10 @@ def prefer(workspace: Workspace, config: Config | None = None, *, resume: str | 
     config = config or workspace.config()
     settings = config.prefer
     wanted = settings.comparisons
-    labels = labels_of(workspace, wanted) if settings.loss == "kto" else []
+    labels = choose_labels(workspace, wanted, setting="prefer.comparisons") if settings.loss == "kto" else []
     of_labels = label_parents(workspace, labels, wanted)
     if wanted is not None:
-        names = {name if name.startswith(SNAPSHOT) else workspace.lineage_name(name) for name in wanted}
+        names = {exact_name(workspace, name) for name in wanted}
         only = {name for name in of_labels.values() if not has_comparisons(workspace, name)}
         wanted = sorted(names - only)
     only_labels = bool(labels) and (wanted == [] or (wanted is None and not workspace.store.comparisons()))
@@ -71,6 +72,8 @@ def prefer(workspace: Workspace, config: Config | None = None, *, resume: str | 
         if only_labels
         else choose_comparisons(workspace, wanted, setting="prefer.comparisons", criteria=settings.wanted_criteria)
     )
+    if settings.comparisons is None:
+        check_kinds(workspace, [*comparisons, *labels], "comparisons and labels", "prefer.comparisons")
     parents = {"policy": named_policy(workspace, settings.policy, setting="prefer.policy")}
     parents |= source_parents(workspace, comparisons, wanted)
     if settings.loss not in WITHOUT_REFERENCE:
@@ -146,10 +149,12 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     after = _quality(learner, held_out_items, config)
     save_causal(policy, model, run.model_folder)
     reference_name = run.parents.get("reference")
+    by_kind = mixture(workspace, [c for prompt in train for c in prompt.comparisons])
     run.update(
         result={
             "loss": settings.loss,
             "reference": None if reference is None else f"{reference_name}, unchanged throughout",
+            "judgments": {kind: sum(runs.values()) for kind, runs in by_kind.items()},
             "train_items": len(items),
             "held_out_items": len(held_out_items),
             "before": before,

@@ -18,6 +18,7 @@ from plaudit.config import Config, RewardSettings
 from plaudit.errors import DataError
 from plaudit.evaluation.enough import few_prompts, few_steps, smaller_batches, unsure_reward, weak_reward
 from plaudit.evaluation.reward_quality import Judged, fitted_temperature, margins, rating_quality, reward_quality
+from plaudit.judgments import MODELS, PEOPLE, SIMULATED, kinds
 from plaudit.models.loading import LoadedModel, load_causal, reward_from_causal
 from plaudit.models.named import named_policy
 from plaudit.models.network import Network, make_trainable
@@ -63,7 +64,7 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     data = load_reward_data(workspace, run, start, config)
     scorer = fit_scorer(start, data, config, run)
     mean, std = _score_statistics(workspace, scorer, start, data.train, config)
-    annotators = {a.name: a.kind for a in workspace.store.annotators()}
+    by = kinds(workspace)
     lengths = {r.id: len(r.text.split()) for r in workspace.store.responses()}
     scores = held_out_scores(scorer, data.held_out, config)
     judged = beside_scores(data.held_out, scores, lengths, settings)
@@ -93,7 +94,9 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
             **quality,
             "train_prompts": len(data.train),
             "train_judgments": len(used),
-            "train_judgments_by_people": sum(annotators.get(name) == "person" for name in used),
+            "train_judgments_by_people": sum(by.get(name) == PEOPLE for name in used),
+            "train_judgments_by_models": sum(by.get(name) == MODELS for name in used),
+            "train_judgments_simulated": sum(by.get(name) == SIMULATED for name in used),
             **({"train_ratings": sum(len(prompt.ratings) for prompt in data.train)} if data.scales else {}),
             "held_out_prompts": len(data.held_out),
             "score_mean": mean if facts.heads else mean[0],

@@ -55,12 +55,13 @@ def test_a_function_judges_every_pair_in_both_orders_and_trains_a_reward_model(s
 
 def test_a_local_model_judges_and_what_it_gives_does_not_depend_on_how_many_at_once(sampled):
     first = judge(sampled, source=sampled.config().model.name, at_once=3)
-    again = judge(sampled, source=sampled.config().model.name, at_once=64)
+    again = judge(sampled, source=sampled.config().model.name, at_once=64, name="again")
     soft = [{frozenset((c.first, c.second)): c.soft_preference if c.first < c.second else 1 - c.soft_preference
              for c in sampled.store.comparisons(run.name)} for run in (first, again)]  # fmt: skip
     assert soft[0].keys() == soft[1].keys()
     assert all(soft[0][pair] == pytest.approx(soft[1][pair], abs=1e-4) for pair in soft[0])
     assert 0 <= first.result["models"]["machine"]["by_place"] <= 1
+    assert judge(sampled, source=sampled.config().model.name, at_once=7).name == first.name
 
 
 def test_ratings_of_a_local_model_become_comparisons(sampled):

@@ -7,6 +7,8 @@ from conftest import REWARDS
 
 import plaudit
 from plaudit.errors import ConfigError, DataError
+from plaudit.judgments import judgments_of
+from plaudit.store import Store
 
 
 @pytest.fixture
@@ -106,3 +108,70 @@ def test_rules_functions_and_reward_models_can_be_what_is_liked(sampled, tmp_pat
     by_model, _ = winners("judge.utility=latest:reward")
     assert by_model.parents["utility"] == by_model.result["utility"] == "reward-001"
     assert json.dumps(by_model.result)
+
+
+PLAIN, OTHER = "{name: plain, noise: 0.5}", "{name: other, noise: 1}"
+
+
+def test_judging_the_same_samples_again_adds_nothing(sampled):
+    first = judged(sampled, f"judge.annotators=[{PLAIN}, {OTHER}]")
+    before = sampled.store.comparisons()
+    assert judged(sampled, f"judge.annotators=[{PLAIN}, {OTHER}]").name == first.name
+    assert judged(sampled, f"judge.annotators=[{OTHER}]").name == first.name
+    assert sampled.store.comparisons() == before
+
+
+def test_only_who_has_not_judged_yet_is_asked_and_the_new_run_stands_for_all(sampled):
+    first = judged(sampled, f"judge.annotators=[{PLAIN}]")
+    both = judged(sampled, f"judge.annotators=[{PLAIN}, {OTHER}]")
+    assert {c.annotator for c in sampled.store.comparisons(both.name)} == {"other"}
+    assert both.result["annotators"] == ["other", "plain"]
+    assert both.result["judgments"] == 2 * first.result["judgments"]
+    model = f"reward.model={sampled.config().model.name}"
+    learnt = plaudit.reward(sampled, sampled.config(overrides=[model, "reward.comparisons=[latest:judge]"]))
+    assert learnt.parents["comparisons_0"] == both.name
+    assert learnt.info["data"]["comparisons"]["count"] == both.result["judgments"]
+
+
+@pytest.mark.parametrize("change", ["seed=5", "judge.taste.tone=3", "judge.form=rankings"])
+def test_a_judge_of_other_settings_is_asked(sampled, change):
+    one = f"judge.annotators=[{PLAIN}]"
+    assert judged(sampled, one).name != judged(sampled, one, change).name
+
+
+def test_another_policys_samples_are_judged_afresh(sampled):
+    one = judged(sampled, f"judge.annotators=[{PLAIN}]")
+    plaudit.sample(sampled, sampled.config(overrides=["sample.policy=" + sampled.config().model.name, "seed=1"]))
+    other = judged(sampled, f"judge.annotators=[{PLAIN}]")
+    assert other.name != one.name
+    assert other.parents["samples"] == "sample-002"
+
+
+def test_judgments_of_a_run_that_failed_do_not_count_until_it_is_complete(sampled, capsys):
+    """Except those of a person."""
+    from plaudit.judges import stage
+    from plaudit.records import Comparison
+
+    good = judged(sampled, f"judge.annotators=[{PLAIN}]")
+    file = sampled.path / "judges.py"
+    file.write_text("def broken(prompts, firsts, seconds):\n    raise OSError('gone')\n")
+
+    def one_pair(pairs, run, keep):
+        prompt, first, second = pairs[0]
+        keep(Comparison(prompt.id, first.id, second.id, "person:me", "first", run))
+
+    models = f'judge.models=[{{"name": "m", "source": "function:{file}:broken"}}]'
+    settings = sampled.config(overrides=[f"judge.annotators=[{OTHER}]", models, "judge.people=1"])
+    with pytest.raises(DataError, match="gone"):
+        stage.judge(sampled, settings, ask=one_pair)
+    (failed,) = [run for run in sampled.runs("judge") if run.status == "failed"]
+    there = len(sampled.store.comparisons(failed.name))
+    assert there == 1 + good.result["judgments"]
+    found = judgments_of(sampled, None, Store.comparisons)
+    assert sorted({c.annotator for c in found.rows}) == ["person:me", "plain"]
+    assert found.unfinished == {failed.name: there - 1}
+    found.say()
+    assert f"{failed.name} is not complete: {there - 1} judgments" in capsys.readouterr().err
+    file.write_text("def broken(prompts, firsts, seconds):\n    return [0.5] * len(prompts)\n")
+    stage.judge(sampled, resume=failed.name)
+    assert not judgments_of(sampled, None, Store.comparisons).unfinished

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import TINY, write_lines
+from conftest import JUDGES, TINY, write_lines
 
 import plaudit
 from plaudit.config import recipe_file, resolve, shipped_recipes
@@ -11,6 +11,8 @@ from plaudit.config.staging import check_recipe, read_by, stage_config
 from plaudit.errors import ConfigError
 from plaudit.store.rows import split_of
 
+NO_JUDGES = [change for change in TINY if change != JUDGES]
+"""Shipped recipes name their own."""
 SMALL = ["sft.epochs=1", "sft.batch_size=16", "sample.samples_per_prompt=2", "sample.max_new_tokens=8"]
 
 
@@ -97,6 +99,7 @@ def test_an_unfinished_stage_is_gone_on_with(workspace, monkeypatch):
         (["sft", "evaluate"], "`latest:rl` in `evaluate`, but no stage before it makes a `rl` run"),
         ([{"stage": "sft", "settings": {"rl": {"steps": 3}}}], "does not read `rl`"),
         ([{"stage": "sft", "name": "a b"}], "pattern"),
+        (["sft", "sample", {"stage": "judge", "settings": {"judge": {"annotators": []}}}], "there is nobody to judge"),
         ([{"stage": "sft", "name": "a"}, {"stage": "sample", "name": "a"}], "two stages have the same name"),
         ([{"stage": "sft", "settings": {"recipe": {}}}], "recipe of their own"),
         ([], "at least 1"),
@@ -183,11 +186,11 @@ def test_the_command_runs_a_recipe_and_says_what_came_of_it(tiny_quickstart, run
     code, _, error = run("run", "-w", workspace.path, "--dry-run", "recipe.stages=[judge]")
     assert code == 2
     assert "`latest:sample` in `judge`, but no stage before it makes a `sample` run" in error
-    code, out, _ = run("run", "-w", workspace.path, "--json", *TINY, *TINY_RECIPES)
+    code, out, _ = run("run", "-w", workspace.path, "--json", *NO_JUDGES, *TINY_RECIPES)
     found = json.loads(out)
     assert found["runs"] == ["sft-001", "rl-001", "evaluate-001"]
     assert found["summary"]["win_rate"]["low"] <= found["summary"]["win_rate"]["high"]
-    said = run("run", "-w", workspace.path, *TINY, *TINY_RECIPES)[1]
+    said = run("run", "-w", workspace.path, *NO_JUDGES, *TINY_RECIPES)[1]
     assert "rl-001 against sft-001, held-out prompts: win rate" in said
     assert "Reward model" not in said
 
@@ -228,7 +231,9 @@ def tiny_quickstart(tmp_path, tiny_model, monkeypatch):
         file.write_text(yaml.safe_dump(content))
         monkeypatch.setattr(module, "recipe_file", lambda _: file)
         monkeypatch.setattr(module, "_import_shipped", import_few)
-        return plaudit.quickstart(tmp_path / name, recipe=name, overrides=[*TINY, *TINY_RECIPES, *changes], ask=ask)
+        return plaudit.quickstart(
+            tmp_path / name, recipe=name, overrides=[*NO_JUDGES, *TINY_RECIPES, *changes], ask=ask
+        )
 
     def import_few(workspace, config):
         rows = [{"prompt": f"What about the {a} {b}?", "completion": "Tea."} for a in FEW for b in FEW]

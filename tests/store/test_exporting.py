@@ -12,6 +12,7 @@ from plaudit.records import Annotator, Comparison, Demonstration, Label, Prompt,
 from plaudit.store import Store, tables
 from plaudit.store.exporting import export_data
 from plaudit.store.importing import import_file
+from plaudit.store.writers import write_jsonl
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=30)
 texts = texts | st.sampled_from(["x" * 9000, "a\r\nb\u2028c", '"quoted" \\ and \U0001f600', "= 1", " \t"])
@@ -19,6 +20,7 @@ said = texts.filter(lambda text: text.strip())
 names = st.text("abcé '\n", min_size=1, max_size=6).filter(lambda text: text.strip())
 runs = st.sampled_from(["judge-001", "campaign:x", "import-12345678"])
 judgments = st.none() | st.sampled_from(["j" * 16, "k"])
+TIME, LATER = "2030-01-01T00:00:00+00:00", "2031-01-01T00:00:00+00:00"
 criteria = st.sampled_from(["", "helpfulness", "Nützlichkeit\n2"])
 shares = st.floats(0, 1)
 
@@ -37,7 +39,7 @@ def comparisons(draw, prompt, responses):
     return Comparison(
         prompt.id, first.id, second.id, draw(names), draw(st.sampled_from(["first", "second", "tie"])), draw(runs),
         draw(st.none() | st.integers(1, 4)), draw(st.none() | shares), draw(st.none() | st.floats(0, 1e6)),
-        draw(st.sampled_from(["2030-01-01T00:00:00+00:00", "2030-01-02T00:00:00+00:00"])), draw(criteria),
+        draw(st.sampled_from([TIME, "2030-01-02T00:00:00+00:00"])), draw(criteria),
         draw(st.none() | shares), None, draw(judgments),
     )  # fmt: skip
 
@@ -54,7 +56,7 @@ def rankings(draw, prompt, responses):
             choice = "tie" if ranks[i] == ranks[j] else "first" if ranks[i] < ranks[j] else "second"
             found.append(
                 Comparison(
-                    prompt.id, one.id, other.id, who, choice, run, created="2030", criterion=criterion, ranking=name
+                    prompt.id, one.id, other.id, who, choice, run, created=TIME, criterion=criterion, ranking=name
                 )
             )  # fmt: skip
     return found
@@ -77,7 +79,7 @@ def contents(draw):
                 st.tuples(st.sampled_from(["desirable", "safe"]), st.sampled_from([0.0, 1.0]))
                 | st.tuples(names, st.floats(allow_nan=False, allow_infinity=False))
             )
-            label = Label(prompt.id, response.id, draw(names), value, draw(runs), criterion, "2030", draw(judgments))
+            label = Label(prompt.id, response.id, draw(names), value, draw(runs), criterion, TIME, draw(judgments))
             found["labels"].append(label)
         written = st.builds(Demonstration, st.just(prompt), said, names, st.none() | names, judgments)
         found["demonstrations"] += draw(st.lists(written, max_size=2))
@@ -178,7 +180,7 @@ def store(database_place):
 
 
 def judge(first, second, choice, who="ann", **more):
-    return Comparison(PROMPT.id, f"r{first}", f"r{second}", who, choice, "judge-001", created="2030", **more)
+    return Comparison(PROMPT.id, f"r{first}", f"r{second}", who, choice, "judge-001", created=TIME, **more)
 
 
 def lines(path):
@@ -201,6 +203,42 @@ def test_trls_columns_hold_no_ties_which_are_counted(store, tmp_path):
     assert manifest["rows"] == {"prompts": 1, "demonstrations": 0, "comparisons": 1, "labels": 1}
 
 
+def test_trls_files_hold_training_prompts_and_what_is_held_out_stands_apart_on_request(store, tmp_path):
+    store.add_prompts([other := Prompt([{"role": "user", "content": "what is rain"}], "held_out")])
+    store.add_responses([Response(f"h{i}", other.id, text, "sample-001") for i, text in enumerate(["water", "fire"])])
+    of_other = Comparison(other.id, "h0", "h1", "ann", "first", "judge-001", created=TIME)
+    store.add_comparisons([judge(0, 1, "first"), of_other])
+    store.add_demonstrations([Demonstration(prompt, "so", "import") for prompt in (PROMPT, other)])
+    manifest = export_data(store, tmp_path / "out", format="trl")
+    for kind in ("prompts", "demonstrations", "comparisons"):
+        (row,) = lines(tmp_path / f"out/{kind}.jsonl")
+        assert row["prompt"] == PROMPT.messages
+        assert manifest["left_out"][kind] == {"on prompts of the split held_out": 1}
+    assert manifest["held_out"] == "left out"
+    manifest = export_data(store, tmp_path / "both", format="trl", held_out=True)
+    (row,) = lines(tmp_path / "both/held_out_comparisons.jsonl")
+    assert row["prompt"] == other.messages
+    assert manifest["held_out"]["held_out_comparisons.jsonl"] == 1
+    assert manifest["rows"]["comparisons"] == 1
+
+
+def test_a_column_that_has_a_value_far_behind_alone_is_loaded_by_datasets(tmp_path):
+    """The package takes the type of a column from the first ten megabytes."""
+    datasets = pytest.importorskip("datasets")
+
+    def rows():
+        for number in range(60_000):
+            late = number in (50_000, 59_000)
+            yield {"text": "x" * 200, "number": number, "grade": 3 if late else None, "note": "n" if late else None}
+
+    assert write_jsonl(tmp_path / "rows.jsonl", rows()) == 60_000
+    assert (tmp_path / "rows.jsonl").stat().st_size > 11_000_000
+    found = datasets.load_dataset("json", data_files=str(tmp_path / "rows.jsonl"), cache_dir=tmp_path, split="train")
+    assert found[0]["number"] == 50_000
+    assert sorted(found["number"]) == list(range(60_000))
+    assert [row["number"] for row in found if row["grade"] == 3] == [50_000, 59_000]
+
+
 def test_a_grade_comes_with_its_margin_and_safety_with_the_pair_it_was_said_of(store, tmp_path):
     store.add_comparisons([judge(0, 1, "second", grade=3), judge(0, 1, "first", who="bob")])
     store.add_labels([Label(PROMPT.id, "r1", "ann", 0.0, "judge-001", "safe")])
@@ -209,8 +247,9 @@ def test_a_grade_comes_with_its_margin_and_safety_with_the_pair_it_was_said_of(s
     assert by_ann["margin"] == pytest.approx(2 / 3)
     assert by_ann["shown_first"] == "rejected"
     assert by_ann["chosen_safe"] is False
-    assert not {"rejected_safe", "tie", "preference"} & by_ann.keys()
-    assert not {"chosen_safe", "margin"} & by_bob.keys()
+    assert [by_ann[name] for name in ("rejected_safe", "tie", "preference")] == [None] * 3
+    assert by_bob["chosen_safe"] is by_bob["margin"] is None
+    assert by_ann.keys() == by_bob.keys()  # so that a table can be made of the lines
 
 
 def test_a_ranking_is_one_row_and_its_pairs_name_it(store, tmp_path):
@@ -251,6 +290,7 @@ def test_a_datasets_folder_reads_back(store, tmp_path):
         ({"kind": "comparison"}, "Did you mean `comparisons`"),
         ({"format": "csv"}, "Known: jsonl, parquet"),
         ({"kind": "rankings", "format": "trl"}, "TRL has no columns for rankings"),
+        ({"held_out": True}, "--held-out is of --format trl"),
     ],
 )
 def test_what_cannot_be_exported_is_refused(store, tmp_path, arguments, message):
@@ -266,12 +306,12 @@ def hand_in(store):
     """A comparison on the pages for people, then its correction; with an account and a session."""
     rows = {
         "campaigns": {"name": "x", "kind": "pair", "criterion": "", "guideline": "Be fair."}
-        | {"settings": {}, "is_open": True, "created": "2030"},
+        | {"settings": {}, "is_open": True, "created": TIME},
         "tasks": {"id": "t", "campaign": "x", "prompt_id": PROMPT.id, "responses": ["r0", "r1"], "open_slots": 1}
         | {"is_random": True, "priority": 0.0, "draw": 0.5, "gold": {"choice": "r0"}, "is_screening": False}
         | {"explanation": ""},
         "accounts": {"annotator": "ann", "login": "secret@example.org", "password_hash": "secret-hash"}
-        | {"role": "annotator", "state": "active", "created": "2030"},
+        | {"role": "annotator", "state": "active", "created": TIME},
         "sessions": {"token_hash": "secret-session", "annotator": "ann", "form_token": "secret-form"}
         | {"created": 0.0, "seen": 0.0, "expires": 0.0},
         "invitations": {"token_hash": "secret-invitation", "role": "annotator", "created_by": "ann", "created": ""}
@@ -282,7 +322,7 @@ def hand_in(store):
     said = {
         "assignment": "secret-assignment", "task": "t", "campaign": "x", "annotator": "ann", "criterion": "",
         "kind": "pair", "shown": ["r1", "r0"], "seconds": 2.5, "comment": "hm", "flags": ["unsure"], "is_gold": True,
-        "guideline": "g", "version": "0.1.0", "created": "2030",
+        "guideline": "g", "version": "0.1.0", "created": TIME,
     }  # fmt: skip
     with store.database.writing() as connection:
         for name, row in rows.items():
@@ -311,8 +351,8 @@ def test_the_log_has_what_was_shown_and_corrected_and_nothing_of_accounts(store,
 
 def test_safety_labels_keep_their_time_beside_a_comparison_of_another(store, tmp_path):
     store.add_comparisons([judge(0, 1, "first")])
-    store.add_labels([Label(PROMPT.id, "r0", "ann", 1.0, "judge-001", "safe", "2031")])
+    store.add_labels([Label(PROMPT.id, "r0", "ann", 1.0, "judge-001", "safe", LATER)])
     export_data(store, tmp_path / "out")
     other = Store.open(tmp_path / "other.sqlite")
     import_all(other, tmp_path / "out")
-    assert [(label.created, label.value) for label in other.labels()] == [("2031", 1.0)]
+    assert [(label.created, label.value) for label in other.labels()] == [(LATER, 1.0)]

@@ -124,7 +124,92 @@ def test_text_that_postgresql_cannot_hold_names_the_lines(tmp_path, database_pla
 
 def test_columns_that_nothing_reads_are_counted(store, tmp_path):
     found, *_ = read(store, tmp_path, "comparisons", PAIR, {**PAIR, "score_chosen": 3, "annotator": "b"})
-    assert (found.unread, found.left_out) == ({"score_chosen": 1}, {})
+    assert (found.unread, found.left_out, found.prompts) == ({"score_chosen": 1}, {}, {})
+
+
+@pytest.mark.parametrize(
+    "glue",
+    ["\n", "", "  \n\n", "\n" + json.dumps({"prompt": "between"}) + "\n" + json.dumps({"prompt": "lines"}) + "\n"],
+)
+def test_lists_one_after_the_other_and_lines_between_them_are_all_read(store, tmp_path, glue, monkeypatch):
+    monkeypatch.setattr("plaudit.store.formats.files.CHARACTERS_AT_ONCE", 11)
+    lists = [[{"prompt": f"question {i} {j}"} for j in range(3)] for i in range(3)]
+    (tmp_path / "glued.json").write_text(glue.join(json.dumps(one, indent=1) for one in lists))
+    found = import_file(store, tmp_path / "glued.json", kind="prompts")
+    assert found.rows == 9 + 2 * glue.count("prompt")
+    assert len(store.prompts()) == 9 + glue.count("prompt")
+
+
+@pytest.mark.parametrize("tail", ["oops", "]", "[[", '[{"prompt": "b"}', "[1]"])
+def test_what_follows_a_list_and_is_no_row_refuses_the_file(store, tmp_path, tail):
+    (tmp_path / "glued.json").write_text('[{"prompt": "a"}]\n' + tail)
+    with pytest.raises(DataError, match=r"glued.json, item 2|item 3"):
+        import_file(store, tmp_path / "glued.json", kind="prompts")
+    assert store.prompts() == []
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+@pytest.mark.parametrize("content", ['{"prompt": "a"}\n{"prompt": "b"}\n', '[{"prompt": "a"}, {"prompt": "b"}]'])
+def test_a_byte_order_mark_is_no_part_of_the_rows(store, tmp_path, pack, content):
+    (tmp_path / "file").write_bytes(pack(b"\xef\xbb\xbf" + content.encode()))
+    assert import_file(store, tmp_path / "file", kind="prompts").added == 2
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("9" * 5000, "a number of thousands of digits"),
+        (DEEP, "lists or objects within each other too deep"),
+        ("[", "not valid JSON"),
+    ],
+)
+@pytest.mark.parametrize("form", ["lines", "list"])
+def test_json_that_cannot_be_read_is_one_message_with_its_place(store, tmp_path, value, message, form):
+    row = '{"prompt": "a", "meta": ' + value + "}"
+    text = f'{{"prompt": "b"}}\n{row}\n' if form == "lines" else f'[{{"prompt": "b"}}, {row}]'
+    (tmp_path / "file").write_text(text)
+    with pytest.raises(DataError, match=f"{'line' if form == 'lines' else 'item'} 2: {message}"):
+        import_file(store, tmp_path / "file", kind="prompts")
+    assert store.prompts() == []
+
+
+def test_a_value_that_is_deep_but_can_be_read_is_refused_in_words_too(store, tmp_path):
+    deep = json.loads("[" * 900 + "]" * 900)
+    for row in ({**PAIR, "annotator": deep}, {**PAIR, "grade": deep}, {**battle("tie"), "judge": deep}):
+        with pytest.raises(DataError, match="line 1"):
+            read(store, tmp_path, "comparisons", row)
+
+
+def test_keys_within_messages_that_nothing_reads_are_counted_like_columns(store, tmp_path):
+    named = {"role": "user", "content": "what is tea", "name": "sam", "id": None}
+    part = {"role": "user", "content": [{"type": "text", "text": "and now", "cache": 1}]}
+    rows = [{"prompt": [named, part]}, {"prompt": [named]}, {"prompt": [USER]}]
+    assert read(store, tmp_path, "prompts", *rows)[0].unread == {"prompt.name": 2, "prompt.cache": 1}
+
+
+def test_a_column_that_could_belong_to_the_prompt_is_named(store, tmp_path):
+    rows = [{**PAIR, "system": "be brief", "prompt_id": "x", "metadata": {"a": 1}}, {**PAIR, "system": "", "grade": 3}]
+    found, *_ = read(store, tmp_path, "comparisons", *rows)
+    assert found.prompts == {"system": 1}
+    assert found.unread == {"system": 2, "prompt_id": 1, "metadata": 1}
+
+
+@pytest.mark.parametrize("column", ["question", "instruction", "userInput", "source_text", "Query", "context"])
+def test_pairs_beside_a_column_that_could_be_the_prompt_are_refused(store, tmp_path, column):
+    """The beginning that two answers share is no prompt where there is another."""
+    row = {"chosen": "The answer is 4.", "rejected": "The answer is 5.", column: "What is 2 and 2?"}
+    with pytest.raises(DataError, match=f"there is no `prompt`, but `{column}` could be it"):
+        read(store, tmp_path, "comparisons", row)
+    assert store.prompts() == []
+
+
+def test_where_the_prompt_is_what_two_answers_share_it_is_said(store, tmp_path):
+    row = {"chosen": "The sky is blue.", "rejected": "The sky is green.", "question_id": "7", "question": " "}
+    found, *_ = read(store, tmp_path, "comparisons", row)
+    assert found.guessed == {"rows have no `prompt`: how chosen and rejected both begin was taken for it": 1}
 
 
 START = "\n\nHuman: hi\n\nAssistant: yes?\n\nHuman: what is tea\n\nAssistant:"
@@ -142,6 +227,16 @@ def test_hh_transcripts_are_conversations(store, tmp_path):
     assert sorted(found.left_out.values()) == [1, 1]
 
 
+def test_hh_with_line_breaks_of_windows_is_the_same(store, tmp_path):
+    rows = [{"chosen": f"{START} leaves\n\nor so", "rejected": f"{START} stones"}]
+    read(store, tmp_path, "comparisons", *rows)
+    expected = store.prompts(), store.responses(), store.comparisons()
+    other = Store.open(tmp_path / "other.sqlite")
+    crlf = [{name: text.replace("\n", "\r\n") for name, text in row.items()} for row in rows]
+    read(other, tmp_path, "comparisons", *crlf)
+    assert (other.prompts(), other.responses()) == expected[:2]
+
+
 def message(role, text, *replies, **more):
     return {"role": role, "text": text, "replies": list(replies), **more}
 
@@ -154,7 +249,7 @@ TREE = {
         message("assistant", "leaves", message("prompter", "thanks"), rank=0),
         message("assistant", "stones", rank=1, synthetic=True),
         message("assistant", "who knows", rank=1),
-        message("assistant", "not ranked"),
+        message("assistant", "not ranked", lang="en"),
     ),
 }
 
@@ -169,6 +264,7 @@ def test_open_assistant_trees_are_rankings_demonstrations_and_prompts(store, tmp
     found, *_ = read(store, tmp_path, "demonstrations", TREE)
     assert {d.text for d in store.demonstrations()} == {"leaves", "who knows", "not ranked"}
     assert found.left_out == {"answers that a model wrote": 1}
+    assert found.unread == {"prompt.lang": 1}
     assert read(store, tmp_path, "prompts", TREE)[0].rows == 1
     assert {len(p.messages) for p in store.prompts()} == {1, 3}
 
@@ -179,12 +275,30 @@ def battle(winner, *, a="leaves", b="stones", **more):
 
 
 def test_arena_battles_keep_the_order_shown(store, tmp_path):
-    rows = [battle(winner, judge=f"j{i}") for i, winner in enumerate(["model_a", "model_b", "tie", "tie (bothbad)"])]
+    winners = ["model_a", "model_b", "tie", "tie (bothbad)", "both_bad"]
+    rows = [battle(winner, judge=f"j{i}") for i, winner in enumerate(winners)]
     found, pairs, _ = read(store, tmp_path, "comparisons", *rows, battle("model_a", b="leaves"), battle("nobody"))
-    choices = ["first", "second", "tie", "tie"]
+    choices = ["first", "second", "tie", "tie", "tie"]
     assert pairs == {("leaves", "stones", choice, f"j{i}") for i, choice in enumerate(choices)}
     assert sorted(found.left_out.values()) == [1, 1]
-    assert found.unread == {"model_a": 6, "model_b": 6, "turn": 6}
+    assert found.unread == {"model_a": 7, "model_b": 7, "turn": 7}
+
+
+def test_arena_battles_may_have_contents_in_parts(store, tmp_path):
+    def in_parts(row, part):
+        for side in ("conversation_a", "conversation_b"):
+            row[side] = [{**turn, "content": [{"type": "text", "text": turn["content"]}, *part]} for turn in row[side]]
+        return row
+
+    nothing = {"type": "text", "text": "", "image": None}
+    image = {"type": "image", "image": "data:..."}
+    rows = [in_parts(battle("model_b"), []), in_parts(battle("both_bad", judge="gpt4_pair"), [nothing])]
+    found, pairs, _ = read(store, tmp_path, "comparisons", *rows, in_parts(battle("tie"), [image]))
+    assert found.left_out == {"conversations with messages that are no text, such as images": 1}
+    assert {(a.strip(), b.strip(), *rest) for a, b, *rest in pairs} == {
+        ("leaves", "stones", "second", "imported"), ("leaves", "stones", "tie", "gpt4_pair"),
+    }  # fmt: skip
+    assert {a.name: a.kind for a in store.annotators()} == {"imported": "imported", "gpt4_pair": "model"}
 
 
 def test_helpsteer_is_ratings_and_preferences(store, tmp_path):
@@ -202,7 +316,10 @@ def test_helpsteer_is_ratings_and_preferences(store, tmp_path):
 def test_ultrafeedback_is_ratings(store, tmp_path):
     said = {"helpfulness": {"Rating": "4", "Rationale": "ok"}, "honesty": {"Rating": "N/A"}}
     completions = [{"response": "leaves", "overall_score": 7.5, "annotations": said}, {"response": ""}]
+    completions[0]["model"] = "x"
     found, _, ratings = read(store, tmp_path, "ratings", {"instruction": "what is tea", "completions": completions})
+    assert found.unread == {"completions.model": 1}
+    assert [(a.name, a.kind) for a in store.annotators()] == [("gpt-4", "model")]
     assert ratings == {("leaves", 7.5, "overall"), ("leaves", 4.0, "helpfulness")}
     assert found.left_out == {"ratings that are no number": 1, "answers that are empty": 1}
 
@@ -253,6 +370,25 @@ def test_label_studio_tasks_are_every_kind_of_judgment(store, tmp_path):
     assert ("two", "one", "first", "label-studio-7") in read(store, tmp_path, "rankings", task)[1]
     read(store, tmp_path, "demonstrations", task)
     assert [d.text for d in store.demonstrations()] == ["a drink"]
+
+
+def test_label_studio_answers_that_were_changed_count_as_they_are_now(store, tmp_path):
+    """By the time of the last change, wherever they stand; without a number everybody is somebody else."""
+
+    def annotation(selected, who, when=None):
+        answer = result("pairwise", {"selected": selected}, to="a,b")
+        return {"result": [answer], "completed_by": who, "updated_at": when}
+
+    annotations = [
+        annotation("right", 3, "2024-02-01T00:00:00Z"), annotation("left", 3, "2024-01-01T00:00:00Z"),
+        annotation("left", None), annotation("right", None), annotation("right", {"email": "x@example.org"}),
+    ]  # fmt: skip
+    task = {"data": {"prompt": "what is tea", "a": "leaves", "b": "stones"}, "annotations": annotations}
+    found, pairs, _ = read(store, tmp_path, "comparisons", task)
+    assert (found.added, found.overruled, found.votes) == (5, 1, 1)
+    by = sorted((who if who.startswith(("label", "imported")) else "address", choice) for *_, choice, who in pairs)
+    assert by == [("address", "second"), ("imported", "first"), ("imported", "second"), ("label-studio-3", "second")]
+    assert read(store, tmp_path, "comparisons", task)[0].added == 0
 
 
 def test_a_file_of_two_formats_is_refused_whole(store, tmp_path):

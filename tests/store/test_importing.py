@@ -55,6 +55,97 @@ def test_every_assistant_turn_of_a_conversation_is_a_demonstration(store, tmp_pa
     assert {len(d.prompt.messages) for d in store.demonstrations()} == {1, 3}
 
 
+ASKED = {"role": "user", "content": "is that so"}
+CALL = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "look", "arguments": "{}"}}]}
+
+
+@pytest.mark.parametrize("mark", [{"weight": 0}, {"weight": 0.0}, {"train": False}, {"trainable": False}])
+def test_turns_of_weight_0_are_context_and_not_learnt(store, tmp_path, mark):
+    row = {"messages": [USER, {**BAD, **mark}, ASKED, {**GOOD, "weight": 1}]}
+    found = import_file(store, write_lines(tmp_path / "d.jsonl", [row]), kind="demonstrations")
+    assert (found.added, found.left_out, found.unread) == (1, {"turns of weight 0": 1}, {})
+    (learnt,) = store.demonstrations()
+    assert (learnt.text, learnt.prompt.messages) == (GOOD["content"], [USER, BAD, ASKED])
+
+
+@pytest.mark.parametrize("content", ["", None, "let me see"])
+def test_turns_that_call_a_tool_are_not_learnt_as_text(store, tmp_path, content):
+    row = {"messages": [USER, {**CALL, "content": content}, ASKED, GOOD]}
+    found = import_file(store, write_lines(tmp_path / "d.jsonl", [row]), kind="demonstrations")
+    assert (found.added, found.left_out) == (1, {"turns that call a tool": 1})
+    assert found.unread == {"messages.tool_calls": 1}
+    assert [d.text for d in store.demonstrations()] == [GOOD["content"]]
+
+
+def test_other_turns_that_cannot_be_learnt_are_counted(store, tmp_path):
+    rows = [
+        {"messages": [USER, {**GOOD, "content": " "}, ASKED, GOOD]},
+        {"messages": [GOOD, USER, BAD]},
+        {"messages": [USER, CALL]},
+    ]
+    found = import_file(store, write_lines(tmp_path / "d.jsonl", rows), kind="demonstrations")
+    assert found.left_out == {
+        "turns that are empty": 1, "first turns, which answer nothing": 1, "turns that call a tool": 1,
+    }  # fmt: skip
+    assert sorted(d.text for d in store.demonstrations()) == sorted([GOOD["content"], BAD["content"]])
+
+
+def test_an_answer_that_calls_a_tool_leaves_its_row_out(store, tmp_path):
+    rows = [
+        {"prompt": [USER], "chosen": [CALL], "rejected": [BAD]},
+        {"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]},
+    ]
+    found = import_file(store, write_lines(tmp_path / "c.jsonl", rows), kind="comparisons")
+    assert (found.added, found.left_out) == (1, {"rows whose `chosen` ends in a call of a tool": 1})
+
+
+def test_content_may_be_a_list_of_text_parts(store, tmp_path):
+    parts = [{"type": "text", "text": "a drink"}, {"type": "text", "text": "of leaves"}]
+    one(store, tmp_path, "comparisons", chosen=[{**GOOD, "content": parts}], rejected=[BAD])
+    assert {r.text for r in store.responses()} == {"a drink\nof leaves", BAD["content"]}
+    image = {"type": "image_url", "image_url": {"url": "x"}}
+    with pytest.raises(DataError, match="a list with parts that are no text"):
+        one(store, tmp_path, "comparisons", chosen=[{**GOOD, "content": [*parts, image]}], rejected=[BAD])
+
+
+@pytest.mark.parametrize(("kind", "verdict"), [("labels", {"label": False}), ("ratings", {"rating": 1})])
+@pytest.mark.parametrize("form", ["messages", "completion"])
+def test_a_file_that_says_how_good_answers_are_is_read_as_that_and_never_as_demonstrations(
+    store, tmp_path, kind, verdict, form
+):
+    said = {"messages": [USER, BAD]} if form == "messages" else {"prompt": [USER], "completion": BAD["content"]}
+    file = write_lines(tmp_path / "kto.jsonl", [said | verdict])
+    with pytest.raises(DataError, match=f"Import the file with --kind {kind}"):
+        import_file(store, file, kind="demonstrations")
+    assert import_file(store, file, kind=kind).added == 1
+    (label,) = store.labels()
+    assert label.value == float(next(iter(verdict.values())))
+    assert {r.id: r.text for r in store.responses()}[label.response] == BAD["content"]
+    assert store.prompts()[0].messages == [USER]
+    assert store.demonstrations() == []
+
+
+def test_a_column_without_a_value_is_as_if_it_were_not_there(store, tmp_path):
+    row = {"prompt": "what is tea", "completion": "leaves", "messages": None, "source": None, "annotator": None}
+    found = import_file(store, write_lines(tmp_path / "d.jsonl", [{**row, "more": None}]), kind="demonstrations")
+    assert (found.added, found.unread) == (1, {})
+    (demonstration,) = store.demonstrations()
+    assert (demonstration.source, demonstration.annotator) == ("import", None)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("2026-01-31T12:00:00Z", "2026-01-31T12:00:00+00:00"),
+        ("2026-01-31T12:00:00.5+02:00", "2026-01-31T10:00:00.500000+00:00"),
+        ("2026-01-31", "2026-01-31T00:00:00+00:00"),
+    ],
+)
+def test_times_are_kept_in_utc(store, tmp_path, given, kept):
+    one(store, tmp_path, "comparisons", chosen="a", rejected="b", created=given)
+    assert store.comparisons()[0].created == kept
+
+
 def test_repeated_rows_are_counted(store, tmp_path):
     imported = import_file(store, write_lines(tmp_path / "p.jsonl", [{"prompt": "a"}] * 3), kind="prompts")
     assert (imported.rows, imported.added, imported.repeated) == (3, 1, 2)
@@ -137,7 +228,7 @@ def test_a_comparison_may_be_a_tie_or_unsure(store, tmp_path, columns, choice, p
 
 def test_a_ranking_is_all_of_its_pairs(store, tmp_path):
     imported = one(store, tmp_path, "rankings", responses=["b", "a", "d", "c"], ranks=[2, 1, 3, 2])
-    assert (imported.rows, imported.added, imported.repeated) == (1, 6, 0)
+    assert (imported.rows, imported.added, imported.pairs, imported.repeated) == (1, 1, 6, 0)
     texts = {r.id: r.text for r in store.responses()}
     found = {(texts[c.first], texts[c.second]): c.choice for c in store.comparisons()}
     assert found == {
@@ -149,9 +240,9 @@ def test_a_ranking_is_all_of_its_pairs(store, tmp_path):
 
 def test_criteria_of_one_annotator_are_judgments_of_their_own(store, tmp_path):
     rows = [
-        {"prompt": "p", "chosen": "a", "rejected": "b", "criterion": "helpfulness"},
-        {"prompt": "p", "chosen": "b", "rejected": "a", "criterion": "harmlessness"},
-        {"prompt": "p", "chosen": "b", "rejected": "a", "criterion": "harmlessness"},
+        {"prompt": "p", "chosen": "a", "rejected": "b", "criterion": "helpfulness", "annotator": "ann"},
+        {"prompt": "p", "chosen": "b", "rejected": "a", "criterion": "harmlessness", "annotator": "ann"},
+        {"prompt": "p", "chosen": "b", "rejected": "a", "criterion": "harmlessness", "annotator": "ann"},
     ]
     imported = import_file(store, write_lines(tmp_path / "j.jsonl", rows), kind="comparisons")
     assert (imported.added, imported.repeated) == (2, 1)
@@ -183,6 +274,16 @@ def test_ratings_and_labels_are_of_one_response(store, tmp_path):
         ("ratings", {"completion": "a", "rating": float("nan")}, "`rating` must be a number"),
         ("ratings", {"completion": "a", "rating": 1, "criterion": "safe"}, "import it with --kind labels"),
         ("labels", {"completion": "a", "label": True, "criterion": "clarity"}, "`desirable` or `safe`"),
+        ("labels", {"messages": [USER], "label": True}, "must end with the assistant's answer"),
+        ("comparisons", {"chosen": "a", "rejected": "b", "created": "yesterday"}, "write a time by ISO 8601"),
+        ("comparisons", {"chosen": "a", "rejected": "b", "created": 1735689600}, "write a time by ISO 8601"),
+        ("comparisons", {"chosen": "a", "rejected": "b", "seconds": -5}, "`seconds` must be from 0 to"),
+        ("comparisons", {"chosen": "a", "rejected": "b", "seconds": 1e300}, "`seconds` must be from 0 to"),
+        ("comparisons", {"chosen": "a", "rejected": "b", "grade": [1]}, "`grade` is [1]"),
+        ("comparisons", {"chosen": "a", "rejected": "b", "annotator_kind": "bot"}, "known: person, simulated, model"),
+        ("ratings", {"completion": "a", "rating": 10**400}, "`rating` is a number of over 300 digits"),
+        ("demonstrations", {"messages": [USER, {**GOOD, "weight": 0.5}]}, "`weight` of a turn in `messages` is 0.5"),
+        ("prompts", {"source": "\ud800"}, "surrogate"),
     ],
 )
 def test_a_judgment_that_cannot_be_meant_is_refused(store, tmp_path, kind, columns, message):

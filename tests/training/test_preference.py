@@ -158,7 +158,7 @@ def test_ties_are_left_out_and_counted(judged, capsys):
 
     before = train(judged, "prefer.epochs=1", "prefer.comparisons=null").result["train_items"]
     comparison = judged.store.comparisons()[0]
-    judged.store.add_annotators([Annotator("undecided", "simulated")])
+    judged.store.add_annotators([Annotator("undecided", "person")])
     tie = Comparison(comparison.prompt_id, comparison.first, comparison.second, "undecided", "tie", "judge-009")
     judged.store.add_comparisons([tie])
     assert train(judged, "prefer.epochs=1").result["train_items"] == before

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import make_model, write_lines
+from conftest import JUDGES, make_model, write_lines
 from safetensors.torch import load_file
 
 import plaudit
@@ -215,7 +215,8 @@ def test_supervised_loss_is_that_of_the_answers_tokens_alone(workspace, tiny_mod
 
 
 def test_a_reward_model_uses_the_comparisons_it_is_told_to(finished):
-    judged = plaudit.judge(finished, finished.config(overrides=["seed=9"]))
+    others = "judge.annotators=[{name: one, noise: 0.3}, {name: two, noise: 0.6}, {name: three, noise: 1.2}]"
+    judged = plaudit.judge(finished, finished.config(overrides=[others]))
     one = plaudit.reward(
         finished, finished.config(overrides=["reward.comparisons=[judge-001]", "reward.model=sft-001"])
     )
@@ -258,6 +259,8 @@ def test_nothing_to_work_on_is_said(tmp_path, tiny_model):
         with pytest.raises(DataError, match="plaudit import"):
             stage(empty)
     with pytest.raises(WorkspaceError, match="no complete `sample` run"):
+        plaudit.judge(empty, empty.config(overrides=[JUDGES]))
+    with pytest.raises(ConfigError, match="there is nobody to judge"):
         plaudit.judge(empty)
     assert empty.runs() == []
 

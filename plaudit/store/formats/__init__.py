@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from plaudit.errors import DataError, nearest
 from plaudit.store.formats import arena, attributes, hh, labelling_tools, open_assistant
 from plaudit.store.formats.files import RowFile, open_rows
 from plaudit.store.formats.format import Format, LeftOut
-from plaudit.store.rows import COLUMNS, Kind
+from plaudit.store.rows import COLUMNS, Kind, Notes, could_hold_prompt, keys_within
 
 FORMATS = {
     found.name: found
@@ -36,9 +35,8 @@ PLAIN = (OWN, "jsonl", "parquet", "datasets")
 class Source:
     """The rows of a file that an import of one kind reads.
 
-    read       rows of the file so far
-    left_out   why -> how many rows, or parts of rows, are not used
-    unread     column -> how many rows have it although nothing reads it
+    read    rows of the file so far
+    notes   what of them is not used or read
     """
 
     path: Path
@@ -46,8 +44,7 @@ class Source:
     format: Format | None
     file: RowFile
     read: int = 0
-    left_out: Counter[str] = field(default_factory=Counter)
-    unread: Counter[str] = field(default_factory=Counter)
+    notes: Notes = field(default_factory=Notes)
 
     def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """(where, columns) of each row that is used."""
@@ -55,15 +52,23 @@ class Source:
         for where, row in self.file:
             self.read += 1
             if not row.keys() <= known:
-                self.unread.update(row.keys() - known)
+                self._note_unread(row, known)
             if self.format is None:
                 yield where, row
                 continue
+            for column, keys in self.format.within.items():
+                if column in row:
+                    self.notes.unread.update(f"{column}.{key}" for key in keys_within(row[column], keys))
             for found in self._converted(self.format, where, row):
                 if isinstance(found, LeftOut):
-                    self.left_out[str(found)] += 1
+                    self.notes.left_out[str(found)] += 1
                 else:
                     yield where, found
+
+    def _note_unread(self, row: dict[str, Any], known: Collection[str]) -> None:
+        unread = row.keys() - known
+        self.notes.unread.update(unread)
+        self.notes.prompts.update(name for name in unread if could_hold_prompt(name, row[name]))
 
     def _converted(self, form: Format, where: str, row: dict[str, Any]) -> Iterator[dict[str, Any] | LeftOut]:
         columns = ", ".join(sorted(row)) or "none"
@@ -71,7 +76,7 @@ class Source:
             raise DataError(f"{self.path}, {where}: not a row of the format `{form.name}` (columns: {columns}).")
         try:
             yield from form.convert(row, self.kind)
-        except (AttributeError, KeyError, TypeError, IndexError) as error:
+        except (AttributeError, KeyError, TypeError, IndexError, RecursionError) as error:
             raise DataError(
                 f"{self.path}, {where}: cannot be read as `{form.name}` ({type(error).__name__}: {error})."
             ) from None

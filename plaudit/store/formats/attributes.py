@@ -3,11 +3,12 @@
 HelpSteer2 (Wang et al. 2024, arXiv:2406.08673): `prompt`, `response` and five numbers, 0 to 4. Its preferences have
 `response_1`, `response_2` and `preference_strength`, -3 (the first is much better) to 3.
 UltraFeedback (Cui et al. 2023, arXiv:2310.01377): `instruction` and `completions`, each with `response`,
-`overall_score` and `annotations`, an attribute -> {"Rating": "4"}.
+`overall_score` and `annotations`, an attribute -> {"Rating": "4"}. GPT-4 gave them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosit
 TURN = "<extra_id_1>"
 """Before a turn's role, in HelpSteer2's prompts of several turns."""
 OVERALL = "overall"
+GPT_4 = {"annotator": "gpt-4", "annotator_kind": "model"}
 NO_NUMBER = LeftOut("ratings that are no number")
 
 
@@ -83,19 +85,22 @@ def ultrafeedback(row: Values, kind: Kind) -> Iterator[Values | LeftOut]:
             yield EMPTY
             continue
         if completion.get("overall_score") is not None:
-            yield _rating(prompt, text, completion["overall_score"], OVERALL)
+            yield _rating(prompt, text, completion["overall_score"], OVERALL, GPT_4)
         for name, said in sorted((completion.get("annotations") or {}).items()):
             rating = said.get("Rating") if isinstance(said, dict) else None
             if isinstance(said, dict):
-                yield _rating(prompt, text, rating, name)
+                yield _rating(prompt, text, rating, name, GPT_4)
 
 
-def _rating(prompt: Any, text: str, value: Any, criterion: str) -> Values | LeftOut:
+def _rating(prompt: Any, text: str, value: Any, criterion: str, who: Values | None = None) -> Values | LeftOut:
     """Numbers are often written as text."""
     try:
-        return {"prompt": prompt, "completion": text, "rating": float(value), "criterion": criterion}
-    except (TypeError, ValueError):
+        rating = float(value)
+    except (TypeError, ValueError, OverflowError):
         return NO_NUMBER
+    if not math.isfinite(rating):
+        return NO_NUMBER
+    return {"prompt": prompt, "completion": text, "rating": rating, "criterion": criterion, **(who or {})}
 
 
 HELPSTEER = Format(
@@ -111,4 +116,5 @@ ULTRAFEEDBACK = Format(
     frozenset({"instruction", "completions"}),
     is_ultrafeedback,
     lambda row, kind: with_source(ultrafeedback(row, kind), "ultrafeedback"),
+    {"completions": frozenset({"response", "overall_score", "annotations"})},
 )

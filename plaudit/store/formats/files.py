@@ -65,17 +65,17 @@ def _json(source: RowFile) -> Rows:
         zipped = raw.read(2) == GZIP
         raw.seek(0)
         binary: IO[bytes] = gzip.GzipFile(fileobj=raw) if zipped else raw  # type: ignore[assignment]
-        text = io.TextIOWrapper(binary, encoding="utf-8")
+        text = io.TextIOWrapper(binary, encoding="utf-8-sig")  # some tools begin a file with a byte order mark
         start = text.readline(CHARACTERS_AT_ONCE)
         while start and not start.strip():
             start = text.readline(CHARACTERS_AT_ONCE)
         listed = start.lstrip()[:1] == "[" and _starts_a_list(start, text)
         text.seek(0)
-        for where, row in _items(text) if listed else _lines(source.path, text):
+        for where, row in _items(source.path, text) if listed else _lines(source.path, text):
             source.done = raw.tell()
             if not isinstance(row, dict):
                 raise DataError(f"{source.path}, {where}: expected a JSON object, found {type(row).__name__}.")
-            yield where, row
+            yield where, _present(row)
         text.detach()
 
 
@@ -96,32 +96,51 @@ def _lines(path: Path, text: IO[str]) -> Iterator[tuple[str, Any]]:
             continue
         try:
             yield f"line {number}", json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(
-                f"{path}, line {number}: not valid JSON ({error.msg} at column {error.colno}). "
+                f"{path}, line {number}: {_what_is_wrong(error)}. "
                 "Nothing was imported; mend the line and run the same command again."
             ) from None
 
 
-def _items(text: IO[str]) -> Iterator[tuple[str, Any]]:
-    """Of one JSON list, item by item, without holding the whole."""
-    decode, number = json.JSONDecoder().raw_decode, 0
-    rest = text.read(CHARACTERS_AT_ONCE).lstrip()[1:]
-    wanted = CHARACTERS_AT_ONCE
+def _what_is_wrong(error: Exception) -> str:
+    """Why JSON cannot be read; the reader has limits of its own beside the grammar."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"not valid JSON ({error.msg} at column {error.colno})"
+    if isinstance(error, RecursionError):
+        return "lists or objects within each other too deeply to be read"
+    return "a number of thousands of digits, which cannot be read"
+
+
+def _items(path: Path, text: IO[str]) -> Iterator[tuple[str, Any]]:
+    """Of JSON lists of objects, and of objects between and after them, one by one, without holding the whole."""
+    decode, number, in_list = json.JSONDecoder().raw_decode, 0, False
+    rest, wanted, at_end = "", CHARACTERS_AT_ONCE, False
     while True:
-        rest = rest.lstrip(", \t\r\n")
-        if rest.startswith("]"):
-            return
-        try:
-            item, end = decode(rest)
-        except json.JSONDecodeError:
-            more = text.read(wanted)
-            if not more:
-                raise DataError(f"item {number + 1}: not valid JSON, or the list does not end.") from None
-            rest, wanted = rest + more, 2 * wanted  # twice as much each time: an item is decoded few times over
+        rest = rest.lstrip(", \t\r\n" if in_list else " \t\r\n")
+        if rest[:1] in ("[", "]"):
+            if (rest[0] == "[") == in_list:
+                raise DataError(f"{path}, item {number + 1}: expected a JSON object, found a bracket.")
+            rest, in_list = rest[1:], not in_list
             continue
-        number, rest, wanted = number + 1, rest[end:], CHARACTERS_AT_ONCE
-        yield f"item {number}", item
+        if rest:
+            try:
+                item, end = decode(rest)
+            except json.JSONDecodeError:
+                end = 0
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{path}, item {number + 1}: {_what_is_wrong(error)}. Nothing was imported.") from None
+            if end:
+                number, rest, wanted = number + 1, rest[end:], CHARACTERS_AT_ONCE
+                yield f"item {number}", item
+                continue
+        if at_end:
+            if rest or in_list:
+                raise DataError(f"{path}, item {number + 1}: not valid JSON, or the list does not end.")
+            return
+        more = text.read(wanted)
+        at_end = not more
+        rest, wanted = rest + more, 2 * wanted  # twice as much each time: an item is decoded few times over
 
 
 def _parquet(source: RowFile) -> Rows:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from plaudit.records import Message
-from plaudit.store.rows import Kind
+from plaudit.store.rows import Kind, text_of
 
 Values = dict[str, Any]
 
@@ -26,6 +26,8 @@ class Format:
     columns    those that are looked at; others are counted and said
     looks_so   whether a row is of this format
     convert    a row -> rows in TRL's columns, and what had to be left out
+    within     column -> keys that are looked at within it, at any depth; others are counted and said too. A column that
+               has none may hold anything
     """
 
     name: str
@@ -33,11 +35,15 @@ class Format:
     columns: frozenset[str]
     looks_so: Callable[[Values], bool]
     convert: Callable[[Values, Kind], Iterable[Values | LeftOut]]
+    within: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
+MESSAGE = frozenset({"role", "content", "type", "text"})
+"""Keys of a message, and of a text part of its content."""
 EMPTY = LeftOut("answers that are empty")
 SAME = LeftOut("pairs of equal answers")
 PARTED = LeftOut("pairs whose conversations part before the last answer")
+NO_TEXTS = LeftOut("conversations with messages that are no text, such as images")
 
 
 def pair_of(one: Sequence[Message], other: Sequence[Message], **more: Any) -> Values | LeftOut:
@@ -72,12 +78,16 @@ def ranking_of(prompt: Any, texts: Sequence[str], ranks: Sequence[int], **more: 
 
 
 def messages_of(value: Any) -> list[Message] | None:
-    """A list of messages with a role and a text, as the whole of one; None for anything else."""
+    """A list of messages with a role and a text, or text parts, as the whole of one; None for anything else."""
     if not isinstance(value, list) or not value:
         return None
-    if not all(isinstance(m, dict) and isinstance(m.get("content"), str) and "role" in m for m in value):
-        return None
-    return [{"role": m["role"], "content": m["content"]} for m in value]
+    found = []
+    for message in value:
+        text = text_of(message.get("content")) if isinstance(message, dict) and "role" in message else None
+        if text is None:
+            return None
+        found.append({"role": message["role"], "content": text})
+    return found
 
 
 def with_source(rows: Iterable[Values | LeftOut], name: str) -> Iterator[Values | LeftOut]:

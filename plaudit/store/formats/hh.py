@@ -1,6 +1,7 @@
 """Transcripts as Anthropic's HH-RLHF has them (Bai et al. 2022, arXiv:2204.05862).
 
-`chosen` and `rejected` are whole dialogues whose turns begin with "\\n\\nHuman:" and "\\n\\nAssistant:".
+`chosen` and `rejected` are whole dialogues whose turns begin with "\\n\\nHuman:" and "\\n\\nAssistant:", with line
+breaks of any system.
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ from plaudit.store.formats.format import EMPTY, Format, LeftOut, Values, message
 from plaudit.store.rows import Kind
 
 TURN = re.compile(r"\n\n(Human|Assistant):")
+START = re.compile(r"(?:\r?\n){2}Human:")
 ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
 def looks_so(row: Values) -> bool:
     """Both sides open with a person's turn."""
-    return all(isinstance(row.get(side), str) and row[side].startswith("\n\nHuman:") for side in ("chosen", "rejected"))
+    return all(isinstance(row.get(side), str) and START.match(row[side]) for side in ("chosen", "rejected"))
 
 
 def dialogue(transcript: str) -> list[Message]:
     """A transcript's turns; what stands before the first is not one."""
-    parts = TURN.split(transcript)
+    parts = TURN.split(transcript.replace("\r\n", "\n"))
     return [{"role": ROLES[who], "content": text.strip()} for who, text in zip(parts[1::2], parts[2::2], strict=True)]
 
 

@@ -112,7 +112,7 @@ def _studio_answers(
 ) -> Iterator[Values | LeftOut]:
     value, of = result.get("value") or {}, result.get("type")
     who = _who(annotation.get("completed_by"))
-    more = {"criterion": str(result.get("from_name") or of), **who}
+    more = {"criterion": str(result.get("from_name") or of), **who, **_when(annotation)}
     named = [name.strip() for name in str(result.get("to_name", "")).split(",")]
     if kind == "comparisons" and of == "pairwise":
         yield _studio_pair(prompt, answers, named, value.get("selected"), {**more, **_time(annotation)})
@@ -177,9 +177,19 @@ def _prompt_and_answers(fields: Values) -> tuple[Any, dict[str, str]]:
 
 
 def _who(completed_by: Any) -> Values:
-    """A number; addresses and names are not taken over."""
-    number = completed_by.get("id") if isinstance(completed_by, dict) else completed_by
-    return {} if number is None else {"annotator": f"label-studio-{number}"}
+    """By the number, or else by the address, for which the import has a pseudonym; nobody where there is neither."""
+    who = completed_by
+    if isinstance(completed_by, dict):
+        who = completed_by.get("id") if completed_by.get("id") is not None else completed_by.get("email")
+    if who is None or not str(who).strip():
+        return {}
+    return {"annotator": str(who) if "@" in str(who) else f"label-studio-{who}"}
+
+
+def _when(annotation: Values) -> Values:
+    """The time of its last change, by which a later answer of the same annotator is the one that counts."""
+    created = annotation.get("updated_at") or annotation.get("created_at")
+    return {"created": created} if created else {}
 
 
 def _time(annotation: Values) -> Values:
@@ -205,4 +215,10 @@ LABEL_STUDIO = Format(
     frozenset({"id", "data", "annotations"}),
     is_label_studio,
     lambda row, kind: with_source(label_studio(row, kind), "label-studio"),
+    {
+        "annotations": frozenset(
+            "id result completed_by was_cancelled lead_time updated_at created_at type value from_name to_name "
+            "selected ranker rating text".split()
+        )
+    },
 )

@@ -70,4 +70,5 @@ FORMAT = Format(
     frozenset({"prompt", "message_tree_id", "tree_state"}),
     looks_so,
     lambda row, kind: with_source(convert(row, kind), "open-assistant"),
+    {"prompt": frozenset({"text", "role", "replies", "rank", "deleted", "synthetic"})},
 )

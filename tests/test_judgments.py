@@ -1,0 +1,97 @@
+"""Which judgments count, and of what kind they are: the same for training as for agreement."""
+
+import pytest
+from conftest import write_lines
+
+import plaudit
+from plaudit.errors import DataError
+from plaudit.evaluation.agreement import agreement_report
+from plaudit.judgments import judgments_of, latest, mixture
+from plaudit.records import Annotator, Comparison, Label, Prompt, Response
+from plaudit.store import Store
+from plaudit.training.comparisons import choose_comparisons, choose_labels
+
+PROMPT = Prompt([{"role": "user", "content": "which"}])
+
+
+def said(who, choice="first", run="judge-001", pair="ab", **more):
+    return Comparison(PROMPT.id, pair[0], pair[1], who, choice, run, created=f"2026-01-0{run[-1]}", **more)
+
+
+def test_of_two_judgments_of_one_annotator_the_latest_counts_and_unnamed_votes_all_do():
+    rows = [said("ann"), said("ann", "second", "judge-002"), said("imported"), said("imported", judgment="2")]
+    assert latest(rows) == rows[1:]
+    apart = [said("ann"), said("ann", criterion="wit"), said("ann", pair="ac"), said("bob")]
+    assert latest(apart) == apart
+
+
+def test_a_ranking_counts_as_a_whole():
+    one = [said("ann", pair=pair, ranking="r1") for pair in ("ab", "ac", "bc")]
+    again = [said("ann", run="judge-002", pair=pair, ranking="r2") for pair in ("ab", "ac", "bc")]
+    other = [said("ann", run="judge-003", pair=pair, ranking="r3") for pair in ("ab", "ad", "bd")]
+    assert latest([*one, *again, *other]) == [*again, *other]
+
+
+def test_labels_count_once_an_annotator_too():
+    rows = [Label(PROMPT.id, "a", "ann", value, run, created=run) for value, run in ((1.0, "r1"), (0.0, "r2"))]
+    assert latest(rows) == rows[1:]
+
+
+@pytest.fixture
+def judged(workspace):
+    """Judgments by a person, one whom a file named, a model and a simulated annotator, in a run each."""
+    store = workspace.store
+    kinds = {"me": "person", "ann": "imported", "robot": "model", "sim": "simulated"}
+    store.add_prompts([PROMPT])
+    store.add_responses([Response(name, PROMPT.id, name, "sample-001") for name in "ab"])
+    store.add_annotators([Annotator(name, kind) for name, kind in kinds.items()])
+    runs = {"me": "campaign:x1", "ann": "import-1", "robot": "judge-001", "sim": "judge-002"}
+    store.add_comparisons([said(name, run=run) for name, run in runs.items()])
+    store.add_labels([Label(PROMPT.id, "a", name, 1.0, run) for name, run in runs.items()])
+    return workspace
+
+
+def test_who_a_file_names_is_people(judged):
+    found = mixture(judged, judged.store.comparisons())
+    assert found == {
+        "people": {"campaign:x1": 1, "import-1": 1}, "models": {"judge-001": 1},
+        "simulated annotators": {"judge-002": 1},
+    }  # fmt: skip
+
+
+def test_kinds_of_annotators_are_mixed_on_request_alone(judged, capsys):
+    for choose, what in ((choose_comparisons, "comparisons"), (choose_labels, "labels")):
+        with pytest.raises(DataError) as refused:
+            choose(judged, None, setting="prefer.comparisons")
+        assert f"the {what} in {judged.path} are by annotators of several kinds" in str(refused.value)
+        assert "  1 judgments by models (judge-001: 1)\n" in str(refused.value)
+        assert "`prefer.comparisons=[campaign:x1, import-1]`" in str(refused.value)
+        assert len(choose(judged, ["import-1", "campaign:x1"], setting="prefer.comparisons")) == 2
+        said_so = f"Learning from {what}: 2 judgments by people (campaign:x1: 1, import-1: 1)."
+        assert said_so in capsys.readouterr().err.replace("\n", " ")
+    assert len(choose_comparisons(judged, ["import-1", "campaign:x1"], setting="reward.comparisons")) == 2
+
+
+def test_one_kind_needs_no_name(workspace, tmp_path):
+    rows = [{"prompt": f"{i}", "chosen": "a", "rejected": "b"} for i in range(4)]
+    plaudit.import_file(workspace.store, write_lines(tmp_path / "c.jsonl", rows), kind="comparisons")
+    assert len(choose_comparisons(workspace, None, setting="reward.comparisons")) == 4
+
+
+def test_agreement_and_training_count_the_same(judged):
+    """Also where somebody judged a pair in two runs, and where several votes name nobody."""
+    judged.store.add_annotators([Annotator("imported", "imported")])
+    judged.store.add_comparisons(
+        [said("sim", "second", "judge-003"), said("imported", run="import-2")]
+        + [said("imported", "second", "import-2", judgment=f"{i}") for i in range(3)]
+    )
+    counted = judgments_of(judged, None, Store.comparisons)
+    assert counted.superseded == 1
+    report = agreement_report(counted.rows)["better altogether"]
+    assert report["judgments"] == len(counted.rows) == 8
+    assert (report["annotators"], report["unnamed"]) == (4, 4)
+    assert report["with_the_rest"].keys() == {"me", "ann", "robot", "sim"}
+    first = 4  # me, ann, robot and one vote; the others chose the second
+    same = (first * (first - 1) + (8 - first) * (7 - first)) / (8 * 7)
+    assert report["coefficients"]["raw"]["value"] == pytest.approx(same)
+    assert not any("imported" in pair for pair in report["coefficients"]["by_annotators"])
