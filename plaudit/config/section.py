@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MOST = 10**12
 """No count of anything is larger: a number of hundreds of digits is a slip, and libraries fail at it in odd ways."""
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Seed = Annotated[int, Field(ge=0, lt=2**46)]
 Positive = Annotated[int, Field(ge=1, le=MOST)]
 NotNegative = Annotated[int, Field(ge=0, le=MOST)]
 Rate = Annotated[float, Field(gt=0)]

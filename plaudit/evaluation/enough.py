@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 FEWEST_STEPS = 16
 """Optimiser steps below which a run learns next to nothing: most of them are warm-up and decay."""
 FEWEST_PROMPTS = 10
 """Held-out prompts below which figures say next to nothing."""
+FEWEST_ANSWERS = 4
+"""Answers below which it may be chance that they are alike."""
 CHANCE = 0.5
 
 
@@ -72,3 +74,28 @@ def unsure_reward(quality: Mapping[str, Any]) -> list[str]:
     if loss is None or loss < math.log(2):
         return []
     return [f"The held-out log loss is {loss:.3f} nats, no better than a coin's {math.log(2):.3f}."]
+
+
+def alike(answers: Sequence[Sequence[object]], prompts: int) -> list[str]:
+    """What is too much alike in answers that are to differ, a clause each; none where nothing is.
+
+    answers   token ids, the end token among them
+    prompts   how many different ones they answer
+    """
+    if len(answers) < FEWEST_ANSWERS or prompts < 2:
+        return []
+    if all(len(answer) <= 1 for answer in answers):
+        return ["Every answer is a single token"]
+    bodies = {token for answer in answers for token in answer[:-1]}
+    if len(bodies) == 1:
+        return ["Every answer repeats one and the same token"]
+    if len({tuple(answer) for answer in answers}) == 1:
+        return ["Every answer is the same"]
+    return []
+
+
+def unfinished(finished_rate: float, limit: int, setting: str) -> list[str]:
+    """A sentence about answers that were all cut off, or none."""
+    if finished_rate > 0:
+        return []
+    return [f"No answer finished within {limit} tokens: every one was cut off. Raise {setting}."]

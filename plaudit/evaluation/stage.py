@@ -14,7 +14,7 @@ import torch
 
 from plaudit.config import Config
 from plaudit.errors import ConfigError, DataError
-from plaudit.evaluation.enough import few_prompts
+from plaudit.evaluation.enough import alike, few_prompts, unfinished
 from plaudit.evaluation.overlap import rouge_l
 from plaudit.evaluation.statistics import Interval, cluster_bootstrap
 from plaudit.evaluation.win_rate import win_rate
@@ -91,6 +91,8 @@ def evaluate(workspace: Workspace, config: Config | None = None) -> Run:
             prompts = fitting(model.format, prompts, limit=limit)
         ours = _answer(policy, prompts, config, label="policy answers", choose_by=scorer)
         theirs = _answer(baseline, prompts, config, label="baseline answers")
+        for side, answers in (("policy", ours), ("baseline", theirs)):
+            _warn_of_sameness(run, side, answers, config)
         scores = None
         if scorer is not None:
             ours_scored, theirs_scored = (_reward_scores(scorer, answers) for answers in (ours, theirs))
@@ -113,6 +115,16 @@ def _baseline(workspace: Workspace, policy: str, wanted: str | None) -> str:
     if start is not None and baseline != start:
         say(f"The baseline is {baseline}; {policy} started from {start}.")
     return baseline
+
+
+def _warn_of_sameness(run: Run, side: str, answers: list[Answer], config: Config) -> None:
+    rate = sum(answer.finished for answer in answers) / len(answers)
+    same = alike([a.sequence.response_ids for a in answers], len({a.prompt.id for a in answers}))
+    for warning in [
+        *(f"{what}." for what in same),
+        *unfinished(rate, config.evaluate.max_new_tokens, "evaluate.max_new_tokens"),
+    ]:
+        run.warn(f"Of the {side}: {warning}")
 
 
 def _answer(

@@ -55,6 +55,11 @@ class LoadedModel:
         return min(length, _steady_length(config) or length)
 
     @property
+    def vocabulary_size(self) -> int:
+        """Tokens among which the next one is."""
+        return int(self.config.get_text_config().vocab_size)
+
+    @property
     def scores(self) -> ScoreFacts:
         """Of a reward model: what its scores mean."""
         return ScoreFacts.of(self.config)

@@ -96,7 +96,7 @@ def orpo_odds(chosen: Tensor, rejected: Tensor, chosen_lengths: Tensor, rejected
     Arguments as `simpo`.
     """
     check_shapes("B", chosen, rejected, chosen_lengths, rejected_lengths)
-    return -logsigmoid(_log_odds(chosen / chosen_lengths) - _log_odds(rejected / rejected_lengths))
+    return -logsigmoid(log_odds(chosen / chosen_lengths) - log_odds(rejected / rejected_lengths))
 
 
 def cpo(policy_gap: Tensor, *, beta: float = 0.1) -> Tensor:
@@ -147,8 +147,13 @@ def _moved(policy_gap: Tensor, reference_gap: Tensor) -> Tensor:
     return policy_gap - reference_gap.detach()
 
 
-def _log_odds(mean_log_prob: Tensor) -> Tensor:
-    """log(p / (1 - p)) for p = exp(mean_log_prob), in [-inf, 0); log(1 - p) by whichever form keeps its digits."""
+def log_odds(mean_log_prob: Tensor) -> Tensor:
+    """log(p / (1 - p)) for p = exp(mean_log_prob), in nats, of the same shape.
+
+    log(1 - p) is computed by whichever form keeps its digits. Hong et al. 2024 (arXiv:2403.07691) eq. 4.
+
+    mean_log_prob  any shape, nats a token, at most 0
+    """
     capped = mean_log_prob.clamp(max=-1e-7)  # p = 1 would have infinite odds
     near_one = (-capped.expm1()).log()  # p near 1
     return capped - near_one.where(capped > -0.6931472, (-capped.exp()).log1p())

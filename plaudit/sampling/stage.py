@@ -6,6 +6,7 @@ from collections import Counter
 
 from plaudit.config import Config
 from plaudit.errors import DataError
+from plaudit.evaluation.enough import alike, unfinished
 from plaudit.models.loading import load_causal
 from plaudit.models.named import named_policy
 from plaudit.progress import progress, say
@@ -91,12 +92,18 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     empty = sum(not response.text for response in responses)
     if empty:
         say(f"{empty} of {len(responses)} responses are empty.")
+    finished_rate = sum(r.finished for r in responses) / len(responses)
+    for warning in [
+        *(f"{what}." for what in alike([r.token_ids or [] for r in responses], len({r.prompt_id for r in responses}))),
+        *unfinished(finished_rate, settings.max_new_tokens, "sample.max_new_tokens"),
+    ]:
+        run.warn(warning)
     run.update(
         result={
             "responses": len(responses),
             "prompts": len({response.prompt_id for response in responses}),
             "mean_length": sum(len(r.token_ids or []) for r in responses) / len(responses),
-            "finished_rate": sum(r.finished for r in responses) / len(responses),
+            "finished_rate": finished_rate,
             "empty": empty,
         }
     )

@@ -26,6 +26,7 @@ from plaudit.training.rollouts import Batching, measure
 from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
 from plaudit.training.supervised import encode_texts
 from plaudit.training.updates import learn
+from plaudit.training.watch import Watch
 from plaudit.workspace import Run, Workspace
 
 
@@ -127,6 +128,7 @@ def _run(workspace: Workspace, run: Run, config: Config, prompts: list[Prompt]) 
         algorithm.load_state(checkpoint["algorithm"])
     kl_coefficient = checkpoint.get("kl_coefficient", settings.kl_coefficient)
 
+    watch = Watch(run)
     with progress("policy optimisation", settings.steps) as advance:
         advance(checkpoint["step"])
         for step in range(checkpoint["step"], settings.steps):
@@ -166,6 +168,7 @@ def _run(workspace: Workspace, run: Run, config: Config, prompts: list[Prompt]) 
                     horizon=settings.kl_horizon,
                 )
             run.log(step + 1, **facts)
+            watch.step(step + 1, facts, [episode.token_ids for episode in episodes], len(drawn))
             say(_live_line(step + 1, facts, heading=step == checkpoint["step"]))
             if (step + 1) % settings.save_every == 0:
                 save_checkpoint(run, step + 1, parts, algorithm=algorithm.state(), kl_coefficient=kl_coefficient)

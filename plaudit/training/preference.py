@@ -40,6 +40,7 @@ from plaudit.training.comparisons import (
 )
 from plaudit.training.preference_parts import Learner, parts_of_a_step
 from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
+from plaudit.training.watch import Watch
 from plaudit.workspace import POLICIES, Run, Workspace
 
 WITHOUT_REFERENCE = ("simpo", "orpo", "cpo")
@@ -147,6 +148,8 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
             advance(1)
 
     after = _quality(learner, held_out_items, config)
+    if before is not None and after is not None:
+        Watch(run).held_out(before["loss"], after["loss"])
     save_causal(policy, model, run.model_folder)
     reference_name = run.parents.get("reference")
     by_kind = mixture(workspace, [c for prompt in train for c in prompt.comparisons])

@@ -22,6 +22,7 @@ from plaudit.objectives import (
     ipo,
     kto,
     kto_reference_point,
+    log_odds,
     orpo_odds,
     robust_dpo,
     simpo,
@@ -89,9 +90,8 @@ def parts_of_a_step(learner: Learner, batch: Sequence[Any]) -> Iterator[Part]:
             losses = sure * losses + (1 - sure) * pair_losses(settings, own, reference, lengths, rejected, chosen)
         likelihood = -(own / lengths)[chosen]
         total = (losses + weight * likelihood).sum() / pairs
-        margin = (own - reference)[chosen] - (own - reference)[rejected]
-        if settings.loss == "simpo":
-            margin = (own / lengths)[chosen] - (own / lengths)[rejected]
+        worth = compared(settings, own, reference, lengths)
+        margin = worth[chosen] - worth[rejected]
         names = [prompt.prompt_id for prompt in group for _ in prompt.judgments]
         right = (margin.detach().sign() + 1) / 2
         figures = {
@@ -102,6 +102,19 @@ def parts_of_a_step(learner: Learner, batch: Sequence[Any]) -> Iterator[Part]:
             "rejected_log_prob": float(own.detach()[rejected].sum()) / pairs,
         }
         yield Part(total, figures, list(zip(names, right.tolist(), strict=True)))
+
+
+def compared(settings: PreferSettings, own: Tensor, reference: Tensor, lengths: Tensor) -> Tensor:
+    """[R] what the loss compares of two responses, nats: the loss of a pair falls with the difference of theirs.
+
+    The log-ratio to the reference (of cpo, which has none, the log-prob); of ipo with `per_token` and of simpo its mean
+    a token; of orpo the log-odds of the mean probability of a token.
+    """
+    if settings.loss == "orpo":
+        return log_odds(own / lengths)
+    if settings.loss == "simpo" or (settings.loss == "ipo" and settings.per_token):
+        return (own - reference) / lengths
+    return own - reference
 
 
 def pair_losses(

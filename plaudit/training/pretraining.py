@@ -31,6 +31,7 @@ from plaudit.text.plain import read_documents
 from plaudit.text.vocabulary import train_tokenizer
 from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
 from plaudit.training.supervised import likelihood_step, mean_loss
+from plaudit.training.watch import Watch
 from plaudit.workspace import Run, Workspace
 
 
@@ -100,6 +101,9 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
 
     save_causal(policy, model, run.model_folder)
     held_out_loss = mean_loss(policy, held_out, config)
+    watch = Watch(run)
+    watch.likelihood(run.metrics()[-1]["loss"], model.vocabulary_size, of="training")
+    watch.likelihood(held_out_loss, model.vocabulary_size, of="held-out")
     held_out_bytes = sum(len(text.encode()) for text in held_out_texts)
     nats = None if held_out_loss is None else held_out_loss * sum(len(p.response_ids) for p in held_out)
     run.update(

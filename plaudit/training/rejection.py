@@ -14,6 +14,7 @@ from typing import Any
 from plaudit.algorithms.rollouts import Needs
 from plaudit.config import Config
 from plaudit.errors import DataError
+from plaudit.evaluation.enough import alike
 from plaudit.files import write_text
 from plaudit.models.network import load_trainable_state, trainable_state
 from plaudit.models.saving import rehearse_causal, save_causal
@@ -26,6 +27,7 @@ from plaudit.text.prompts import fitting
 from plaudit.training.actors import Actors, load_actors
 from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
 from plaudit.training.supervised import likelihood_step
+from plaudit.training.watch import Watch
 from plaudit.workspace import Run, Workspace
 
 
@@ -46,6 +48,7 @@ def rejection_sampling(workspace: Workspace, run: Run, config: Config, prompts: 
     if checkpoint["step"] == 0:
         rehearse_causal(actors.policy, actors.model, config.model, run.path)
     kept: dict[str, dict[str, Any]] = checkpoint.get("kept", {})
+    watch = Watch(run)
     in_round = settings.prompts_per_round or len(prompts)
 
     for number in range(checkpoint["step"], settings.rounds):
@@ -75,6 +78,9 @@ def rejection_sampling(workspace: Workspace, run: Run, config: Config, prompts: 
             )
         load_trainable_state(actors.policy, start)
         losses = _imitate(actors, list(kept.values()), config, number)
+        for warning in alike([episode.token_ids for episode in episodes], len(drawn)):
+            run.warn(f"{warning} (round {number + 1}).")
+        watch.likelihood(losses[-1], actors.model.vocabulary_size, of="training")
         facts = _facts(episodes, scores, settings.samples_per_prompt) | actors.unread_ratings()
         if facts.get("unread_ratings"):
             say(f"{facts['unread_ratings']:.0f} ratings could not be read; their answers had the least score.")

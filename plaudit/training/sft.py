@@ -22,6 +22,7 @@ from plaudit.store.database import snapshot
 from plaudit.text.batches import shuffled_batches
 from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
 from plaudit.training.supervised import encode_demonstrations, likelihood_step, mean_loss
+from plaudit.training.watch import Watch
 from plaudit.workspace import POLICIES, Run, Workspace
 
 GIVEN = "given"
@@ -89,6 +90,7 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
         rehearse_causal(policy, model, config.model, run.path)
     before = checkpoint.get("held_out_before", mean_loss(policy, held_out, config) if first == 0 else None)
 
+    watch = Watch(run)
     losses = [row["loss"] for row in run.metrics()]
     with progress("fine-tuning", total) as advance:
         advance(first)
@@ -101,6 +103,7 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
             losses.append(loss)
             tokens = sum(len(sequence.response_ids) for sequence in batch)
             run.log(step + 1, loss=loss, learning_rate=rate, gradient_norm=norm, tokens=tokens)
+            watch.likelihood(loss, model.vocabulary_size, of="training", step=step + 1)
             if (step + 1) % settings.save_every == 0:
                 save_checkpoint(run, step + 1, parts, held_out_before=before)
             advance(1)
@@ -108,6 +111,8 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     after = mean_loss(policy, held_out, config)
     save_causal(policy, model, run.model_folder)
     last_epoch = losses[-steps_per_epoch:]
+    watch.likelihood(sum(last_epoch) / len(last_epoch), model.vocabulary_size, of="training")
+    watch.likelihood(after, model.vocabulary_size, of="held-out")
     run.update(
         result={
             "demonstrations": len(train),
