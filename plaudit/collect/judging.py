@@ -21,7 +21,7 @@ from plaudit.collect.kinds import KINDS, Answer, Derived, Said
 from plaudit.errors import DataError, PlauditError
 from plaudit.records import Prompt, content_id
 from plaudit.store import Store, tables
-from plaudit.store.database import demonstration_row, insert_rows
+from plaudit.store.database import PROMPT_COLUMNS, demonstration_row, insert_rows
 from plaudit.timing import now
 
 FLAGS = ("unsafe", "personal", "spam", "broken", "unclear")
@@ -155,8 +155,8 @@ def _by_submission(connection: Connection, annotator: str, submission: str) -> J
 
 def _learn(connection: Connection, campaign: Campaign, row: dict[str, Any], prompt_id: str) -> None:
     """Write what the stages learn from it, in the same transaction."""
-    prompts, responses = tables.prompts, tables.responses
-    prompt = connection.execute(select(prompts).where(prompts.c.id == prompt_id)).mappings().one()
+    responses = tables.responses
+    prompt = connection.execute(select(*PROMPT_COLUMNS).where(tables.prompts.c.id == prompt_id)).mappings().one()
     texts = connection.execute(select(responses.c.id, responses.c.text).where(responses.c.id.in_(row["shown"])))
     derived: Derived = KINDS[campaign.kind].derive(
         Said(

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from rich.console import Console
-from rich.markup import escape
 from rich.panel import Panel
+from rich.text import Text
 
 from plaudit.errors import PlauditError
 from plaudit.records import GRADES, Choice, Comparison, Prompt, Response, unit_interval
@@ -20,6 +20,8 @@ KEYS = {
     "5": ("tie", None),
     **{str(5 + grade): ("second", grade) for grade in GRADES},  # 6 = B negligibly better ... 9 = B significantly better
 }
+BEFORE = {"system": "the setting", "user": "a question before", "assistant": "the answer to it"}
+"""Of the turns before the one that is answered."""
 LEGEND = (
     "1 A much better  2 A better  3 A slightly  4 A barely   5 tie   "
     "6 B barely  7 B slightly  8 B better  9 B much better"
@@ -43,9 +45,11 @@ def ask_person(
     for number, (prompt, first, second) in enumerate(pairs, start=1):
         if unit_interval("order", person, run, first.id, second.id) < 0.5:
             first, second = second, first
-        console.print(Panel(escape(prompt.text), title=f"{number} of {len(pairs)}: the question"))
-        console.print(Panel(escape(first.text), title="A"))
-        console.print(Panel(escape(second.text), title="B"))
+        for turn in prompt.messages[:-1]:
+            console.print(Panel(Text(turn["content"]), title=BEFORE[turn["role"]]))
+        console.print(Panel(Text(prompt.text), title=f"{number} of {len(pairs)}: the question"))
+        console.print(Panel(Text(first.text), title="A"))
+        console.print(Panel(Text(second.text), title="B"))
         began = time.monotonic()
         key = _read_key(console)
         if key == "q":

@@ -22,6 +22,8 @@ from plaudit.store.standing import excluded_ids, in_snapshot, not_excluded, stan
 from plaudit.timing import now
 
 ROWS_PER_STATEMENT = 1000
+PROMPT_COLUMNS = tuple(tables.prompts.c[name] for name in ("messages", "split", "source", "id"))
+"""Those that a record of a prompt has."""
 NOT_IN_RECORDS = ("id", "import_number")
 """Columns of judgments that their records do not have."""
 
@@ -96,8 +98,7 @@ class Store:
 
         excluded   also those that are excluded: to look up what a judgment of a snapshot was about
         """
-        columns = (tables.prompts.c[name] for name in ("messages", "split", "source", "id"))
-        query = select(*columns).order_by(tables.prompts.c.id)
+        query = select(*PROMPT_COLUMNS).order_by(tables.prompts.c.id)
         if split is not None:
             query = query.where(tables.prompts.c.split == split)
         return [Prompt(**row) for row in self._read(query, tables.prompts, excluded)]

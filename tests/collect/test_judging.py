@@ -242,3 +242,19 @@ def test_what_is_asked_by_a_criterion_fits_the_kind_of_task(kind, criterion):
     text = guideline_for(kind, criterion)
     assert CRITERIA[criterion] in text
     assert ("Which" in text) == (kind == "compare")
+
+
+def test_a_person_at_the_keyboard_sees_the_whole_conversation_as_it_was_written(monkeypatch, capsys):
+    import io
+
+    from plaudit.collect.terminal import ask_person
+
+    roles = ("system", "user", "assistant", "user")
+    turns = ["be :smile: [bold]brief[/bold]", "what is tea", "leaves", "  and\n    coffee"]
+    prompt = Prompt([{"role": role, "content": turn} for role, turn in zip(roles, turns, strict=True)])
+    pair = [Response(name, prompt.id, f"    indented {name}", "sample-001") for name in "ab"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("q\n"))
+    ask_person([(prompt, *pair)], "judge-001", lambda judgment: None)
+    said = capsys.readouterr().err
+    for line in (turns[0], turns[1], turns[2], "│   and ", "│     coffee", "│     indented a", "│     indented b"):
+        assert line in said

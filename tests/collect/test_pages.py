@@ -20,7 +20,7 @@ from plaudit.collect.assignment import claim
 from plaudit.collect.campaigns import CampaignSettings, NewTask, add_gold, create_campaign, set_open
 from plaudit.collect.judging import submit
 from plaudit.collect.web.app import create_app
-from plaudit.collect.web.rendering import markdown
+from plaudit.collect.web.markup import markdown
 from plaudit.records import Prompt, Response
 from plaudit.store import Store, tables
 
@@ -912,6 +912,39 @@ def test_names_of_people_are_text(visit, store):
 
 
 # Text as it is shown
+
+
+def lines_of(locator):
+    """How many lines of a browser's a text takes."""
+    return locator.evaluate(
+        "e => { const r = document.createRange(); r.selectNodeContents(e);"
+        " return new Set([...r.getClientRects()].filter(x => x.width > 0).map(x => Math.round(x.bottom))).size }"
+    )
+
+
+def test_line_breaks_indentation_code_and_tex_are_seen_as_they_were_written(visit, store, ann):
+    poem = "Roses are red\nViolets are blue\n        Sugar is __sweet__ \\(a_1\\)"
+    one = visit(ann).go(f"/work/{ask(store, 'compare', texts=[poem, ' '.join(poem.split()) + '!'])}")
+    shown = {text.count("\n"): text for text in one.page.locator(".candidate .prose").all_inner_texts()}
+    assert shown == {2: poem, 0: " ".join(poem.split()) + "!"}
+    candidates = one.page.locator(".candidate .prose p")
+    assert sorted(lines_of(candidates.nth(i)) for i in range(2)) == [1, 3]
+
+
+def test_answers_that_markdown_would_make_alike_are_shown_as_written_and_spaces_are_pointed_out(visit, store, ann):
+    alike, spaces = ["1. a\n2. b", "1) a\n2) b"], ["a b", "a\nb"]
+    one = visit(ann).go(f"/work/{ask(store, 'compare', texts=alike)}")
+    assert sorted(one.page.locator(".candidate .plain").all_inner_texts()) == sorted(alike)
+    assert one.page.get_by_text("in spaces and line breaks alone").count() == 0
+    one.go(f"/work/{ask(store, 'compare', texts=spaces)}")
+    assert one.page.get_by_text("in spaces and line breaks alone").count() == 1
+
+
+def test_a_table_keeps_its_words_whole(visit, store, ann):
+    table = "| Language | speakers |\n|---|---|\n| Quechua | 8 million of people |"
+    one = visit(ann, options=PHONE).go(f"/work/{ask(store, 'compare', texts=[table, 'none'])}")
+    assert one.page.locator(".prose td").first.inner_text() == "Quechua"
+    assert lines_of(one.page.locator(".prose th").first) == 1
 
 
 def test_pictures_are_told_in_words_and_headings_follow_those_of_the_page():
