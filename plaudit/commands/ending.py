@@ -24,6 +24,8 @@ STOPPED = 128 + signal.SIGINT
 """Exit code of a process that was interrupted from the keyboard."""
 USAGE_ERROR: Any = typer.BadParameter.__bases__[0].__bases__[0]
 """What a wrong option raises: click's base class, or that of the click which newer Typer carries within."""
+POLICY = "OMP_WAIT_POLICY"
+"""Of the environment: how OpenMP's threads wait."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FULL_SIGNS = (
     "No space left",
@@ -66,6 +68,7 @@ class Commands(TyperGroup):
 def run(app: Any) -> None:
     """Run the command line to its end."""
     _tolerate_other_encodings()
+    _give_way_where_busy()
     try:
         with _signals_as_stops():
             stopped = app(standalone_mode=False) == STOPPED  # how newer Typer reports Ctrl-C; older ones raise
@@ -153,6 +156,15 @@ def _tolerate_other_encodings() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=errors)
     sys.argv[1:] = [os.fsencode(word).decode("utf-8", "replace") if _is_torn(word) else word for word in sys.argv[1:]]
+
+
+def _give_way_where_busy() -> None:
+    """Threads that wait for each other keep their processors busy with it, which is fast where nobody else wants them.
+
+    With more work about than processors they are put to sleep instead. It must be said before PyTorch is loaded.
+    """
+    if POLICY not in os.environ and os.getloadavg()[0] > (os.cpu_count() or 1):
+        os.environ[POLICY] = "PASSIVE"
 
 
 def _is_torn(word: str) -> bool:

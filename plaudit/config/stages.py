@@ -34,6 +34,9 @@ class ModelSettings(Section):
     What is trained, and every loss, is held in float32."""
     device: str = "auto"
     """`cpu`, `cuda`, `mps`, or auto for the best one present."""
+    threads: Positive | Literal["auto"] = "auto"
+    """Threads that compute on a CPU; auto takes what a container or the machine lends to the process, or one for every
+    two million weights where that is less; OMP_NUM_THREADS goes before it. Never changes a result."""
     lora: LoraSettings | None = LoraSettings()
     """Adapter settings; null trains every weight."""
     system_prompt: str | None = None

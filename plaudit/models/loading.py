@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from plaudit.config import ModelSettings
 from plaudit.errors import ModelError
 from plaudit.files import whole_folder
-from plaudit.models import code_pages, hub, memory
+from plaudit.models import code_pages, hub, memory, threads
 from plaudit.models.layers import set_layers
 from plaudit.models.masters import to_bfloat16
 from plaudit.models.network import Network, score_head, takes_packed_batches
@@ -108,6 +108,8 @@ def load_causal(source: str, settings: ModelSettings) -> LoadedModel:
 def as_causal(model: Any, tokenizer: Any, settings: ModelSettings, source: str) -> LoadedModel:
     """A transformers model in memory as a frozen network. Raises ModelError as `load_causal`."""
     device, _ = device_and_dtype(settings)
+    if device.type == "cpu":
+        threads.use(settings.threads, model.num_parameters())
     if ensure_pad_token(tokenizer) and len(tokenizer) > model.get_input_embeddings().num_embeddings:
         _add_rows(model, len(tokenizer))
     known = 1 + max(tokenizer.get_vocab().values())
@@ -166,6 +168,8 @@ def load_reward(source: str, settings: ModelSettings) -> LoadedModel:
     count = _kept_scores(folder).count
     model = _from_pretrained(AutoModelForSequenceClassification, folder, source, device, dtype, num_labels=count)
     _refuse_other_kind(model.config.architectures or [], source, "reward")
+    if device.type == "cpu":
+        threads.use(settings.threads, model.num_parameters())
     tokenizer = load_tokenizer(folder, source)
     head = getattr(model, "score", None)
     if not isinstance(head, nn.Linear) or head.out_features != count:

@@ -110,5 +110,10 @@ class _Remembering(Workspace):
 def _same(run: Run, config: Config, parents: dict[str, str], data: dict[str, Any]) -> bool:
     if (run.parents, run.info["data"]) != (parents, data):
         return False
-    then, kind = run.config(), run.kind
-    return all(getattr(then, name) == getattr(config, name) for name in read_by(kind))  # type: ignore[arg-type]
+    then, now = _without_threads(run.config()), _without_threads(config)
+    return all(getattr(then, name) == getattr(now, name) for name in read_by(run.kind))  # type: ignore[arg-type]
+
+
+def _without_threads(config: Config) -> Config:
+    """On how many threads something was computed does not make it another thing."""
+    return config.model_copy(update={"model": config.model.model_copy(update={"threads": "auto"})})
