@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from plaudit.commands import collecting, ending, judging, planning
+from plaudit.commands import collecting, data, ending, judging, planning
 from plaudit.commands.options import DEFAULT_WORKSPACE, Json, WorkspaceOption
 from plaudit.commands.options import open_workspace as _workspace
 from plaudit.commands.options import show as _show
@@ -51,6 +51,7 @@ app.add_typer(collecting.campaign_app, name="campaign")
 app.add_typer(collecting.people_app, name="people")
 app.add_typer(collecting.audit_app, name="audit")
 app.add_typer(judging.judges_app, name="judges")
+app.add_typer(data.data_app, name="data")
 
 
 @app.command()
@@ -366,7 +367,9 @@ def score(
 
     scored = score_file(source, data, settings, output)
     lines = [json.dumps(row, ensure_ascii=False) for row in scored]
-    text = f"Wrote {len(scored)} scores to {output}." if output is not None else "\n".join(lines)
+    having = sum(row["score"] is not None for row in scored)
+    of_them = "" if having == len(scored) else f", {having} of them with a score"
+    text = f"Wrote {len(scored)} lines{of_them} to {output}." if output is not None else "\n".join(lines)
     _show({"scores": scored}, as_json, text)
 
 

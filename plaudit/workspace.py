@@ -374,12 +374,21 @@ class Workspace:
     def new_run(
         self, kind: str, config: Config, *, parents: dict[str, str], data: dict[str, Any] | None = None
     ) -> Iterator[Run]:
-        """A new run folder; complete when the block ends, else marked failed or interrupted (and kept)."""
+        """A new run folder; complete when the block ends, else marked failed or interrupted (and kept).
+
+        Says what of the workspace's data is excluded, and keeps it in run.json.
+        """
+        excluded = self.store.excluded()
+        if excluded:
+            numbers = ", ".join(f"{number} {name}" for name, number in excluded.items())
+            say(f"Passed over, being excluded, with what goes with them: {numbers} (plaudit data list).")
         path = self._make_folder(kind)
         with (
             owned(path, f"run `{path.name}`"),
             self._recording(self._begin(path, kind, config, parents, data or {})) as run,
         ):
+            if excluded:
+                run.update(excluded=excluded)
             yield run
 
     @contextmanager

@@ -13,7 +13,22 @@ import zlib
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, case, exists, func, not_, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Text,
+    and_,
+    case,
+    cast,
+    exists,
+    func,
+    literal,
+    not_,
+    or_,
+    select,
+    update,
+)
 
 from plaudit.collect import audit
 from plaudit.collect.campaigns import Campaign, find_campaign
@@ -21,8 +36,8 @@ from plaudit.errors import DataError
 from plaudit.evaluation.statistics import Interval, ends, wilson
 from plaudit.records import unit_interval
 from plaudit.store import Store, tables
-from plaudit.store.database import decided
 from plaudit.store.engine import lock
+from plaudit.store.standing import decided, excluded_ids
 from plaudit.timing import now
 
 LEASED, SUBMITTED, SKIPPED, EXPIRED = "leased", "submitted", "skipped", "expired"
@@ -180,7 +195,7 @@ def _take_check(connection: Connection, campaign: Campaign, annotator: str, at: 
     """A task that an annotator has judged, in random order; it takes no slot from anybody."""
     judged = exists().where(_assignments.task == _tasks.id, _assignments.state == SUBMITTED)
     mine = select(tables.tasks).where(
-        _tasks.campaign == campaign.name, _tasks.gold.is_(None), judged, _unmet(annotator)
+        _tasks.campaign == campaign.name, _tasks.gold.is_(None), judged, _unmet(annotator), *_kept(connection)
     )
     task = connection.execute(mine.order_by(_tasks.draw).limit(1)).first()
     return None if task is None else lease(connection, campaign, annotator, at, task, None)
@@ -188,10 +203,24 @@ def _take_check(connection: Connection, campaign: Campaign, annotator: str, at: 
 
 def _open_task(connection: Connection, campaign: Campaign, annotator: str, is_random: bool) -> Row[Any] | None:
     open_to_me = select(tables.tasks).where(
-        _tasks.campaign == campaign.name, _tasks.open_slots > 0, _tasks.is_random == is_random, _unmet(annotator)
-    )
+        _tasks.campaign == campaign.name, _tasks.open_slots > 0, _tasks.is_random == is_random, _unmet(annotator),
+        *_kept(connection),
+    )  # fmt: skip
     first = open_to_me.order_by(_tasks.priority.desc(), _tasks.draw.desc()).limit(1)
     return connection.execute(first.with_for_update(skip_locked=True)).first()
+
+
+def _kept(connection: Connection) -> list[Any]:
+    """Conditions that neither the prompt of a task nor one of its responses is excluded; none where nothing is."""
+    kinds = set(connection.scalars(select(tables.exclusion_members.c.kind).distinct()))
+    conditions: list[Any] = []
+    if "prompts" in kinds:
+        conditions.append(_tasks.prompt_id.not_in(excluded_ids("prompts")))
+    if "responses" in kinds:
+        gone = excluded_ids("responses").subquery()
+        named = cast(_tasks.responses, Text).contains(literal('"') + gone.c.id + '"')
+        conditions.append(not_(exists(select(gone.c.id).where(named))))
+    return conditions
 
 
 def _unmet(annotator: str) -> Any:
@@ -210,8 +239,9 @@ def _take_gold(
     connection: Connection, campaign: Campaign, annotator: str, at: float, *, screening: bool
 ) -> Assignment | None:
     golden = select(tables.tasks).where(
-        _tasks.campaign == campaign.name, _tasks.gold.is_not(None), _tasks.is_screening == screening, _unmet(annotator)
-    )
+        _tasks.campaign == campaign.name, _tasks.gold.is_not(None), _tasks.is_screening == screening, _unmet(annotator),
+        *_kept(connection),
+    )  # fmt: skip
     tasks = connection.execute(golden).all()
     if not tasks:
         return None

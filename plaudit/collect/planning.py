@@ -26,7 +26,9 @@ class Planned:
 
     tasks: list[NewTask]
     too_few: int
-    """Prompts without enough different answers."""
+    """Prompts that have answers, but not enough different ones."""
+    unanswered: int
+    """Prompts without any answer of those runs."""
     runs: list[str]
     """Whose responses are judged."""
 
@@ -48,7 +50,7 @@ def plan(
         prompts = sorted(prompts, key=lambda prompt: unit_interval("asked", prompt.id))[:most]
     names = [workspace.lineage_name(run) for run in runs]
     if kind == "demonstrate":
-        return Planned(plan_tasks(kind, prompts, [])[0], 0, [])
+        return Planned(plan_tasks(kind, prompts, [])[0], 0, 0, [])
     if kind in KINDS and not names:
         raise DataError(f"a `{kind}` task needs responses: --responses latest:sample, or the name of an import.")
     by_run = {name: store.responses(name) for name in names}
@@ -61,7 +63,9 @@ def plan(
         tasks, too_few = plan_tasks(
             kind, prompts, [r for found in by_run.values() for r in found], most_per_task=per_task
         )
-    return Planned(tasks, too_few, names)
+    answered = {response.prompt_id for found in by_run.values() for response in found}
+    unanswered = sum(prompt.id not in answered for prompt in prompts)
+    return Planned(tasks, too_few - unanswered, unanswered, names)
 
 
 def _head_to_head(prompts: Sequence[Prompt], by_run: dict[str, list[Response]]) -> tuple[list[NewTask], int]:

@@ -100,9 +100,11 @@ def create(
         opened.store, name, kind=kind, tasks_=planned.tasks, criterion=criterion, guideline=text, settings=settings,
         round_number=round_number, policy=", ".join(planned.runs), actor=_actor(),
     )  # fmt: skip
-    left = f" {planned.too_few} prompts have too few different answers for it." if planned.too_few else ""
+    left = f" {planned.unanswered} prompts have no answer of {', '.join(planned.runs)}." if planned.unanswered else ""
+    left += f" {planned.too_few} prompts have too few different answers for it." if planned.too_few else ""
+    numbers = {"prompts_left_out": planned.too_few, "prompts_without_answers": planned.unanswered}
     show(
-        {"campaign": name, "tasks": added, "prompts_left_out": planned.too_few, "responses": planned.runs},
+        {"campaign": name, "tasks": added, **numbers, "responses": planned.runs},
         as_json,
         f"Made campaign {name} with {added} tasks.{left}\nNext: plaudit annotate --workspace {workspace}",
     )

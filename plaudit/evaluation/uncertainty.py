@@ -73,10 +73,10 @@ def _open_tasks(store: Store, campaign: Campaign) -> dict[str, list[str]]:
 
 
 def _scores(store: Store, wanted: set[str], model: Any, config: Any) -> dict[str, Scores | None]:
-    prompts = {prompt.id: prompt for prompt in store.prompts()}
+    prompts = {prompt.id: prompt for prompt in store.prompts(excluded=True)}
     texts: dict[str, tuple[Prompt, str]] = {
         response.id: (prompts[response.prompt_id], response.text)
-        for response in store.responses()
+        for response in store.responses(excluded=True)
         if response.id in wanted
     }
     return dict(zip(texts, score_answers(model, list(texts.values()), config), strict=True))

@@ -45,7 +45,7 @@ def imported_lines(imported: Imported) -> Iterator[str]:
     kind = imported.kind
     pairs = f" ({imported.pairs} pairs)" if imported.pairs else ""
     again = f" {imported.repeated} were there already." if imported.repeated else ""
-    yield f"{imported.rows} lines read, {imported.added} {kind}{pairs} added.{again}"
+    yield f"{imported.rows} rows read, {imported.added} {kind}{pairs} added.{again}"
     told = {
         "Further votes on the same, of people who are not named": imported.votes,
         "Corrections of what the same annotator said before, which no longer counts": imported.corrected,
@@ -56,6 +56,8 @@ def imported_lines(imported: Imported) -> Iterator[str]:
     yield from (f"{number} {what}." for what, number in sorted(imported.guessed.items()))
     if imported.moved:
         yield f"{imported.moved} prompts stay in the split (training or held out) that they have here."
+    if imported.restored:
+        yield f"{imported.restored} rows and prompts are taken in again that were excluded with an import."
     if imported.excluded:
         yield f"{imported.excluded} of them are excluded, and stay so: plaudit data list, plaudit data restore."
     for column, number in sorted(imported.prompts.items()):

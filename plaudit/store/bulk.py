@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from operator import attrgetter, itemgetter
 from typing import Any
 
-from sqlalchemy import Column, Connection, Table, select
+from sqlalchemy import Column, Connection, Table, func, select
 from sqlalchemy.exc import DatabaseError
 
 from plaudit.records import Annotator, Comparison, Demonstration, Label, Prompt, Response
 from plaudit.store import tables
 from plaudit.store.database import meaning_of
 from plaudit.store.engine import Database
-from plaudit.store.standing import excluded_ids
+from plaudit.store.standing import REFERS
 from plaudit.timing import now
 
 CACHE_KIBIBYTES = 262_144
@@ -69,7 +69,9 @@ class BulkWriter:
         self.number: int | None = None
         self.now = now("seconds")
         self._prepared: set[str] = set()
-        self._excludes: dict[str, set[str]] | None = None
+        self.restored: dict[str, list[str]] = {}
+        """Rows by table that were excluded with an import, and are in the database again by this one."""
+        self._excludes: dict[str, dict[str, bool]] | None = None
 
     def begin(self, run: str, file: str, kind: str, format: str) -> int:
         """Say what the rows come from; returns the number of the import."""
@@ -115,14 +117,33 @@ class BulkWriter:
         return dict(self._of(prompts, columns.id, columns.split))
 
     def excluded(self, table: str, prompts: Mapping[str, str]) -> int:
-        """How many of these rows of a table are excluded, themselves or with their prompt (id -> id of the prompt)."""
+        """How many of these rows of a table are excluded, themselves or with their prompt (id -> id of the prompt).
+
+        What was excluded as all that an import had added is taken in again: it has been imported anew.
+        """
         if self._excludes is None:
-            self._excludes = {
-                kind: set(self.connection.scalars(excluded_ids(kind)))
-                for kind in self.connection.scalars(select(tables.exclusion_members.c.kind).distinct())
-            }
-        own, of_prompts = (self._excludes.get(kind, ()) for kind in (table, "prompts"))
-        return sum(name in own or prompt in of_prompts for name, prompt in prompts.items())
+            self._excludes = {kind: self._newest(kind) for kind in REFERS}
+        gone, of_prompts = self._excludes[table], self._excludes["prompts"]
+        if not gone and not of_prompts:
+            return 0
+        for kind, names in ((table, prompts.keys()), ("prompts", set(prompts.values()))):
+            undone = [name for name in names if self._excludes[kind].get(name)]
+            for name in undone:
+                del self._excludes[kind][name]
+            if undone:
+                self.restored.setdefault(kind, []).extend(undone)
+        return sum(name in gone or prompt in of_prompts for name, prompt in prompts.items())
+
+    def _newest(self, kind: str) -> dict[str, bool]:
+        """Excluded row -> whether it was excluded as a part of an import."""
+        members, said = tables.exclusion_members, tables.exclusions
+        newest = (
+            select(members.c.id, func.max(members.c.exclusion)).where(members.c.kind == kind).group_by(members.c.id)
+        )
+        chosen = {
+            row.number: "imports" in row.chosen for row in self.connection.execute(select(said)) if row.is_excluded
+        }
+        return {name: chosen[number] for name, number in self.connection.execute(newest).tuples() if number in chosen}
 
     def _of(self, names: Sequence[str], key: Column[Any], *columns: Column[Any]) -> Iterator[Any]:
         for start in range(0, len(names), 500):

@@ -65,6 +65,7 @@ class Settled:
     """What becomes of some rows.
 
     corrections   (table, id of what no longer stands, id of what took its place)
+    prompts       table -> id of every judgment of the rows, new or not -> its prompt
     added         rows that are new
     votes         of these, votes beside others on the same, of people who are not named
     corrected     of these, corrections of what the same annotator said before
@@ -74,6 +75,7 @@ class Settled:
     comparisons: list[Comparison] = field(default_factory=list)
     labels: list[Label] = field(default_factory=list)
     corrections: list[tuple[str, str, str]] = field(default_factory=list)
+    prompts: dict[str, dict[str, str]] = field(default_factory=lambda: {"comparisons": {}, "labels": {}})
     added: int = 0
     votes: int = 0
     corrected: int = 0
@@ -119,6 +121,9 @@ class Identities:
 
     def _take(self, found: Settled, records: Iterable[Record]) -> bool:
         """Keep those that are new; returns whether any is."""
+        records = list(records)
+        for record in records:
+            found.prompts[_place(record)[0]][record.id] = record.prompt_id
         new = [record for record in records if _place(record) not in self._known]
         for record in new:
             self._known[_place(record)] = Said(_content(record), record.created or None)
@@ -161,13 +166,16 @@ class Identities:
             if place not in self._last and not self._contradicts(place, record):
                 kept.append(record)
                 continue
-            if self._last.get(place) == said or (times == 1 and self._known[place].is_just(record)):
+            if self._last.get(place) == said:
+                continue
+            if times == 1 and self._known[place].is_just(record):
+                kept.append(record)
                 continue
             self._last[place] = said
             again = _corrected(record, times)
             self._known |= self._read([_place(again)])
+            kept.append(again)
             if _place(again) not in self._known:
-                kept.append(again)
                 is_later = self._correct(found, place, again)
                 corrected, overruled = corrected or is_later, overruled or not is_later
         if self._take(found, kept):

@@ -21,6 +21,7 @@ from plaudit.progress import progress
 from plaudit.records import Annotator, AnnotatorKind, Comparison, Prompt, content_id
 from plaudit.store.bulk import BulkWriter, bulk_writing
 from plaudit.store.database import Store
+from plaudit.store.exclusions import keep
 from plaudit.store.formats import OWN, Source, open_source
 from plaudit.store.identity import Identities
 from plaudit.store.people import Pseudonyms
@@ -61,7 +62,8 @@ class Imported:
     corrected   of those added, corrections of what the same annotator said before, which no longer counts
     overruled   of those added, such as the same annotator corrected later, which do not count
     moved       prompts that are there in another split than the file says, or than they would have now
-    excluded    of those in the file, such as are excluded, and stay so
+    restored    rows, and prompts of rows, that had been excluded with an import, and are in again
+    excluded    of those in the file, such as are excluded otherwise, and stay so
     left_out, unread, prompts, guessed   as in `rows.Notes`
     """
 
@@ -76,6 +78,7 @@ class Imported:
     corrected: int = 0
     overruled: int = 0
     moved: int = 0
+    restored: int = 0
     excluded: int = 0
     left_out: dict[str, int] = field(default_factory=dict)
     unread: dict[str, int] = field(default_factory=dict)
@@ -116,6 +119,9 @@ def import_file(
             advance()
         sink.flush()
         _check_something(source, sink)
+        if writer.restored:
+            keep(writer.connection, writer.restored, False, {"imported": number}, "imported anew", f"import {number}")
+        sink.facts["restored"] = sum(len(ids) for ids in writer.restored.values())
     notes: dict[str, Any] = {name: dict(counts) for name, counts in vars(source.notes).items()}
     facts: dict[str, Any] = dict(sink.facts)
     return Imported(kind, run, number, source.read, sink.added, sink.given - sink.added, **facts, **notes)
@@ -215,8 +221,8 @@ class _Sink:
         self.facts.update(votes=settled.votes, corrected=settled.corrected, overruled=settled.overruled)
         if self.kind == "rankings":
             self.facts["pairs"] += len(settled.comparisons)
-        for table in ("comparisons", "labels"):
-            self._count_excluded(table, {r.id: r.prompt_id for row in waiting for r in getattr(row, table)})
+        for table, prompts in settled.prompts.items():
+            self._count_excluded(table, prompts)
 
     def _count_excluded(self, table: str, prompts: dict[str, str]) -> None:
         """Of rows (their ids and those of their prompts) such as are excluded."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import ColumnElement, Connection, Select, Table, and_, exists, func, not_, or_, select
 
 from plaudit.store import tables
@@ -46,7 +48,7 @@ def not_excluded(connection: Connection, table: Table) -> list[ColumnElement[boo
     return conditions
 
 
-def excluded_ids(kind: str) -> Select[tuple[str]]:
+def excluded_ids(kind: str) -> Select[Any]:
     """Ids of the rows of a table that the newest word on them excludes."""
     members, said, later = tables.exclusion_members, tables.exclusions, tables.exclusion_members.alias("later")
     newer = and_(later.c.kind == kind, later.c.id == members.c.id, later.c.exclusion > members.c.exclusion)

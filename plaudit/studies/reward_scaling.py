@@ -56,7 +56,7 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     if len(sizes) < 2 and len(names) < 2:
         most = len(first.train)
         raise DataError(f"`reward_scaling`: a law needs two numbers of prompts up to {most}, or two models.")
-    lengths = {response.id: len(response.text.split()) for response in workspace.store.responses()}
+    lengths = {response.id: len(response.text.split()) for response in workspace.store.responses(excluded=True)}
     ceiling = noise_ceiling(_without_scores(first, lengths, config))
     cells = _measured(run)
     for name, source in sources.items():

@@ -65,7 +65,7 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     scorer = fit_scorer(start, data, config, run)
     mean, std = _score_statistics(workspace, scorer, start, data.train, config)
     by = kinds(workspace)
-    lengths = {r.id: len(r.text.split()) for r in workspace.store.responses()}
+    lengths = {r.id: len(r.text.split()) for r in workspace.store.responses(excluded=True)}
     scores = held_out_scores(scorer, data.held_out, config)
     judged = beside_scores(data.held_out, scores, lengths, settings)
     quality = reward_quality(judged, seed=config.seed) if any(j.preference_first != 0.5 for j in judged) else {}

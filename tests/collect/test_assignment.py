@@ -21,6 +21,7 @@ from plaudit.collect.web.research import overview
 from plaudit.collect.web.work import answers_of_test
 from plaudit.errors import DataError
 from plaudit.store import Store, tables
+from plaudit.store.exclusions import Choice, exclude, restore
 
 
 @pytest.fixture
@@ -50,6 +51,19 @@ def test_everybody_gets_every_task_once_up_to_the_number_of_people(store):
     assert claim(store, "compare", "cid") is None
     taken = [(row["task"], row["slot"]) for row in rows(store, tables.assignments)]
     assert len(set(taken)) == len(taken) == 4
+
+
+@pytest.mark.parametrize("of_responses", [False, True])
+def test_a_task_about_what_is_excluded_is_given_to_nobody_until_it_is_restored(store, of_responses):
+    campaign(store, tasks=3)
+    gone, stays, other = rows(store, tables.tasks)
+    names = gone["responses"][:1] if of_responses else [gone["prompt_id"]]
+    choice = Choice(ids=(*names, *other["responses"][1:]))
+    exclude(store, choice, actor="me")
+    assert hand_in(store, "ann").task == stays["id"]
+    assert claim(store, "compare", "ann") is None
+    restore(store, choice, actor="me")
+    assert claim(store, "compare", "ann") is not None
 
 
 def test_asking_again_gives_the_task_in_hand(store):
