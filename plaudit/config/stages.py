@@ -134,6 +134,10 @@ class SampleSettings(Section):
     """A run, `latest:KIND`, a Hugging Face folder or a hub name."""
     split: Literal["all", "train", "held_out"] = "all"
     """Which prompts to answer."""
+    sources: list[str] | None = None
+    """Answer prompts of these sources alone, as their `source` column says or `plaudit data list`; null for all."""
+    most_prompts: Positive | None = None
+    """Answer so many prompts at most, drawn by the seed; null for all."""
     samples_per_prompt: Positive = 4
     """Responses for each prompt."""
     temperature: Rate = 1.0
@@ -445,6 +449,10 @@ class EvaluateSettings(Section):
     """The policy's answer is the best of this many samples by `evaluate.reward`; the baseline's is one sample."""
     samples_per_prompt: Positive = 2
     """Responses of each policy to each held-out prompt."""
+    sources: list[str] | None = None
+    """Measure on held-out prompts of these sources alone; null for all."""
+    most_prompts: Positive | None = None
+    """Measure on so many held-out prompts at most, the same ones whatever the seed; null for all."""
     temperature: Rate = 1.0
     """Of both policies, and of the KL."""
     max_new_tokens: Positive = 128

@@ -29,6 +29,7 @@ from plaudit.records import Message, Prompt
 from plaudit.sampling.best_of_n import sample_best_of
 from plaudit.sampling.in_process import Completion, sample
 from plaudit.scoring import Answered, RewardModelScorer, RewardModelScores
+from plaudit.store.choosing import choose_prompts
 from plaudit.store.database import snapshot
 from plaudit.text.batches import micro_batches
 from plaudit.text.chat import TokenSequence
@@ -48,7 +49,7 @@ class Answer:
 
 
 def evaluate(workspace: Workspace, config: Config | None = None) -> Run:
-    """Compare `evaluate.policy` with `evaluate.baseline` on the held-out prompts.
+    """Compare `evaluate.policy` with `evaluate.baseline` on the held-out prompts, or those that the settings choose.
 
     Both answer each prompt `evaluate.samples_per_prompt` times at the same temperature and limit; the i-th
     answers are compared. The run's result has, each with a 95 % interval where it is an estimate:
@@ -67,6 +68,7 @@ def evaluate(workspace: Workspace, config: Config | None = None) -> Run:
             f"{workspace.path} has no held-out prompts to judge by. Import more prompts, or raise "
             "`data.held_out_share` before importing."
         )
+    prompts = choose_prompts(prompts, settings.sources, settings.most_prompts, setting="evaluate")
     policy_name = named_policy(workspace, settings.policy, setting="evaluate.policy")
     parents = {"policy": policy_name, "baseline": _baseline(workspace, policy_name, settings.baseline)}
     if settings.reward is not None:

@@ -12,13 +12,16 @@ from plaudit.models.named import named_policy
 from plaudit.progress import progress, say
 from plaudit.records import Prompt, Response
 from plaudit.sampling.in_process import Completion, sample
+from plaudit.store.choosing import choose_prompts
 from plaudit.store.database import snapshot
 from plaudit.text.prompts import encode_prompts
 from plaudit.workspace import POLICIES, Run, Workspace
 
 
 def sample_responses(workspace: Workspace, config: Config | None = None, *, resume: str | None = None) -> Run:
-    """Sample `sample.samples_per_prompt` responses of `sample.policy` to each prompt of `sample.split`.
+    """Sample `sample.samples_per_prompt` responses of `sample.policy` to the prompts of `sample.split`.
+
+    Of `sample.sources` alone, and `sample.most_prompts` of them, where these are set.
 
     Each batch is in the store, ids and log-probs included, before the next begins: an interrupted run goes
     on where it stopped. The run's result has the number of responses, their mean length (tokens) and the
@@ -41,9 +44,11 @@ def sample_responses(workspace: Workspace, config: Config | None = None, *, resu
 
 
 def _prompts(workspace: Workspace, config: Config) -> list[Prompt]:
-    """Of the split that is wanted; never what was set aside."""
-    split = None if config.sample.split == "all" else config.sample.split
-    return [prompt for prompt in workspace.store.prompts(split) if prompt.split != "aside"]
+    """Of the split and the sources that are wanted, and as many; never what was set aside."""
+    settings = config.sample
+    prompts = workspace.store.prompts(None if settings.split == "all" else settings.split)
+    asked = [prompt for prompt in prompts if prompt.split != "aside"]
+    return choose_prompts(asked, settings.sources, settings.most_prompts, setting="sample", seed=config.seed)
 
 
 def _run(workspace: Workspace, run: Run, config: Config) -> Run:

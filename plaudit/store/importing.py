@@ -157,6 +157,14 @@ def _used(row: Row, kind: Kind) -> list[Any]:
         return []
 
 
+def _must(row: Row, kind: Kind) -> list[Any]:
+    """What a row comes to, where every one is needed."""
+    try:
+        return _read(row, kind)
+    except NotUsed as reason:
+        raise DataError(f"{row.where}: there are {reason}; leave them out of the file.") from None
+
+
 class _Sink:
     """Records on their way into the database, a chunk at a time."""
 
@@ -234,7 +242,7 @@ class _Sink:
         new: dict[str, AnnotatorKind] = {}
         for name, kind in given:
             known = there.setdefault(name, kind)
-            if known is kind and name not in self._known:
+            if known == kind and name not in self._known:
                 new[name] = kind
             elif known != kind and not {known, kind} <= set(OF_PEOPLE) and kind != "imported":
                 raise DataError(
@@ -308,7 +316,7 @@ def read_comparisons(path: Path | str) -> list[FileComparison]:
     found = []
     for where, values in open_source(Path(path), "comparisons"):
         row = Row(values, f"{path}, {where}", 0.0, "file")
-        for judged in _read(row, "rankings" if "ranks" in values else "comparisons"):
+        for judged in _must(row, "rankings" if "ranks" in values else "comparisons"):
             texts = {response.id: response.text for response in judged.responses}
             subset = row.text("subset", "")
             found += [FileComparison(judged.prompt, texts, comparison, subset) for comparison in judged.comparisons]
@@ -320,7 +328,7 @@ def read_comparisons(path: Path | str) -> list[FileComparison]:
 def read_judged(path: Path | str, kind: Kind, *, run: str) -> Iterator[tuple[dict[str, Any], Judged]]:
     """(the row, what it says) of a file of judgments, which are in no store. Raises DataError as imports do."""
     for where, values in open_source(Path(path), kind):
-        for judged in _read(Row(values, f"{path}, {where}", 0.0, run), kind):
+        for judged in _must(Row(values, f"{path}, {where}", 0.0, run), kind):
             yield values, judged
 
 
@@ -332,14 +340,11 @@ def read_answers(path: Path | str) -> list[tuple[dict[str, Any], Prompt, str]]:
     found = []
     for where, values in open_source(Path(path), "demonstrations", "trl"):
         row = Row(values, f"{path}, {where}", 0.0)
-        if "messages" in values:
-            messages = row.messages("messages", role="user")
-            if messages[-1]["role"] != "assistant":
-                raise DataError(f"{row.where}: `messages` must end with the assistant's answer that is to be scored.")
-            found.append((values, row.prompt(messages[:-1]), messages[-1]["content"]))
-        else:
+        try:
             prompt, texts = row.answer()
-            found.append((values, prompt, texts[0]))
+        except NotUsed as reason:
+            raise DataError(f"{row.where}: there are {reason}; leave them out of the file.") from None
+        found.append((values, prompt, texts[0]))
     if not found:
         raise DataError(f"{path} is empty: expected one JSON object a line with `prompt` and `completion`.")
     return found

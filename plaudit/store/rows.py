@@ -354,7 +354,7 @@ class Row:
         if "messages" in self.values and "completion" not in self.values:
             messages = self.messages("messages", role="user", may_be_empty=True)
             if messages[-1]["role"] != "assistant":
-                raise DataError(f"{self.where}: `messages` must end with the assistant's answer that is judged.")
+                raise DataError(f"{self.where}: `messages` must end with the assistant's answer that is meant.")
             return self.prompt(messages[:-1]), [messages[-1]["content"]]
         completion = self.messages("completion", role="assistant", may_be_empty=True)
         if [message["role"] for message in completion] != ["assistant"]:

@@ -309,6 +309,15 @@ def test_a_campaign_is_made_listed_closed_and_opened(run, filled, tmp_path):
     assert json.loads(run("campaign", "open", "helpful", "-w", filled.path, "--json")[1])["open"] is True
 
 
+def test_prompts_without_an_answer_are_counted_apart_from_those_with_too_few(run, filled):
+    prompts = with_prompts(filled.store, 7)[4:]
+    one, *_ = prompts
+    filled.store.add_responses([Response(f"answers:{one.id}:0", one.id, "alone", "answers")])
+    _, out, _ = made_campaign(run, filled, "helpful", "compare", "--json")
+    found = json.loads(out)
+    assert (found["prompts_left_out"], found["prompts_without_answers"]) == (1, len(prompts) - 1)
+
+
 def test_gold_comes_from_a_file_and_a_second_time_adds_nothing(run, filled, tmp_path):
     made_campaign(run, filled)
     rows = [{"prompt": f"q{i}", "chosen": "a", "rejected": "b", "explanation": "a is right"} for i in range(3)]

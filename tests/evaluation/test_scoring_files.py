@@ -123,6 +123,18 @@ def test_an_answer_beyond_the_context_is_counted_not_cut(folder, tmp_path, capsy
     assert found[0]["score"] is not None
     assert found[1]["score"] is None
     assert "1 of 2 answers are beyond the model's context" in capsys.readouterr().err
+    output = tmp_path / "scored.jsonl"
+    told = run(
+        "score", folder, "--data", tmp_path / "a.jsonl", "--output", output, "-w", tmp_path, "model.dtype=float32"
+    )
+    assert told == f"Wrote 2 lines, 1 of them with a score to {output}.\n"
+
+
+def test_an_answer_that_calls_a_tool_is_refused_with_its_line(folder, tmp_path):
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "look"}}]}
+    row = {"messages": [{"role": "user", "content": QUESTION}, call]}
+    with pytest.raises(DataError, match="line 1: there are rows whose `messages` ends in a call of a tool"):
+        score_file(str(folder), write_lines(tmp_path / "a.jsonl", [row]), CONFIG, None)
 
 
 @pytest.mark.parametrize(

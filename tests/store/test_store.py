@@ -147,6 +147,16 @@ def test_a_database_of_an_earlier_version_is_brought_up_to_date_and_a_copy_is_ke
     assert len(list(tmp_path.glob("*.before-*"))) == 1
 
 
+def test_annotators_of_an_earlier_version_who_are_called_by_an_address_get_a_pseudonym_for_exports(tmp_path):
+    version_2(tmp_path / "feedback.sqlite")
+    with sqlite3.connect(tmp_path / "feedback.sqlite") as connection:
+        connection.execute("INSERT INTO annotators VALUES ('bob@example.org', 'imported', '{}')")
+    connection.close()
+    told = {annotator.name: annotator.parameters for annotator in Store.open(tmp_path / "feedback.sqlite").annotators()}
+    assert told["ann"] == {}
+    assert told["bob@example.org"]["pseudonym"].startswith("person-")
+
+
 def test_an_unknown_version_is_refused(tmp_path):
     version_2(tmp_path / "feedback.sqlite", version=1)
     with pytest.raises(WorkspaceError, match="schema version 1"):
