@@ -136,17 +136,19 @@ class Store:
         return [Label(**_without_id(row)) for row in self._standing(tables.labels, *wanted)]
 
     def counts(self) -> dict[str, int]:
-        """Rows that the stages exchange, by table, and prompts by split; what is excluded is in neither."""
+        """Rows that are read, by table, and prompts by split; annotators are everybody."""
         counted = [tables.prompts, tables.demonstrations, tables.responses, tables.annotators]
         counted += [tables.comparisons, tables.labels]
         with self.database.reading() as connection:
-            kept = {t: not_excluded(connection, t) if t is not tables.annotators else [] for t in counted}
+            read: dict[Table, list[ColumnElement[bool]]] = {tables.annotators: []}
+            read |= {t: not_excluded(connection, t) for t in (tables.prompts, tables.responses)}
+            read |= {t: [standing(connection, t)] for t in counted if t not in read}
             counts = {
-                t.name: int(connection.scalar(select(func.count()).select_from(t).where(*kept[t])) or 0)
+                t.name: int(connection.scalar(select(func.count()).select_from(t).where(*read[t])) or 0)
                 for t in counted
             }
             split = tables.prompts.c.split
-            by_split = select(split, func.count()).where(*kept[tables.prompts]).group_by(split)
+            by_split = select(split, func.count()).where(*read[tables.prompts]).group_by(split)
             for name, number in connection.execute(by_split):
                 counts[f"prompts_{name}"] = number
         return counts
