@@ -25,6 +25,7 @@ import matplotlib.pyplot as plt
 
 import plaudit
 from plaudit import Run, Workspace
+from plaudit.config import recipe_file, resolve
 from plaudit.evaluation.judge_quality import judge_quality
 from plaudit.evaluation.statistics import cluster_bootstrap
 from plaudit.judges.taste import utility
@@ -98,12 +99,13 @@ def by_recipe(work: Path, name: str, seed: int) -> dict[str, Any]:
         return found
     judged = [run for run in runs if run.kind == "judge"][-1]
     models = judged.config().judge.models
-    annotators = json.dumps([one.model_dump() for one in plaudit.Config().judge.annotators])
+    people = resolve(recipe_file("quickstart")).judge.annotators
+    annotators = json.dumps([one.model_dump() for one in people])
     beside = [f"seed={seed}", f"judge.samples={judged.parents['samples']}", "judge.models=[]",
               f"judge.annotators={annotators}", "recipe.stages=[judge]"]  # fmt: skip
-    (people,) = plaudit.run_recipe(workspace, workspace.config(overrides=beside))
+    (of_people,) = plaudit.run_recipe(workspace, workspace.config(overrides=beside))
     responses = workspace.store.responses()
-    comparisons = [c for run in (judged, people) for c in workspace.store.comparisons(run.name)]
+    comparisons = [c for run in (judged, of_people) for c in workspace.store.comparisons(run.name)]
     quality = judge_quality(
         comparisons, models[0].name, PEOPLE, runs={r.id: r.run for r in responses},
         lengths={r.id: len(r.text.split()) for r in responses},

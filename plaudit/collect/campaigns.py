@@ -48,7 +48,7 @@ class CampaignSettings(Section):
     scale: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(le=100)]] = (1, 7)
     """Lowest and highest rating."""
     is_markdown: bool = True
-    """Show answers as Markdown rather than as plain text."""
+    """Show what in an answer is plainly Markdown as such, rather than all as it was written."""
     researchers_check: bool = False
     """Researchers and administrators judge what annotators have judged, beside the slots, for agreement with them;
     otherwise they work as everybody does. Neither has to pass the test."""
