@@ -98,7 +98,7 @@ def test_what_stands_in_the_log_of_a_workspace_that_was_cut_off_is_read_too(plac
     database = folder / "feedback.sqlite"
     with sqlite3.connect(database) as connection:
         connection.execute("PRAGMA wal_autocheckpoint=0")
-        connection.execute("INSERT INTO prompts VALUES ('a', '[]', 'train', 'x')")
+        connection.execute("INSERT INTO prompts (id, messages, split, source) VALUES ('a', '[]', 'train', 'x')")
         connection.commit()
         copy = place / "killed"
         shutil.copytree(folder, copy)
