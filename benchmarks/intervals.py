@@ -366,11 +366,11 @@ def _weighed(ends: list[Ends], weights: np.ndarray, truth: float) -> list[float]
 
 
 KINDS: dict[str, tuple[Callable[[], Iterator[Case]], float]] = {
-    "a share of answers (accuracy, finished rate, ...)": (shares, 1.0),
-    "the policy's win rate": (win_rates, 1.0),
+    "a share of answers (accuracy, finished rate, ...)": (shares, 0.5),
+    "the policy's win rate": (win_rates, 0.5),
     "people's head-to-head win rate": (duels, 0.25),
     "a difference of two shares of the same pairs": (differences, 0.5),
-    "a mean (length, score, KL)": (means, 0.5),
+    "a mean (length, score, KL)": (means, 0.25),
     "coefficients of agreement": (coefficients, 0.25),
     "log-odds of an annotator's liking for length": (habits, 0.5),
 }
@@ -382,15 +382,14 @@ def simulate(kind: str, cases: Iterator[Case], repetitions: int, seed: int) -> l
     rows = []
     for number, (setting, draw) in enumerate(cases):
         random = np.random.default_rng([seed, *kind.encode(), number])
-        many = max(200, repetitions // 4) if setting["prompts"] == max(PROMPTS) else repetitions
         found: dict[str, list[tuple[bool, float]]] = {}
-        for _ in range(many):
+        for _ in range(repetitions):
             for name, (low, high), truth in draw(random):
                 found.setdefault(name, []).append((low - 1e-9 <= truth <= high + 1e-9, high - low))
         ways = {
             name: [float(np.mean(column)) for column in zip(*of_way, strict=True)] for name, of_way in found.items()
         }
-        rows.append(setting | {"repetitions": many} | ways)
+        rows.append(setting | {"repetitions": repetitions} | ways)
     return rows
 
 
