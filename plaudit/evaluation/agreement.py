@@ -43,7 +43,7 @@ def agreement(comparisons: Sequence[Comparison]) -> dict[str, Any] | None:
         alpha      Krippendorff's nominal alpha
         gwet_ac1   Gwet's AC1 over the choices that were made (without ties, two)
         reasons    {name: why it is None} of those that have no value
-        few        what to know of the intervals where there are few prompts; else None
+        few        what to know of the intervals, only where there are few prompts
         pairs      response pairs judged by two or more annotators
         by_annotators  {"a / b": raw agreement of a and b}, of those with a name
         graded     of the judgments with a grade, and ties, on the nine points of SCALE: `pairs`, `left_out`

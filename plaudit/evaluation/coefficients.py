@@ -307,7 +307,7 @@ def nominal_coefficients(patterns: Patterns) -> dict[str, Any]:
 
     raw, fleiss, alpha, gwet_ac1  an Interval each, or None where there is no value
     reasons                       of each that is None: why
-    few                           what to know of the intervals, where there are few items or clusters; else None
+    few                           what to know of the intervals, only where there are few items or clusters
     """
     wanted = {
         "raw": pairwise_agreement,
@@ -353,7 +353,7 @@ def _measured(wanted: Mapping[str, Callable[[Any], Interval]], sums: Callable[[]
     try:
         totals = sums()
     except Undefined as missing:
-        return {**dict.fromkeys(wanted), "reasons": dict.fromkeys(wanted, str(missing)), "few": None}
+        return {**dict.fromkeys(wanted), "reasons": dict.fromkeys(wanted, str(missing))}
     found: dict[str, Any] = {}
     reasons = {}
     for name, coefficient in wanted.items():
@@ -361,14 +361,16 @@ def _measured(wanted: Mapping[str, Callable[[Any], Interval]], sums: Callable[[]
             found[name] = coefficient(totals)
         except Undefined as missing:
             found[name], reasons[name] = None, str(missing)
-    return {**found, "reasons": reasons, "few": _few(totals.sample.clusters)}
+    return {**found, "reasons": reasons, **_few(totals.sample.clusters)}
 
 
-def _few(clusters: int) -> str | None:
-    """What to know of intervals from few independent items or clusters."""
+def _few(clusters: int) -> dict[str, str]:
+    """What to know of intervals from few independent items or clusters; nothing of many."""
+    if clusters >= FEW:
+        return {}
     if clusters < 2:
-        return "one independent item says nothing of how others would differ: no interval"
-    return f"{clusters} independent items are few: the intervals are wide, and rough" if clusters < FEW else None
+        return {"few": "one independent item says nothing of how others would differ: no interval"}
+    return {"few": f"{clusters} independent items are few: the intervals are wide, and rough"}
 
 
 def _without_one(

@@ -121,9 +121,9 @@ def _agreement(
     found: dict[str, Any] = {"raw": share(same, prompts)}
     if symmetric:
         rest = nominal_coefficients(tally.patterns(by=_prompt_of(items)).used())
-        return found | {name: rest[name] for name in ("fleiss", "alpha", "gwet_ac1", "reasons", "few")}
+        return found | {name: rest[name] for name in ("fleiss", "alpha", "gwet_ac1", "reasons", "few") if name in rest}
     rest = cross_coefficients(tally.between_roles("one", "other", by=_prompt_of(items)))
-    return found | {name: rest[name] for name in ("cohen", "scott", "reasons", "few")}
+    return found | {name: rest[name] for name in ("cohen", "scott", "reasons", "few") if name in rest}
 
 
 def _prompt_of(items: Mapping[Item, Mapping[str, _Said]]) -> Callable[[Hashable], Hashable]:

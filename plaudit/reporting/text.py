@@ -103,7 +103,7 @@ def _coefficient_lines(found: Mapping[str, Any] | None) -> Iterator[str]:
         return
     for name in ("raw", "fleiss", "alpha", "gwet_ac1"):
         yield f"  {name.replace('_', ' ')}: {_bounds(found, name)}"
-    if found["few"]:
+    if "few" in found:
         yield f"  {found['few']}"
     if found["graded"]:
         yield f"  graded, on nine points: {found['graded']['pairs']} pairs"
