@@ -4,6 +4,7 @@
 # make test-slow    the tests that take minutes
 # make bench        speed against TRL, in environments of its own (about two hours; run nothing beside it);
 #                   on a GPU, where there is one, with a model of 1.5 billion weights
+# make mutants      whether the tests notice changes of the code (hours); seed and number as MUTANTS="--seed 1"
 # make clean        remove the virtual environments and caches
 #
 # PYTHON=python3.12        another interpreter (3.11 to 3.13)
@@ -19,7 +20,7 @@ TORCH_INDEX ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test test-slow check bench clean install install-dev
+.PHONY: quickstart test test-slow check bench mutants clean install install-dev
 
 quickstart: install
 	$(BIN)/plaudit quickstart --workspace $(WORKSPACE) --seed $(SEED)
@@ -39,6 +40,9 @@ bench: install-dev benchmarks/peers/trl/.installed benchmarks/peers/ppo/.install
 	$(BIN)/python benchmarks/speed/equal.py
 	$(BIN)/python benchmarks/speed/run.py
 	$(BIN)/python benchmarks/speed/growth.py
+
+mutants: install-dev
+	$(BIN)/python benchmarks/mutants.py $(MUTANTS)
 
 benchmarks/peers/%/.installed: benchmarks/peers/%.txt
 	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)

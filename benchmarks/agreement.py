@@ -26,9 +26,9 @@ from plaudit.evaluation.coefficients import (
     Patterns,
     cross_coefficients,
     fleiss_kappa,
+    leave_one_out,
     nominal_coefficients,
     ordinal_coefficients,
-    resample,
 )
 from plaudit.evaluation.tally import Tally
 
@@ -60,7 +60,7 @@ def arguments(data: Path) -> dict[str, Any]:
         "workers": len(tally.annotators),
         **nominal_coefficients(patterns),
         **{name: found for name, found in ordinal_coefficients(patterns).items() if name != "reasons"},
-        "fleiss_of_five": fleiss_kappa(resample(Patterns.of(patterns.counts[five], patterns.weights[five]))),
+        "fleiss_of_five": fleiss_kappa(leave_one_out(Patterns.of(patterns.counts[five], patterns.weights[five]))),
     }
 
 

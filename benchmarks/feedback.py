@@ -27,7 +27,7 @@ import plaudit
 from plaudit import Run, Workspace
 from plaudit.config import recipe_file, resolve
 from plaudit.evaluation.judge_quality import judge_quality
-from plaudit.evaluation.statistics import cluster_bootstrap
+from plaudit.evaluation.statistics import share
 from plaudit.judges.taste import utility
 from plaudit.store.database import Store
 
@@ -54,7 +54,7 @@ def right_choices(workspace: Workspace, run: str, annotator: str | None = None) 
         if c.choice != "tie" and gap and annotator in (None, c.annotator):
             right.append(float((c.choice == "first") == (gap > 0)))
             clusters.append(c.prompt_id)
-    return dict(cluster_bootstrap(right, clusters)) if right else None
+    return dict(share(right, clusters)) if right else None
 
 
 def row(workspace: Workspace, runs: list[Run], name: str, seed: int) -> dict[str, Any]:

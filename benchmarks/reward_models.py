@@ -33,7 +33,7 @@ from typing import Any
 import plaudit
 from plaudit.config import Config, resolve
 from plaudit.evaluation.scoring_files import evaluate_reward
-from plaudit.evaluation.statistics import cluster_bootstrap
+from plaudit.evaluation.statistics import share
 from plaudit.store.formats import open_source
 from plaudit.store.formats.format import LeftOut
 from plaudit.store.importing import Kind
@@ -300,7 +300,7 @@ def across(part: str, groups: dict[str, Rows], work: Path, entrant: Entrant) -> 
     values = [share for share, count in right for _ in range(count)]  # of a tie a half
     clusters = [str(place) for place, (_, count) in enumerate(right) for _ in range(count)]
     length = sum(share * count for share, count in longer) / len(values)
-    summary = {"accuracy": cluster_bootstrap(values, clusters), "longer_wins": length}
+    summary = {"accuracy": share(values, clusters), "longer_wins": length}
     remember(part, "all", summary)
     print(part, json.dumps(summary))
 

@@ -438,8 +438,8 @@ def chat(
 def agreement(workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: Json = False) -> None:
     """Show how far annotators agree, by criterion: all together, each with the rest, and whether the first side wins.
 
-    Coefficients are 1 for perfect agreement and 0 for what chance would give; intervals are 95 %, by drawing prompts
-    (each with the rest: pairs). Imported comparisons do not say which side was shown first, and are left out of that.
+    Coefficients are 1 for perfect agreement and 0 for what chance would give; intervals are 95 %, by prompts.
+    Imported comparisons do not say which side was shown first, and are left out of that.
     The same judgments count as for `plaudit reward`.
     """
     from plaudit.errors import DataError

@@ -11,10 +11,15 @@ from pathlib import Path
 import pytest
 from conftest import write_lines
 
+from plaudit.collect.web import rendering
 from plaudit.config import Config, resolve
+from plaudit.evaluation.agreement import agreement_report
+from plaudit.records import Comparison
 from plaudit.reporting.annotators import liked
 from plaudit.reporting.drawing import running_mean
 from plaudit.reporting.page import _alpha, evenly_spaced, extremes, report, short_name, verdict, visible
+from plaudit.reporting.plots import win_rate_plot
+from plaudit.reporting.text import agreement_lines, result_lines
 from plaudit.workspace import Run, Workspace
 
 RL_METRICS = (
@@ -448,3 +453,29 @@ def test_the_stages_log_what_the_page_draws(workspace):
     assert captions(html) == ALL_PLOTS
     assert "Not measured" not in html
     assert str(workspace.path) not in html
+
+
+ALONE = {"value": 1.0, "low": None, "high": None, "n": 1}
+"""Of a single prompt."""
+
+
+def test_a_value_without_an_interval_says_so_wherever_it_is_printed():
+    assert verdict(ALONE)[0] == "undecided"
+    assert list(result_lines({"accuracy": ALONE})) == ["  accuracy: 1 (of a single one, so without an interval)"]
+    law = {"value": None, "low": None, "high": None}
+    assert list(result_lines({"limit": law})) == ["  limit: none (no interval)"]
+    assert list(result_lines({"rate": ALONE | {"low": 0.5, "high": 1.0}})) == ["  rate: 1 (95 % 0.5 to 1)"]
+    assert "no interval" in win_rate_plot({"by the taste": ALONE}).svg
+    assert _alpha(ALONE) == "1.00, 95 %: no interval of one"
+    assert rendering.share(ALONE) == "1.00 (no interval)"
+    assert rendering.share(ALONE | {"low": 0.25, "high": 1.0}) == "1.00 (0.25 to 1.00)"
+
+
+def test_agreement_of_few_prompts_says_that_its_intervals_are_rough():
+    rows = [
+        Comparison(f"p{i}", f"a{i}", f"b{i}", who, "first" if i else "second", "r") for i in range(3) for who in "xy"
+    ]
+    said = "\n".join(agreement_lines(agreement_report(rows)))
+    assert "3 independent items are few" in said
+    said = "\n".join(agreement_lines(agreement_report(rows[:2])))
+    assert "raw: 1.000 (of a single one, so without an interval)" in said

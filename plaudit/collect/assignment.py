@@ -33,7 +33,7 @@ from sqlalchemy import (
 from plaudit.collect import audit
 from plaudit.collect.campaigns import Campaign, find_campaign
 from plaudit.errors import DataError
-from plaudit.evaluation.statistics import Interval, ends, wilson
+from plaudit.evaluation.statistics import Interval, rate
 from plaudit.records import unit_interval
 from plaudit.store import Store, tables
 from plaudit.store.engine import lock
@@ -76,7 +76,7 @@ class Screening:
     @property
     def interval(self) -> Interval | None:
         """Of the accuracy; None before the first answer."""
-        return wilson(self.right, self.answered) if self.answered else None
+        return rate(self.right, self.answered) if self.answered else None
 
 
 def claim(store: Store, campaign: str, annotator: str, *, at: float | None = None) -> Assignment | None:
@@ -359,7 +359,8 @@ def pause_if_gold_goes_wrong(connection: Connection, campaign: Campaign, annotat
         .limit(campaign.settings.pause_window)
     )  # fmt: skip
     results = [bool(result) for result in connection.scalars(newest)]
-    if not results or ends(wilson(sum(results), len(results)))[1] >= campaign.settings.pause_below:
+    high = rate(sum(results), len(results))["high"] if results else None
+    if high is None or high >= campaign.settings.pause_below:
         return False
     reason = f"{sum(results)} of the newest {len(results)} gold tasks right"
     connection.execute(

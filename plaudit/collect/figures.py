@@ -17,9 +17,9 @@ from sqlalchemy import Connection, Row, select
 from plaudit.collect.campaigns import Campaign
 from plaudit.collect.head_to_head import HeadToHead
 from plaudit.evaluation.agreement import CHOICES, SCALE
-from plaudit.evaluation.coefficients import cross_coefficients, nominal_coefficients, ordinal_coefficients
+from plaudit.evaluation.coefficients import Cross, cross_coefficients, nominal_coefficients, ordinal_coefficients
 from plaudit.evaluation.habits import drift, position_bias
-from plaudit.evaluation.statistics import wilson
+from plaudit.evaluation.statistics import rate
 from plaudit.evaluation.tally import Tally
 from plaudit.store import Store, tables
 
@@ -29,8 +29,8 @@ FRESH_SECONDS = 5.0
 REST = 10
 """nor than after so many times as long as it took, and behind the page where it took longer than"""
 MOST_SECONDS = 0.1
-RESAMPLES = 500
-"""Of the intervals of a page that is looked at all the time; the reports have more."""
+MOST_BY_PROMPT = 20_000
+"""Judged items up to which intervals of agreement are by prompts, which goes over every item; of more, by items."""
 MOST_RECENT = 200
 _columns = tables.judgments.c
 READ = (
@@ -67,6 +67,8 @@ class Figures:
         self.tally = Tally(categories[campaign.kind]) if campaign.kind in categories else None
         self.graded = Tally(SCALE) if campaign.kind == "compare" else None
         self.people: dict[str, Person] = defaultdict(Person)
+        self._prompts: dict[str, str] = {}
+        """Task -> its prompt."""
         self.hours: Counter[str] = Counter()
         self.flags: Counter[str] = Counter()
         self.recent: list[dict[str, Any]] = []
@@ -138,6 +140,7 @@ class Figures:
         if row.kind == "compare" and not corrects:
             person.first += row.answer["choice"] == row.shown[0]
             person.second += row.answer["choice"] == row.shown[1]
+        self._prompts[row.task] = row.prompt_id
         for item, category in _categories(row):
             self._put(self.tally, item, row.annotator, category, None if corrects else person)
         if self.graded is not None:
@@ -201,7 +204,7 @@ class Figures:
             return found
 
     def _compute(self) -> dict[str, Any]:
-        everybody = list(self.people.values())
+        everybody, crosses = list(self.people.values()), self._crosses()
         return {
             "judgments": self.judgments,
             "median_seconds": _median(*(person.seconds for person in everybody)),
@@ -209,7 +212,7 @@ class Figures:
             "flags": self.flags.most_common(),
             "position": position_bias(sum(p.first for p in everybody), sum(p.second for p in everybody)),
             "agreement": self._agreement(),
-            "people": {name: self._person(name) for name in sorted(self.people)},
+            "people": {name: self._person(name, crosses.get(name)) for name in sorted(self.people)},
             "matches": self.head_to_head.matches(),
             "strengths": self.head_to_head.strengths(),
         }
@@ -217,23 +220,37 @@ class Figures:
     def _agreement(self) -> dict[str, Any] | None:
         if self.tally is None or not self.tally.has_met():
             return None
-        found = nominal_coefficients(self.tally.patterns().used(), resamples=RESAMPLES)  # as `plaudit agreement` has it
+        by = self._prompt if self.tally.items <= MOST_BY_PROMPT else None
+        found = nominal_coefficients(self.tally.patterns(by=by).used())  # as `plaudit agreement` has it
         ordered = self.graded if self.graded is not None else self.tally if self.campaign.kind == "rate" else None
-        found["graded"] = ordinal_coefficients(ordered.patterns(), resamples=RESAMPLES) if ordered is not None else None
+        found["graded"] = ordinal_coefficients(ordered.patterns(by=by)) if ordered is not None else None
         both = {"researcher", "annotator"} <= set(self.tally.roles)
-        cross = self.tally.between_roles("researcher", "annotator") if both else None
-        found["researchers"] = cross_coefficients(cross, resamples=RESAMPLES) if cross is not None else None
+        cross = self.tally.between_roles("researcher", "annotator", by=by) if both else None
+        found["researchers"] = cross_coefficients(cross) if cross is not None else None
         return found
 
-    def _person(self, name: str) -> dict[str, Any]:
+    def _prompt(self, item: Any) -> str:
+        """Of a task, or of what is judged within one."""
+        return self._prompts[item if isinstance(item, str) else item[0]]
+
+    def _crosses(self) -> dict[str, Cross]:
+        """Each annotator's judgments against the others', of those who have met any."""
+        if self.tally is None:
+            return {}
+        met = [name for name in self.tally.annotators if self.tally.has_met(name)]
+        if self.tally.items > MOST_BY_PROMPT:
+            return {name: self.tally.with_rest(name) for name in met}
+        found = self.tally.each_with_rest(by=self._prompt)
+        return {name: found[name] for name in met}
+
+    def _person(self, name: str, cross: Cross | None) -> dict[str, Any]:
         person = self.people[name]
-        met = self.tally if self.tally is not None and self.tally.has_met(name) else None
-        rest = cross_coefficients(met.with_rest(name), resamples=200) if met is not None else None
+        rest = cross_coefficients(cross) if cross is not None else None
         return {
             "role": self._roles.get(name, "annotator"),
             "judgments": person.judgments,
             "median_seconds": _median(person.seconds),
-            "gold": wilson(sum(person.gold), len(person.gold)) if person.gold else None,
+            "gold": rate(sum(person.gold), len(person.gold)) if person.gold else None,
             "agreement": None if rest is None else rest["raw"],
             "kappa": None if rest is None else rest["cohen"],
             "position": position_bias(person.first, person.second),

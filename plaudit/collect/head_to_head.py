@@ -8,10 +8,7 @@ from dataclasses import dataclass, field
 from evalica import Winner, bradley_terry
 
 from plaudit.evaluation.sequential import ConfidenceSequence
-from plaudit.evaluation.statistics import Interval, cluster_bootstrap, wilson
-
-SMALLEST_BOOTSTRAP = 30
-"""Tasks from which the interval is drawn; with fewer it is Wilson's."""
+from plaudit.evaluation.statistics import Interval, share
 
 
 @dataclass(frozen=True)
@@ -21,7 +18,8 @@ class Match:
     one: str
     other: str
     win_rate: Interval
-    """Of `one`: ties are halves; a task that several people judged counts once, by their mean."""
+    """Of `one`: ties are halves; a task that several people judged counts once, by their mean. The interval is by
+    prompts (`statistics.share`), and holds at a number of tasks that was fixed beforehand."""
     tasks: int
     wins: float
     ties: int
@@ -56,11 +54,11 @@ class HeadToHead:
         """All that were judged."""
         return sorted({policy for pair in self._scores for policy in pair})
 
-    def matches(self, *, seed: int = 0) -> list[Match]:
+    def matches(self) -> list[Match]:
         """Each pair of policies by name."""
-        return [self._match(*pair, seed) for pair in sorted(self._scores)]
+        return [self._match(*pair) for pair in sorted(self._scores)]
 
-    def _match(self, one: str, other: str, seed: int) -> Match:
+    def _match(self, one: str, other: str) -> Match:
         tasks = self._scores[one, other]
         means = self._means[one, other]
         values = list(means.values())
@@ -68,10 +66,7 @@ class HeadToHead:
         # next must not depend on how it was judged.
         finished = [means[task] for task, scores in tasks.items() if len(scores) >= self.people_per_task]
         sequence = ConfidenceSequence().extend(finished)
-        if len(values) < SMALLEST_BOOTSTRAP:
-            rate = wilson(sum(values), len(values))
-        else:
-            rate = cluster_bootstrap(values, [self._prompts[task] for task in means], seed=seed, resamples=2000)
+        rate = share(values, [self._prompts[task] for task in means])
         return Match(
             one, other, rate, len(values), sum(values), sum(value == 0.5 for value in values),
             (sequence.low, sequence.high), sequence.decides,

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 from plaudit.evaluation.coefficients import (
-    Patterns,
     cross_coefficients,
     nominal_coefficients,
     ordinal_coefficients,
@@ -33,7 +32,7 @@ Item = tuple[str, str, str, str]
 """(prompt, criterion, the two responses in the order of their ids)"""
 
 
-def agreement(comparisons: Sequence[Comparison], *, seed: int = 0) -> dict[str, Any] | None:
+def agreement(comparisons: Sequence[Comparison]) -> dict[str, Any] | None:
     """Agreement over the pairs that two or more annotators judged by a criterion, whatever order each of them saw.
 
     An annotator's later judgment of a pair supersedes the earlier one; each of those that name nobody is another's.
@@ -44,47 +43,46 @@ def agreement(comparisons: Sequence[Comparison], *, seed: int = 0) -> dict[str, 
         alpha      Krippendorff's nominal alpha
         gwet_ac1   Gwet's AC1 over the choices that were made (without ties, two)
         reasons    {name: why it is None} of those that have no value
+        few        what to know of the intervals, only where there are few prompts
         pairs      response pairs judged by two or more annotators
         by_annotators  {"a / b": raw agreement of a and b}, of those with a name
         graded     of the judgments with a grade, and ties, on the nine points of SCALE: `pairs`, `left_out`
                    (judgments without a grade) and the coefficients of `coefficients.ordinal_coefficients`; None where
                    no pair has two such judgments
-    The first four, and those of `graded`, are {value, low, high, n} with 95 % intervals by drawing prompts with
-    replacement; 1 is perfect, and 0 of all but raw is what chance would give.
+    The first four, and those of `graded`, are {value, low, high, n} with 95 % intervals by prompts; 1 is perfect, and 0
+    of all but raw is what chance would give.
     """
     latest = _latest(comparisons)
     tally = _tally(map(_choice, latest), CHOICES)
-    patterns = _by_prompt(tally)
+    patterns = tally.patterns(by=_prompt)
     if not patterns.shared_items:
         return None
     return {
-        **nominal_coefficients(patterns.used(), seed=seed),
+        **nominal_coefficients(patterns.used()),
         "pairs": patterns.shared_items,
         "by_annotators": {
             f"{one} / {other}": same / shared
             for (one, other), (same, shared) in tally.pairs().items()
             if not {one, other} & _unnamed(tally)
         },
-        "graded": _graded(latest, seed),
+        "graded": _graded(latest),
     }
 
 
-def agreement_report(
-    comparisons: Sequence[Comparison], *, order_unknown: Collection[str] = (), seed: int = 0
-) -> dict[str, Any]:
+def agreement_report(comparisons: Sequence[Comparison], *, order_unknown: Collection[str] = ()) -> dict[str, Any]:
     """What `plaudit agreement` shows: for every criterion, in the order of the names,
 
     judgments, pairs, pairs_judged_twice, annotators (a number, of those with a name), unnamed (judgments of nobody's)
     coefficients   `agreement`
-    with_the_rest  {annotator: {judgments, raw, cohen, scott, reasons}}, each judgment against each other one of the
-                   same pair; intervals by drawing pairs
+    with_the_rest  {annotator: {judgments, raw, cohen, scott, reasons, few}}, each judgment against each other one of
+                   the same pair; intervals by prompts
     position       `habits.position_biases`, without the runs of `order_unknown`: their pairs came from files that do
                    not say what was shown first
     """
     by_criterion: dict[str, list[Comparison]] = defaultdict(list)
     for comparison in sorted(comparisons, key=lambda judgment: judgment.created):
         by_criterion[comparison.criterion or ALTOGETHER].append(comparison)
-    return {name: _criterion_report(rows, order_unknown, seed) for name, rows in sorted(by_criterion.items())}
+    return {name: _criterion_report(rows, order_unknown) for name, rows in sorted(by_criterion.items())}
 
 
 def _was_shown_as_a_pair(comparison: Comparison) -> bool:
@@ -92,18 +90,19 @@ def _was_shown_as_a_pair(comparison: Comparison) -> bool:
     return comparison.ranking is None and not comparison.first.startswith(f"{comparison.run}:")
 
 
-def _criterion_report(comparisons: list[Comparison], order_unknown: Collection[str], seed: int) -> dict[str, Any]:
+def _criterion_report(comparisons: list[Comparison], order_unknown: Collection[str]) -> dict[str, Any]:
     tally = _tally(map(_choice, _latest(comparisons)), CHOICES)
     unnamed = _unnamed(tally)
     named = [name for name in tally.annotators if name not in unnamed]
-    rest = {name: cross_coefficients(tally.with_rest(name), seed=seed) for name in named}
+    crosses = tally.each_with_rest(by=_prompt)
+    rest = {name: cross_coefficients(crosses[name]) for name in named}
     return {
         "judgments": tally.judgments,
         "pairs": tally.items,
         "pairs_judged_twice": tally.patterns().shared_items,
         "annotators": len(named),
         "unnamed": sum(tally.judgments_of(name) for name in unnamed),
-        "coefficients": agreement(comparisons, seed=seed),
+        "coefficients": agreement(comparisons),
         "with_the_rest": {name: {"judgments": tally.judgments_of(name), **found} for name, found in rest.items()},
         "position": position_biases(c for c in comparisons if c.run not in order_unknown and _was_shown_as_a_pair(c)),
     }
@@ -163,25 +162,20 @@ def is_vote(annotator: str) -> bool:
     return VOTE in annotator and not is_named(annotator.partition(VOTE)[0])
 
 
-def _by_prompt(tally: Tally) -> Patterns:
-    """Pairs of responses to one prompt are not independent, so prompts are what is drawn."""
-    numbers: dict[Hashable, int] = {}
-    rows, clusters = [], []
-    for item, counts in tally.rows():
-        rows.append(counts)
-        clusters.append(numbers.setdefault(item[0], len(numbers)))  # type: ignore[index]
-    return Patterns.of(rows, clusters=clusters) if rows else Patterns.of([[0] * len(tally.categories)])
+def _prompt(item: Hashable) -> Hashable:
+    """Of an Item. Pairs of responses to one prompt are not independent, so intervals are by prompts."""
+    return item[0]  # type: ignore[index]
 
 
-def _graded(comparisons: list[Comparison], seed: int) -> dict[str, Any] | None:
+def _graded(comparisons: list[Comparison]) -> dict[str, Any] | None:
     placed = [(comparison, point) for comparison, point in map(_point, comparisons) if point in SCALE]
     if all(comparison.grade is None for comparison, _ in placed):
         return None
-    patterns = _by_prompt(_tally(placed, SCALE))
+    patterns = _tally(placed, SCALE).patterns(by=_prompt)
     if not patterns.shared_items:
         return None
     return {
         "pairs": patterns.shared_items,
         "left_out": len(comparisons) - len(placed),
-        **ordinal_coefficients(patterns, seed=seed),
+        **ordinal_coefficients(patterns),
     }

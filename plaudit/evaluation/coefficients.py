@@ -1,15 +1,17 @@
 """Coefficients of agreement, with their intervals, from how often each pattern of judgments occurs.
 
 What several annotators said of an item matters only by how many of them gave each category: its pattern. Few patterns
-are possible, so all that is computed here costs the same for a thousand items as for a million. The bootstrap over
-items is exact: of N items drawn with replacement, the numbers that have each pattern are a multinomial draw.
+are possible, so all that is computed here costs the same for a thousand items as for a million. So does the jackknife:
+what is left without one item depends on the item's pattern alone.
 
-P patterns, K categories (in their order, where they have one), B = 1 + resamples: index 0 is the data themselves.
+P patterns, K categories (in their order, where they have one), B = 1 + the kinds of items (or of clusters of items)
+that differ in what they add: index 0 is the data themselves, the others are the data without one item of a kind.
 Every coefficient is 1 - observed disagreement / disagreement expected by chance: 1 perfect, 0 chance.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,15 +19,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from plaudit.evaluation.statistics import LEVEL, Interval, wilson
+from plaudit.evaluation.statistics import Interval, agresti_coull, effective_number, student
 
 Level = Literal["nominal", "ordinal", "interval"]
 Weighting = Literal["identity", "linear", "quadratic", "ordinal"]
 Numbers = NDArray[np.float64]
 
-RESAMPLES = 2000
-CELLS_AT_ONCE = 4_000_000
-"""Drawn counts in memory at a time, 8 bytes each."""
+FEW = 10
+"""Items (or clusters of items) judged twice below which results say that there are few."""
 
 
 class Undefined(ValueError):
@@ -93,11 +94,13 @@ class Cross:
 
     left, right  [P, K]  annotators of either side who gave each category to an item of this pattern
     weights      [P]     items that have the pattern
+    clusters     [P]     what the items are drawn by (their prompt, say), where they are not independent; None: items
     """
 
     left: NDArray[np.int64]
     right: NDArray[np.int64]
     weights: NDArray[np.int64]
+    clusters: NDArray[Any] | None = None
 
     @classmethod
     def of_confusion(cls, matrix: ArrayLike) -> Cross:
@@ -111,14 +114,29 @@ class Cross:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """How far the sums over the data are known.
+
+    kinds        [B - 1]  items (or clusters) of each kind, one of which is left out
+    clusters              independent items (or clusters) that have a pair of judgments
+    even                  as many of equal size would be known as well, where all pairs of a cluster are the same
+    comparisons           judgments that say something of others: of those of an item, all but one
+    """
+
+    kinds: NDArray[np.int64]
+    clusters: int
+    even: float
+    comparisons: float
+
+
+@dataclass(frozen=True)
 class Totals:
-    """Sums over the items of the data and of every resample; pairs are ordered, of two judgments of one item.
+    """Sums over the items, of all and without one; pairs are ordered, of two judgments of one item.
 
     agreeing, pairs  [B]        pairs of the same category, and all
     coincidences     [B, K, K]  pairs by category, each item's divided by its judgments less one (Krippendorff's)
     item_pairs       [B, K, K]  pairs by category, each item's adding up to one
     shares           [B, K]     categories of all items, also of those judged once, each item's adding up to one
-    items            independent items (or clusters) judged twice or more
     """
 
     agreeing: Numbers
@@ -126,23 +144,22 @@ class Totals:
     coincidences: Numbers
     item_pairs: Numbers
     shares: Numbers
-    items: int
+    sample: Sample
 
 
 @dataclass(frozen=True)
 class CrossTotals:
-    """Sums over the items of the data and of every resample.
+    """Sums over the items, of all and without one.
 
     pairs  [B, K, K]  judgments of the left against judgments of the right
-    items             items that both sides judged
     """
 
     pairs: Numbers
-    items: int
+    sample: Sample
 
 
-def resample(patterns: Patterns, *, resamples: int = RESAMPLES, seed: int = 0) -> Totals:
-    """What the coefficients are made of, for the data and for as many items drawn with replacement.
+def leave_one_out(patterns: Patterns) -> Totals:
+    """What the coefficients are made of, for the data and without one item (or cluster) of each kind.
 
     Raises Undefined where no item was judged twice.
     """
@@ -163,29 +180,28 @@ def resample(patterns: Patterns, *, resamples: int = RESAMPLES, seed: int = 0) -
         ],
         axis=1,
     )
-    weights, items = patterns.weights, patterns.shared_items
-    if patterns.clusters is not None:
-        rows, weights = _by_cluster(rows * weights[:, None], patterns.clusters)
-        items = int(weights[rows[:, 1] > 0].sum())
-    drawn = _drawn(rows, weights, resamples, seed)
-    coincidences, item_pairs, shares = np.split(drawn[:, 2:], [kinds**2, 2 * kinds**2], axis=1)
-    square = (len(drawn), kinds, kinds)
-    return Totals(drawn[:, 0], drawn[:, 1], coincidences.reshape(square), item_pairs.reshape(square), shares, items)
+    comparisons = float((people[:, 0, 0] - 1) @ patterns.weights)
+    sums, sample = _without_one(rows, patterns.weights, patterns.clusters, rows[:, 1], comparisons)
+    coincidences, item_pairs, shares = np.split(sums[:, 2:], [kinds**2, 2 * kinds**2], axis=1)
+    square = (len(sums), kinds, kinds)
+    return Totals(sums[:, 0], sums[:, 1], coincidences.reshape(square), item_pairs.reshape(square), shares, sample)
 
 
-def resample_cross(cross: Cross, *, resamples: int = RESAMPLES, seed: int = 0) -> CrossTotals:
-    """What the coefficients of two sides are made of, for the data and for as many items drawn with replacement.
+def leave_one_out_of(cross: Cross) -> CrossTotals:
+    """What the coefficients of two sides are made of, for the data and without one item (or cluster) of each kind.
 
     Raises Undefined where no item was judged by both.
     """
     both = (cross.left.sum(axis=1) > 0) & (cross.right.sum(axis=1) > 0) & (cross.weights > 0)
     if not both.any():
         raise Undefined("no item was judged by both")
-    weights = cross.weights[both]
-    kinds = cross.left.shape[1]
-    pairs = cross.left[both][:, :, None] * cross.right[both][:, None, :]
-    drawn = _drawn(pairs.reshape(len(pairs), -1).astype(float), weights, resamples, seed)
-    return CrossTotals(drawn.reshape(-1, kinds, kinds), int(weights.sum()))
+    left, right, weights = cross.left[both], cross.right[both], cross.weights[both]
+    clusters = None if cross.clusters is None else cross.clusters[both]
+    kinds = left.shape[1]
+    pairs = (left[:, :, None] * right[:, None, :]).reshape(len(left), -1).astype(float)
+    comparisons = float((left.sum(axis=1) + right.sum(axis=1) - 1) @ weights)
+    sums, sample = _without_one(pairs, weights, clusters, pairs.sum(axis=1), comparisons)
+    return CrossTotals(sums.reshape(-1, kinds, kinds), sample)
 
 
 def weights_of(weighting: Weighting, kinds: int) -> Numbers:
@@ -206,7 +222,7 @@ def weights_of(weighting: Weighting, kinds: int) -> Numbers:
 
 def pairwise_agreement(totals: Totals) -> Interval:
     """Share of pairs of judgments of an item that are the same; every pair counts alike, so busy items count more."""
-    return _interval(1 - _ratio(totals.agreeing, totals.pairs), np.ones_like(totals.pairs), totals.items)
+    return _interval(1 - _ratio(totals.agreeing, totals.pairs), np.ones_like(totals.pairs), totals.sample)
 
 
 def fleiss_kappa(totals: Totals) -> Interval:
@@ -220,7 +236,7 @@ def fleiss_kappa(totals: Totals) -> Interval:
     share = _normalised(totals.shares)
     same = np.trace(totals.item_pairs, axis1=1, axis2=2)
     observed = 1 - _ratio(same, totals.item_pairs.sum(axis=(1, 2)))
-    return _interval(observed, 1 - (share**2).sum(axis=1), totals.items)
+    return _interval(observed, 1 - (share**2).sum(axis=1), totals.sample)
 
 
 def gwet_ac(totals: Totals, *, weighting: Weighting = "identity") -> Interval:
@@ -234,10 +250,9 @@ def gwet_ac(totals: Totals, *, weighting: Weighting = "identity") -> Interval:
     kinds = totals.shares.shape[1]
     weights = weights_of(weighting, kinds)
     share = _normalised(totals.shares)
-    agreed = (totals.item_pairs * weights).sum(axis=(1, 2))
-    observed = 1 - _ratio(agreed, totals.item_pairs.sum(axis=(1, 2)))
+    observed, square = _mean_distance(totals.item_pairs, 1 - weights)
     chance = weights.sum() / (kinds * (kinds - 1)) * (share * (1 - share)).sum(axis=1)
-    return _interval(observed, 1 - chance, totals.items)
+    return _interval(observed, 1 - chance, totals.sample, square)
 
 
 def krippendorff_alpha(totals: Totals, *, level: Level = "nominal") -> Interval:
@@ -247,22 +262,23 @@ def krippendorff_alpha(totals: Totals, *, level: Level = "nominal") -> Interval:
     o_kl, n = sum of n_k and distances d_kl,
         alpha = 1 - (n - 1) sum(o_kl d_kl) / sum(n_k n_l d_kl)
     d is 1 for different categories (nominal), (k - l)^2 (interval), or the squared difference of the categories' mean
-    ranks, which every resample has its own of (ordinal).
+    ranks, which every sum without an item has its own of (ordinal).
     """
     margins = totals.coincidences.sum(axis=2)
     _several_categories(margins)
     distance = _distances(margins, level)
     number = margins.sum(axis=1)
-    observed = _ratio((totals.coincidences * distance).sum(axis=(1, 2)), number)
+    observed, square = _mean_distance(totals.coincidences, distance)
     pairs = margins[:, :, None] * margins[:, None, :]
-    return _interval(observed, _ratio((pairs * distance).sum(axis=(1, 2)), number * (number - 1)), totals.items)
+    expected = _ratio((pairs * distance).sum(axis=(1, 2)), number * (number - 1))
+    return _interval(observed, expected, totals.sample, square)
 
 
 def cross_agreement(totals: CrossTotals) -> Interval:
     """Share of the pairs of a judgment of the left and one of the right that are the same."""
     same = np.trace(totals.pairs, axis1=1, axis2=2)
     observed = 1 - _ratio(same, totals.pairs.sum(axis=(1, 2)))
-    return _interval(observed, np.ones_like(same), totals.items)
+    return _interval(observed, np.ones_like(same), totals.sample)
 
 
 def cohen_kappa(totals: CrossTotals, *, weighting: Weighting = "identity") -> Interval:
@@ -274,10 +290,9 @@ def cohen_kappa(totals: CrossTotals, *, weighting: Weighting = "identity") -> In
     """
     left, right = totals.pairs.sum(axis=2), totals.pairs.sum(axis=1)
     _several_categories(left + right)
-    varied = ((left > 0).sum(axis=1) > 1) & ((right > 0).sum(axis=1) > 1)
-    if not varied[0]:
+    if min((left[0] > 0).sum(), (right[0] > 0).sum()) < 2:
         raise Undefined("one side gave a single category, so that chance alone would agree as much")
-    return _of_margins(totals, left, np.where(varied[:, None], right, np.nan), weighting)
+    return _of_margins(totals, left, right, weighting)
 
 
 def scott_pi(totals: CrossTotals) -> Interval:
@@ -287,11 +302,12 @@ def scott_pi(totals: CrossTotals) -> Interval:
     return _of_margins(totals, together, together, "identity")
 
 
-def nominal_coefficients(patterns: Patterns, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
+def nominal_coefficients(patterns: Patterns) -> dict[str, Any]:
     """All that need no order of the categories.
 
     raw, fleiss, alpha, gwet_ac1  an Interval each, or None where there is no value
     reasons                       of each that is None: why
+    few                           what to know of the intervals, only where there are few items or clusters
     """
     wanted = {
         "raw": pairwise_agreement,
@@ -299,13 +315,13 @@ def nominal_coefficients(patterns: Patterns, *, resamples: int = RESAMPLES, seed
         "alpha": krippendorff_alpha,
         "gwet_ac1": gwet_ac,
     }
-    return _measured(wanted, lambda: resample(patterns, resamples=resamples, seed=seed))
+    return _measured(wanted, lambda: leave_one_out(patterns))
 
 
-def ordinal_coefficients(patterns: Patterns, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
+def ordinal_coefficients(patterns: Patterns) -> dict[str, Any]:
     """All that respect the order of the categories, as `nominal_coefficients` gives them.
 
-    alpha_ordinal, alpha_interval, gwet_ac2_linear, gwet_ac2_quadratic, gwet_ac2_ordinal, reasons
+    alpha_ordinal, alpha_interval, gwet_ac2_linear, gwet_ac2_quadratic, gwet_ac2_ordinal, reasons, few
     """
     wanted: dict[str, Callable[[Totals], Interval]] = {
         "alpha_ordinal": lambda totals: krippendorff_alpha(totals, level="ordinal"),
@@ -314,13 +330,11 @@ def ordinal_coefficients(patterns: Patterns, *, resamples: int = RESAMPLES, seed
         "gwet_ac2_quadratic": lambda totals: gwet_ac(totals, weighting="quadratic"),
         "gwet_ac2_ordinal": lambda totals: gwet_ac(totals, weighting="ordinal"),
     }
-    return _measured(wanted, lambda: resample(patterns, resamples=resamples, seed=seed))
+    return _measured(wanted, lambda: leave_one_out(patterns))
 
 
-def cross_coefficients(
-    cross: Cross, *, ordered: bool = False, resamples: int = RESAMPLES, seed: int = 0
-) -> dict[str, Any]:
-    """Of two sides, as `nominal_coefficients` gives them: raw, cohen, scott, reasons.
+def cross_coefficients(cross: Cross, *, ordered: bool = False) -> dict[str, Any]:
+    """Of two sides, as `nominal_coefficients` gives them: raw, cohen, scott, reasons, few.
 
     With ordered categories also cohen_linear and cohen_quadratic.
     """
@@ -332,12 +346,12 @@ def cross_coefficients(
     if ordered:
         wanted["cohen_linear"] = lambda totals: cohen_kappa(totals, weighting="linear")
         wanted["cohen_quadratic"] = lambda totals: cohen_kappa(totals, weighting="quadratic")
-    return _measured(wanted, lambda: resample_cross(cross, resamples=resamples, seed=seed))
+    return _measured(wanted, lambda: leave_one_out_of(cross))
 
 
-def _measured(wanted: Mapping[str, Callable[[Any], Interval]], draw: Callable[[], Any]) -> dict[str, Any]:
+def _measured(wanted: Mapping[str, Callable[[Any], Interval]], sums: Callable[[], Any]) -> dict[str, Any]:
     try:
-        totals = draw()
+        totals = sums()
     except Undefined as missing:
         return {**dict.fromkeys(wanted), "reasons": dict.fromkeys(wanted, str(missing))}
     found: dict[str, Any] = {}
@@ -347,7 +361,37 @@ def _measured(wanted: Mapping[str, Callable[[Any], Interval]], draw: Callable[[]
             found[name] = coefficient(totals)
         except Undefined as missing:
             found[name], reasons[name] = None, str(missing)
-    return {**found, "reasons": reasons}
+    return {**found, "reasons": reasons, **_few(totals.sample.clusters)}
+
+
+def _few(clusters: int) -> dict[str, str]:
+    """What to know of intervals from few independent items or clusters; nothing of many."""
+    if clusters >= FEW:
+        return {}
+    if clusters < 2:
+        return {"few": "one independent item says nothing of how others would differ: no interval"}
+    return {"few": f"{clusters} independent items are few: the intervals are wide, and rough"}
+
+
+def _without_one(
+    rows: Numbers, weights: NDArray[np.int64], clusters: NDArray[Any] | None, pairs: Numbers, comparisons: float
+) -> tuple[Numbers, Sample]:
+    """[B, S] sums of rows [P, S] over the data, and without one item or cluster of each kind.
+
+    pairs [P] of an item of each pattern
+    """
+    rows = np.concatenate([rows, pairs[:, None]], axis=1)
+    if clusters is not None:
+        rows, weights = _by_cluster(rows * weights[:, None], clusters)
+    rows, pairs = rows[:, :-1], rows[:, -1]
+    total = weights @ rows
+    sample = Sample(
+        kinds=weights,
+        clusters=int(weights[pairs > 0].sum()),
+        even=float((weights @ pairs) ** 2 / (weights @ pairs**2)),
+        comparisons=comparisons,
+    )
+    return np.concatenate([total[None], total - rows]), sample
 
 
 def _by_cluster(rows: Numbers, clusters: NDArray[Any]) -> tuple[Numbers, NDArray[np.int64]]:
@@ -359,16 +403,12 @@ def _by_cluster(rows: Numbers, clusters: NDArray[Any]) -> tuple[Numbers, NDArray
     return distinct, number
 
 
-def _drawn(rows: Numbers, weights: NDArray[np.int64], resamples: int, seed: int) -> Numbers:
-    """[B, S] sums of rows [R, S] over the data, and over as many of them drawn with replacement."""
-    rng = np.random.default_rng(seed)
-    number = int(weights.sum())
-    sums = [(weights @ rows)[None]]
-    at_once = max(1, CELLS_AT_ONCE // len(weights))
-    for start in range(0, resamples, at_once):
-        drawn = rng.multinomial(number, weights / number, size=min(at_once, resamples - start))
-        sums.append(drawn @ rows)
-    return np.concatenate(sums)
+def _mean_distance(pairs: Numbers, distance: Numbers) -> tuple[Numbers, float]:
+    """[B] the mean distance of pairs [B, K, K], and the mean of its square in the data."""
+    number = pairs.sum(axis=(1, 2))
+    observed = _ratio((pairs * distance).sum(axis=(1, 2)), number)
+    in_data = distance if distance.ndim == 2 else distance[0]
+    return observed, float((pairs[0] * in_data**2).sum() / number[0])
 
 
 def _distances(margins: Numbers, level: Level) -> Numbers:
@@ -385,9 +425,9 @@ def _distances(margins: Numbers, level: Level) -> Numbers:
 
 def _of_margins(totals: CrossTotals, left: Numbers, right: Numbers, weighting: Weighting) -> Interval:
     apart = 1 - weights_of(weighting, left.shape[1])
-    observed = _ratio((totals.pairs * apart).sum(axis=(1, 2)), totals.pairs.sum(axis=(1, 2)))
+    observed, square = _mean_distance(totals.pairs, apart)
     chance = _normalised(left)[:, :, None] * _normalised(right)[:, None, :]
-    return _interval(observed, (chance * apart).sum(axis=(1, 2)), totals.items)
+    return _interval(observed, (chance * apart).sum(axis=(1, 2)), totals.sample, square)
 
 
 def _several_categories(margins: Numbers) -> None:
@@ -400,26 +440,45 @@ def _normalised(margins: Numbers) -> Numbers:
 
 
 def _ratio(part: Numbers, whole: Numbers) -> Numbers:
-    """NaN where there is nothing to divide by: a resample may miss every item judged twice."""
+    """NaN where there is nothing to divide by: without its only pair the data have none."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(whole > 0, part / whole, np.nan)
 
 
-def _interval(observed: Numbers, expected: Numbers, items: int) -> Interval:
-    """1 - observed / expected disagreement, [B] each, with its percentile interval.
+def _interval(observed: Numbers, expected: Numbers, sample: Sample, square: float | None = None) -> Interval:
+    """1 - observed / expected disagreement, [B] each, with the interval of the observed at its effective number.
 
-    Resamples that have no value (one category alone was drawn) are left out. Where the observed is the same in all
-    others (all agree, or there is one item), the bootstrap has seen nothing of what the next item may bring: Wilson's
-    interval of the observed stands in for it, the expected held fixed.
+    square  mean square distance of pairs in the data; None is the observed, as where all distances are 0 and 1
+
+    The jackknife's differences of both give the variance V of observed / expected, as if they were linear in them
+    (Gwet 2014, ch. 5, has the same variances in closed form). With o and e of the data, o is then as well known as
+    n = o (1 - o) / (V e^2) coins: `statistics.effective_number`, at least the even clusters where all agree, at most
+    the comparisons. Its `agresti_coull` interval, divided by e, is the coefficient's. Where V is made of few large
+    squares it is not well known: its degrees of freedom are Satterthwaite's 2 / Var(V / its mean) = 2 C / (kurtosis -
+    1) of C clusters, at most C - 1. What the kurtosis of independent coins is above 3 does not count: their variance is
+    known.
     """
     if not expected[0] > 0:
         raise Undefined("chance alone would agree on every item")
     value = float(1 - observed[0] / expected[0])
-    resampled = 1 - _ratio(observed, expected)
-    known = np.isfinite(resampled)
-    if np.ptp(observed[known]) < 1e-12:
-        bounds = wilson(float(np.clip(observed[0], 0, 1)) * items, items)
-        low, high = 1 - bounds["high"] / expected[0], 1 - bounds["low"] / expected[0]
-    else:
-        low, high = np.quantile(resampled[1:][known[1:]], [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
-    return {"value": value, "low": float(low), "high": float(high), "n": items}
+    if sample.clusters < 2:
+        return {"value": value, "low": None, "high": None, "n": sample.clusters}
+    apart = min(max(float(observed[0]), 0.0), 1.0)
+    coin, square = apart * (1 - apart), apart if square is None else square
+    kinds, count = sample.kinds, int(sample.kinds.sum())
+    gaps = (observed[1:] - observed[0]) - apart / expected[0] * (expected[1:] - expected[0])
+    gaps = gaps - kinds @ gaps / count
+    squares = float(kinds @ gaps**2)
+    n = effective_number(
+        apart, (count - 1) / count * squares, square - apart**2,
+        fewest=sample.even if coin == 0 else 1.0, most=sample.comparisons,
+    )  # fmt: skip
+    freedom = float(sample.clusters - 1)
+    if coin > 0 and squares > 0:
+        kurtosis = count * float(kinds @ gaps**4) / squares**2
+        is_coins = math.isclose(square, apart)
+        of_coins = 3 + max(0.0, 1 / coin - 6) * count / sample.comparisons if is_coins else 3.0
+        freedom = min(max(2 * count / (2 + max(0.0, kurtosis - of_coins)), 1.0), freedom)
+    low, high = agresti_coull(apart, n, student(freedom))
+    ends = float(1 - high / expected[0]), float(1 - low / expected[0])
+    return {"value": value, "low": ends[0], "high": ends[1], "n": sample.clusters}

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from plaudit.evaluation.logistic import logistic_fit, wald
-from plaudit.evaluation.statistics import Interval, ends, newcombe, wilson
+from plaudit.evaluation.logistic import by_clusters, logistic_fit, wald
+from plaudit.evaluation.statistics import Interval, difference_of_rates, excludes, rate, share
 from plaudit.records import Comparison
 
 
@@ -22,13 +22,13 @@ def position_bias(first: int, second: int) -> dict[str, Any] | None:
     first, second  judgments that chose the response shown there
 
     Returns None for no judgments, else
-        share    of them that chose the first, with Wilson's interval
+        share    of them that chose the first, an Interval as of independent judgments: the sides are by lot
         p_value  two-sided exact binomial test against 1/2, where the sides were assigned at random
     """
     decided = first + second
     if not decided:
         return None
-    return {"share": wilson(first, decided), "p_value": float(stats.binomtest(first, decided).pvalue)}
+    return {"share": rate(first, decided), "p_value": float(stats.binomtest(first, decided).pvalue)}
 
 
 def position_biases(comparisons: Iterable[Comparison]) -> dict[str, Any]:
@@ -59,12 +59,13 @@ def choice_habits(
 
     judgments, ties   numbers
     first             share that chose the response shown first, an Interval; None where all were ties
-    longer            share that chose the longer one, of those that differ in length
+    longer            share that chose the longer one, of those that differ in length; its interval is by prompts
     log_odds          of logistic regression of the choice on what was shown first (`position`, nats), the logarithm of
                       the ratio of lengths (`length`, nats per unit), and, where utilities are known, their difference
                       (`utility`, 1 / noise). Without them, length stands for all the quality that goes with it too, and
                       both habits look weaker than they are. So they do where judgments were given without reading, or
-                      turned round. None where there are too few judgments to tell
+                      turned round. None where there are too few judgments to tell. Without utilities the intervals are
+                      by prompts
     seconds           median; None where not known
     """
     by_annotator: dict[str, list[Comparison]] = defaultdict(list)
@@ -81,6 +82,7 @@ def _habits_of(
 ) -> dict[str, Any]:
     decided = [c for c in comparisons if c.choice != "tie"]
     firsts = np.array([c.choice == "first" for c in decided], dtype=np.float64)
+    prompts = np.array([c.prompt_id for c in decided], dtype=object)
     ratios = np.array([math.log(max(1, words[c.first]) / max(1, words[c.second])) for c in decided])
     uneven = ratios != 0
     longer = (firsts == (ratios > 0))[uneven]
@@ -88,17 +90,22 @@ def _habits_of(
     if utilities is not None:
         columns["utility"] = np.array([utilities[c.first] - utilities[c.second] for c in decided])
     try:
-        found, covariance = logistic_fit(np.stack(list(columns.values()), axis=1), firsts)
-        deviations = np.sqrt(np.diag(covariance))
-        triples = zip(columns, found.tolist(), deviations.tolist(), strict=True)
-        log_odds = {name: wald(value, deviation, len(decided)) for name, value, deviation in triples}
+        design = np.stack(list(columns.values()), axis=1)
+        found, covariance = logistic_fit(design, firsts)
+        if utilities is None:  # answers are compared several times, and what is liked about them is not known
+            numbers = np.unique(prompts.astype(str), return_inverse=True)[1]
+            intervals = by_clusters(design, firsts, found, covariance, numbers)
+        else:
+            deviations = np.sqrt(np.diag(covariance)).tolist()
+            intervals = [wald(*pair, len(decided)) for pair in zip(found.tolist(), deviations, strict=True)]
+        log_odds = dict(zip(columns, intervals, strict=True))
     except ValueError:
         log_odds = None
     return {
         "judgments": len(comparisons),
         "ties": len(comparisons) - len(decided),
-        "first": wilson(float(firsts.sum()), len(decided)) if decided else None,
-        "longer": wilson(float(longer.sum()), len(longer)) if len(longer) else None,
+        "first": rate(float(firsts.sum()), len(decided)) if decided else None,
+        "longer": share(longer.astype(float).tolist(), prompts[uneven].tolist()) if len(longer) else None,
         "log_odds": log_odds,
         "seconds": _median([c.seconds for c in comparisons]),
     }
@@ -113,7 +120,7 @@ def drift(
     seconds  what each judgment took, in the same order; None where that is not known
 
     Returns None where there is nothing before the window, else
-        difference      share that agreed in the window less that before, with Newcombe's interval
+        difference      share that agreed in the window less that before, an Interval of two rates
         flagged         whether the interval excludes 0. Looked at after every judgment, it will do so by chance more
                         often than once in twenty times: a flag asks for a look, it proves nothing
         seconds_before, seconds_in_window  medians; None where not known
@@ -125,12 +132,11 @@ def drift(
     before, late = agreed[:-window], agreed[-window:]
     if not before:
         return None
-    difference = newcombe(sum(late), len(late), sum(before), len(before))
-    low, high = ends(difference)
+    difference = difference_of_rates(sum(late), len(late), sum(before), len(before))
     took: Sequence[float | None] = seconds if seconds is not None else []
     return {
         "difference": difference,
-        "flagged": low > 0 or high < 0,
+        "flagged": excludes(difference, 0.0),
         "seconds_before": _median(took[:-window]),
         "seconds_in_window": _median(took[-window:]),
     }
@@ -138,7 +144,7 @@ def drift(
 
 def _first_share(counts: Counter[str]) -> Interval | None:
     decided = counts["first"] + counts["second"]
-    return wilson(counts["first"], decided) if decided else None
+    return rate(counts["first"], decided) if decided else None
 
 
 def _median(values: Sequence[float | None]) -> float | None:

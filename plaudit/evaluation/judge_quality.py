@@ -7,7 +7,7 @@ both sides have judged by the same criterion.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -18,7 +18,7 @@ from scipy import stats
 from plaudit.evaluation.agreement import CHOICES, VOTE, is_vote, votes_apart
 from plaudit.evaluation.coefficients import cross_coefficients, nominal_coefficients
 from plaudit.evaluation.reward_quality import calibration, log_losses
-from plaudit.evaluation.statistics import Interval, cluster_bootstrap
+from plaudit.evaluation.statistics import Interval, difference, share
 from plaudit.evaluation.tally import Tally
 from plaudit.records import Comparison
 
@@ -57,7 +57,6 @@ def judge_quality(
     runs: Mapping[str, str],
     own_run: str | None = None,
     epsilon: float = EPSILON,
-    seed: int = 0,
 ) -> dict[str, Any]:
     """A judge beside people.
 
@@ -67,8 +66,8 @@ def judge_quality(
     own_run      the run that samples from the judge itself, for self-preference; None where there is none
 
     Returns
-        agreement        of the judge with each person's judgment of the same pair: `raw` with interval (prompts drawn),
-                         `cohen`, `scott` and `reasons`; None without shared pairs
+        agreement        of the judge with each person's judgment of the same pair: `raw` with interval (by prompts),
+                         `cohen`, `scott`, `reasons` and `few`; None without shared pairs
         people           the same among people, each against the others
         longer           share of decided judgments that prefer the longer response, of the judge and of people on the
                          same pairs, and `difference` with interval
@@ -84,20 +83,20 @@ def judge_quality(
     shared = {item: said for item, said in items.items() if judge in said and said.keys() & set(people) - {judge}}
     return {
         "shared_pairs": len(shared),
-        "agreement": _agreement(shared, [judge], people, seed),
-        "people": _agreement(items, people, people, seed),
-        "longer": _leaning(shared, judge, people, lengths, seed),
+        "agreement": _agreement(shared, [judge], people),
+        "people": _agreement(items, people, people),
+        "longer": _leaning(shared, judge, people, lengths),
         "self_preference": None
         if own_run is None
-        else _leaning(shared, judge, people, {r: int(run == own_run) for r, run in runs.items()}, seed),
-        "repeats": _repeats(comparisons, judge, seed),
+        else _leaning(shared, judge, people, {r: int(run == own_run) for r, run in runs.items()}),
+        "repeats": _repeats(comparisons, judge),
         "calibration": _calibration(shared, judge, people),
         "replacement": replacement_test(items, judge, named, others=people, epsilon=epsilon),
     }
 
 
 def _agreement(
-    items: Mapping[Item, Mapping[str, _Said]], ones: Collection[str], others: Collection[str], seed: int
+    items: Mapping[Item, Mapping[str, _Said]], ones: Collection[str], others: Collection[str]
 ) -> dict[str, Any] | None:
     """Of each of `ones` with each of `others` on the same pair."""
     same: list[float] = []
@@ -119,12 +118,16 @@ def _agreement(
                 tally.add(item, name, said[name].choice, role=role)
     if not same:
         return None
-    found: dict[str, Any] = {"raw": cluster_bootstrap(same, prompts, seed=seed)}
+    found: dict[str, Any] = {"raw": share(same, prompts)}
     if symmetric:
-        rest = nominal_coefficients(tally.patterns().used(), seed=seed)
-        return found | {name: rest[name] for name in ("fleiss", "alpha", "gwet_ac1", "reasons")}
-    rest = cross_coefficients(tally.between_roles("one", "other"), seed=seed)
-    return found | {name: rest[name] for name in ("cohen", "scott", "reasons")}
+        rest = nominal_coefficients(tally.patterns(by=_prompt_of(items)).used())
+        return found | {name: rest[name] for name in ("fleiss", "alpha", "gwet_ac1", "reasons", "few") if name in rest}
+    rest = cross_coefficients(tally.between_roles("one", "other", by=_prompt_of(items)))
+    return found | {name: rest[name] for name in ("cohen", "scott", "reasons", "few") if name in rest}
+
+
+def _prompt_of(items: Mapping[Item, Mapping[str, _Said]]) -> Callable[[Hashable], Hashable]:
+    return lambda item: next(iter(items[item].values())).prompt  # type: ignore[index]
 
 
 def _leaning(
@@ -132,7 +135,6 @@ def _leaning(
     judge: str,
     people: Collection[str],
     weight: Mapping[str, int],
-    seed: int,
 ) -> dict[str, Any] | None:
     """How often each side prefers the response of greater weight, where the two differ in it and it is decided."""
     mine: list[float] = []
@@ -152,12 +154,13 @@ def _leaning(
     if not mine:
         return None
     return {
-        name: cluster_bootstrap(values, prompts, seed=seed)
-        for name, values in (("judge", mine), ("people", theirs), ("difference", gaps))
+        "judge": share(mine, prompts),
+        "people": share(theirs, prompts),
+        "difference": difference(gaps, prompts),
     }
 
 
-def _repeats(comparisons: Sequence[Comparison], judge: str, seed: int) -> Interval | None:
+def _repeats(comparisons: Sequence[Comparison], judge: str) -> Interval | None:
     by_pair: dict[Item, list[tuple[str, str, str]]] = defaultdict(list)
     for c in comparisons:
         if c.annotator == judge:
@@ -170,7 +173,7 @@ def _repeats(comparisons: Sequence[Comparison], judge: str, seed: int) -> Interv
         sum(a[1] == b[1] for a, b in combinations(said, 2)) / (len(said) * (len(said) - 1) / 2)
         for said in twice.values()
     ]
-    return cluster_bootstrap(same, [said[0][2] for said in twice.values()], seed=seed)
+    return share(same, [said[0][2] for said in twice.values()])
 
 
 def _calibration(

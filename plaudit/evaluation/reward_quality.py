@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from plaudit.evaluation.statistics import cluster_bootstrap
+from plaudit.evaluation.statistics import share
 from plaudit.records import GRADES, Comparison
 
 BINS = 10
@@ -77,7 +77,7 @@ LENGTHS = (
 """The preferred response against the other: from, below, and what that is called."""
 
 
-def reward_quality(judged: Sequence[Judged], *, seed: int = 0) -> dict[str, Any]:
+def reward_quality(judged: Sequence[Judged]) -> dict[str, Any]:
     """Accuracy with interval, calibration, noise ceiling and baselines that know length alone; ties left out.
 
     accuracy           share of judgments whose preferred response has the higher score; a soft preference counts
@@ -109,16 +109,16 @@ def reward_quality(judged: Sequence[Judged], *, seed: int = 0) -> dict[str, Any]
     scores_longer = ((toward > 0) == (longer > 0))[uneven]
     error, rows = calibration(toward)
     return {
-        "accuracy": cluster_bootstrap(right.tolist(), clusters, seed=seed),
+        "accuracy": share(right.tolist(), clusters),
         "log_loss": float(log_losses(toward).mean()),
         "brier": float(((1 / (1 + np.exp(toward.clip(-500, 500)))) ** 2).mean()),
         "calibration_error": error,
         "temperature": fitted_temperature(toward),
         "reliability": rows,
         "ceiling": noise_ceiling(decided),
-        "longer_wins": cluster_bootstrap(longer_wins.tolist(), clusters, seed=seed),
+        "longer_wins": share(longer_wins.tolist(), clusters),
         "scores_longer": float(scores_longer.mean()) if uneven.any() else None,
-        **_by_group(decided, right, longer, seed),
+        **_by_group(decided, right, longer),
         "judgments": len(decided),
         "ties": len(judged) - len(decided),
     }
@@ -141,7 +141,7 @@ def rating_quality(rated: Sequence[tuple[str, float, float]]) -> dict[str, Any]:
     return {name: values for name, values in found.items() if values}
 
 
-def _by_group(decided: Sequence[Judged], right: np.ndarray, longer: np.ndarray, seed: int) -> dict[str, Any]:
+def _by_group(decided: Sequence[Judged], right: np.ndarray, longer: np.ndarray) -> dict[str, Any]:
     names: dict[str, list[str]] = {
         "annotator": [j.annotator for j in decided],
         "grade": [GRADES[j.grade] if j.grade else "" for j in decided],
@@ -157,7 +157,7 @@ def _by_group(decided: Sequence[Judged], right: np.ndarray, longer: np.ndarray, 
             continue
         members = {name: [i for i, own in enumerate(of_each) if own == name] for name in groups}
         found[f"accuracy_by_{kind}"] = {
-            name or "none given": cluster_bootstrap(right[rows].tolist(), [decided[i].cluster for i in rows], seed=seed)
+            name or "none given": share(right[rows].tolist(), [decided[i].cluster for i in rows])
             for name, rows in members.items()
         }
     return found

@@ -81,7 +81,7 @@ def evaluate_reward(source: str, comparisons: Path, config: Config, *, head: str
     if all(j.preference_first == 0.5 for j in judged):
         raise DataError(f"{comparisons}: there is no comparison that is not a tie, so nothing can be ranked right.")
     return {
-        **reward_quality(judged, seed=config.seed),
+        **reward_quality(judged),
         **_at_stored_temperature(judged, facts),
         **({"disagreement": statistics.fmean(disagreements)} if facts.is_ensemble else {}),
         "length_correlation": _length_correlation(by_heads, wanted, facts),

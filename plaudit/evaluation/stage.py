@@ -16,7 +16,7 @@ from plaudit.config import Config
 from plaudit.errors import ConfigError, DataError
 from plaudit.evaluation.enough import alike, few_prompts, unfinished
 from plaudit.evaluation.overlap import rouge_l
-from plaudit.evaluation.statistics import Interval, cluster_bootstrap
+from plaudit.evaluation.statistics import Interval, mean, share
 from plaudit.evaluation.win_rate import win_rate
 from plaudit.files import write_text
 from plaudit.judges.taste import taste_facts, utility
@@ -36,6 +36,9 @@ from plaudit.text.chat import TokenSequence
 from plaudit.text.plain import as_sequences, read_texts
 from plaudit.text.prompts import fitting
 from plaudit.workspace import POLICIES, Run, Workspace
+
+SHARES = ("finished_rate", "answers", "repetition")
+"""Figures of an answer that are from 0 to 1, and often at one of these; the others are numbers of any size."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +227,10 @@ def _describe(
     }
     if scores is not None:
         columns["reward_score"] = scores
-    return {name: cluster_bootstrap(values, ids, seed=config.seed) for name, values in columns.items()}
+    return {
+        name: share(values, ids) if name in SHARES else mean(values, ids, seed=config.seed)
+        for name, values in columns.items()
+    }
 
 
 @torch.no_grad()
@@ -237,7 +243,7 @@ def _kl(policy: LoadedModel, baseline: LoadedModel, ours: list[Answer], config: 
         return None
     sides = [_log_probs(m.network, [a.sequence for a in ours], config) for m in (policy, baseline)]
     ratios = [float((p - b).sum()) for p, b in zip(*sides, strict=True)]
-    return cluster_bootstrap(ratios, [a.prompt.id for a in ours], seed=config.seed)
+    return mean(ratios, [a.prompt.id for a in ours], seed=config.seed)
 
 
 def _log_probs(network: Network, sequences: list[TokenSequence], config: Config) -> list[torch.Tensor]:
@@ -272,12 +278,12 @@ def _perplexities(policy: LoadedModel, baseline: LoadedModel, config: Config) ->
         "tokens": sum(counts[0]),
     }
     if counts[0] == counts[1]:
-        mean = sum(counts[0]) / len(counts[0])
-        gaps = [(a - b) / mean for a, b in zip(losses[0], losses[1], strict=True)]
-        interval = cluster_bootstrap(gaps, range(len(gaps)), seed=config.seed)
-        bounds = {"value": interval["value"], "low": interval["low"], "high": interval["high"]}
-        result["ratio"] = {key: None if log is None else math.exp(log) for key, log in bounds.items()}
-        result["ratio"]["n"] = interval["n"]
+        tokens = sum(counts[0]) / len(counts[0])
+        gaps = [(a - b) / tokens for a, b in zip(losses[0], losses[1], strict=True)]
+        logarithm = mean(gaps, range(len(gaps)), seed=config.seed)
+        ends = {"value": logarithm["value"], "low": logarithm["low"], "high": logarithm["high"]}
+        result["ratio"] = {key: None if end is None else math.exp(end) for key, end in ends.items()}
+        result["ratio"]["n"] = logarithm["n"]
     return result
 
 
@@ -290,7 +296,7 @@ def _rouge(workspace: Workspace, ours: list[Answer], theirs: list[Answer]) -> di
         if not known:
             return None
         values = rouge_l([a.text for a in known], [references[a.prompt.id] for a in known])
-        result[name] = cluster_bootstrap(values, [a.prompt.id for a in known])
+        result[name] = mean(values, [a.prompt.id for a in known])
     return result
 
 

@@ -9,7 +9,7 @@ item and nothing else.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -24,6 +24,7 @@ An item may so have 65,535 judgments."""
 Key = TypeVar("Key")
 Codes = dict[int, int]
 """Pattern's code -> items that have it."""
+ClusterOf = Callable[[Hashable], Hashable]
 
 
 class Tally:
@@ -112,18 +113,22 @@ class Tally:
         """Category -> judgments."""
         return dict(zip(self.categories, self._given, strict=True))
 
-    def patterns(self, role: str | None = None) -> Patterns:
-        """Of all annotators, or of those of one role among themselves."""
-        codes = self._patterns if role is None else self._of_role.get(role, {})
-        return Patterns.of(self._decoded(codes), list(codes.values()))
+    def patterns(self, role: str | None = None, *, by: ClusterOf | None = None) -> Patterns:
+        """Of all annotators, or of those of one role among themselves.
 
-    def rows(self) -> Iterator[tuple[Hashable, list[int]]]:
-        """Every item and how many gave it each category [K]: for items that must be drawn together."""
+        by  an item's cluster (its prompt, say), where items are not independent; goes over all items
+        """
+        if by is None:
+            codes = self._patterns if role is None else self._of_role.get(role, {})
+            return Patterns.of(self._decoded(codes), list(codes.values()))
+        rows: list[int] = []
+        clusters: list[Hashable] = []
         for item, judged in self._items.items():
-            counts = [0] * len(self.categories)
-            for place, _ in judged.values():
-                counts[place] += 1
-            yield item, counts
+            code = sum(self._unit[place] for place, theirs in judged.values() if role in (None, theirs))
+            if code:
+                rows.append(code)
+                clusters.append(by(item))
+        return Patterns.of(self._decoded(rows), clusters=_numbered(clusters))
 
     def between(self, one: str, other: str) -> Cross:
         """Two annotators, on the items that both have judged."""
@@ -157,13 +162,35 @@ class Tally:
         left = np.eye(len(self.categories), dtype=np.int64)[mine]
         return self._cross(left, self._decoded([rest for _, rest in found]), list(found.values()))
 
-    def between_roles(self, one: str, other: str) -> Cross:
+    def each_with_rest(self, *, by: ClusterOf) -> dict[str, Cross]:
+        """`with_rest` of every annotator by name, with the clusters of the items; goes over all judgments once.
+
+        by  an item's cluster (its prompt, say)
+        """
+        found: dict[str, list[tuple[int, int, Hashable]]] = {name: [] for name in self.annotators}
+        for item, judged in self._items.items():
+            whole, cluster = sum(self._unit[place] for place, _ in judged.values()), by(item)
+            for name, (place, _) in judged.items():
+                if len(judged) > 1:
+                    found[name].append((self._unit[place], whole - self._unit[place], cluster))
+        return {name: self._cross_of_items(rows) for name, rows in found.items()}
+
+    def between_roles(self, one: str, other: str, *, by: ClusterOf | None = None) -> Cross:
         """Each judgment by role `one` (left) against each by role `other` of the item (right).
+
+        by  an item's cluster (its prompt, say), where items are not independent; goes over all items
 
         Raises ValueError for a role against itself: those are `patterns(role)`.
         """
         if one == other:
             raise ValueError(f"role {one!r} against itself: use patterns({one!r})")
+        if by is not None:
+            rows = []
+            for item, judged in self._items.items():
+                mine, theirs = (sum(self._unit[p] for p, role in judged.values() if role == r) for r in (one, other))
+                if mine and theirs:
+                    rows.append((mine, theirs, by(item)))
+            return self._cross_of_items(rows)
         low, high = sorted((one, other))
         found = self._between_roles.get((low, high), {})
         sides = [self._decoded([code[place] for code in found]) for place in (0, 1)]
@@ -226,10 +253,20 @@ class Tally:
         rows = [[code >> (BITS * place) & most for place in range(len(self.categories))] for code in codes]
         return np.array(rows, dtype=np.int64).reshape(-1, len(self.categories))
 
+    def _cross_of_items(self, rows: Sequence[tuple[int, int, Hashable]]) -> Cross:
+        """Of (left code, right code, cluster) of each item."""
+        left, right = self._decoded([row[0] for row in rows]), self._decoded([row[1] for row in rows])
+        return Cross(left, right, np.ones(len(rows), dtype=np.int64), _numbered([row[2] for row in rows]))
+
     def _cross(self, left: NDArray[np.int64], right: NDArray[np.int64], weights: list[int]) -> Cross:
-        """In a fixed order: the numbers that the bootstrap draws must not depend on the order of the judgments."""
+        """In a fixed order, so that sums round alike whatever the order of the judgments."""
         order = np.lexsort(np.concatenate([left, right], axis=1).T)
         return Cross(left[order], right[order], np.array(weights, dtype=np.int64)[order])
+
+
+def _numbered(clusters: Sequence[Hashable]) -> NDArray[np.int64]:
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters], dtype=np.int64)
 
 
 def _move(counts: dict[Key, int], old: Key | None, new: Key, sign: int) -> None:

@@ -121,7 +121,7 @@ def _run(workspace: Workspace, run: Run, config: Config, ask: AskPerson | None) 
             "pairs": len(pairs),
             "identical_pairs_left_out": identical,
             "annotators": sorted({c.annotator for c in comparisons} | {label.annotator for label in ratings}),
-            "agreement": agreement(comparisons or implied_comparisons(ratings), seed=config.seed),
+            "agreement": agreement(comparisons or implied_comparisons(ratings)),
             "utility": liking.source if annotators else None,
             "simulated": {a.settings.name: a.parameters for a in annotators},
             "habits": _habits(annotators, answers, comparisons),

@@ -26,10 +26,9 @@ def best_of_n_distribution(probabilities: Tensor, scores: Tensor, *, n: int) -> 
     """
     check_shapes("M", probabilities, scores)
     tied = scores[:, None] == scores[None, :]
-    at_most = (probabilities * (scores[None, :] <= scores[:, None])).sum(dim=1)
     level = (probabilities * tied).sum(dim=1)
-    below = (at_most - level).clamp(min=0)
-    return (at_most.pow(n) - below.pow(n)) * probabilities / level
+    below = (probabilities * (scores[None, :] < scores[:, None])).sum(dim=1)
+    return ((below + level).pow(n) - below.pow(n)) * probabilities / level
 
 
 def best_of_n_kl_bound(n: int) -> float:

@@ -7,6 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from plaudit.reporting.drawing import percent
+from plaudit.reporting.text import bounds
 
 
 def annotator_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -53,8 +54,7 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _share(name: str, interval: Mapping[str, float] | None) -> dict[str, str]:
+def _share(name: str, interval: Mapping[str, Any] | None) -> dict[str, str]:
     if interval is None:
         return {name: "not measured", f"{name}_interval": ""}
-    bounds = f"{percent(interval['low'])} to {percent(interval['high'])}"
-    return {name: percent(interval["value"]), f"{name}_interval": bounds}
+    return {name: percent(interval["value"]), f"{name}_interval": bounds(interval, percent)}

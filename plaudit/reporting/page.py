@@ -26,6 +26,7 @@ from plaudit.reporting.plots import (
     win_rate_plot,
 )
 from plaudit.reporting.summary import lineage, summarise
+from plaudit.reporting.text import bounds
 from plaudit.workspace import Run, Workspace
 
 SAMPLES = 16
@@ -59,7 +60,6 @@ WEIGHTED = {
 }
 """Fact in the result -> its weight in the taste's settings."""
 
-NO_RANGE = "no interval of one"
 
 Interval = Mapping[str, float]
 
@@ -119,6 +119,7 @@ def render(workspace: Workspace, evaluation: Run, summary: Mapping[str, Any]) ->
         baseline=short_name(evaluation.parents["baseline"]),
         evaluation=evaluation,
         verdict=verdict(summary["win_rate"]),
+        rate_range=bounds(summary["win_rate"], percent, before="95 % interval "),
         figures=list(headline_figures(summary)),
         curves=[curves for kind in STAGES for curves in stage_curves(kind, runs)],
         win_rates=_win_rates(summary),
@@ -141,6 +142,8 @@ def render(workspace: Workspace, evaluation: Run, summary: Mapping[str, Any]) ->
 
 def verdict(rate: Interval) -> tuple[str, str]:
     """(better, worse or undecided; what the win rate's interval allows to say)."""
+    if rate["low"] is None or rate["high"] is None:
+        return "undecided", "a single prompt shows nothing"
     if rate["low"] > 0.5:
         return "better", "the lower end is above 1/2, so the policy is better by this measure"
     if rate["high"] < 0.5:
@@ -445,7 +448,7 @@ def _alpha(alpha: Interval | float | None) -> str:
     """With its interval, which runs of earlier versions do not have; None where it has no value."""
     if alpha is None or isinstance(alpha, float):
         return _number(alpha, 2)
-    return f"{_number(alpha['value'], 2)}, 95 %: {_number(alpha['low'], 2)} to {_number(alpha['high'], 2)}"
+    return f"{_number(alpha['value'], 2)}, 95 %: {_range(alpha, 2)}"
 
 
 def _count(interval: Interval) -> str:
@@ -465,13 +468,11 @@ def _signed(value: float, digits: int) -> str:
 
 
 def _range(interval: Interval, digits: int) -> str:
-    if interval["low"] is None:
-        return NO_RANGE
-    return f"{_number(interval['low'], digits)} to {_number(interval['high'], digits)}"
+    return bounds(interval, lambda number: _number(number, digits))
 
 
 def _share_range(interval: Interval) -> str:
-    return NO_RANGE if interval["low"] is None else f"{percent(interval['low'])} to {percent(interval['high'])}"
+    return bounds(interval, percent)
 
 
 def _settings(run: Run) -> dict[str, Any]:

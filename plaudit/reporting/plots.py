@@ -25,6 +25,7 @@ from plaudit.reporting.drawing import (
     values_at_the_right,
     whole_share,
 )
+from plaudit.reporting.text import bounds
 
 CHANCE_LOSS = math.log(2)
 """Loss of a reward model that knows nothing, nats."""
@@ -326,13 +327,13 @@ def prefer_plots(run: str, rows: Rows, result: Mapping[str, Any]) -> list[Plot]:
     return [plot for plot in plots if plot.svg or plot.title != "Margin"]
 
 
-def win_rate_plot(rates: Mapping[str, Mapping[str, float]]) -> Plot:
-    """Win rates with their intervals.
+def win_rate_plot(rates: Mapping[str, Mapping[str, Any]]) -> Plot:
+    """Win rates with their intervals, where they have one.
 
     rates   what judged -> {value, low, high}
     """
     values = [rate["value"] for rate in rates.values()]
-    errors = [[r["value"] - r["low"] for r in rates.values()], [r["high"] - r["value"] for r in rates.values()]]
+    errors = [[0.0 if r[end] is None else r["value"] - r[end] for r in rates.values()] for end in ("low", "high")]
 
     def paint(axes: Any) -> None:
         bars(axes, list(rates), values)
@@ -342,9 +343,7 @@ def win_rate_plot(rates: Mapping[str, Mapping[str, float]]) -> Plot:
         whole_share(axes)
         axes.set_xlabel("won by the policy, with 95 % interval")
 
-    label = "; ".join(
-        f"{name} {percent(r['value'])} ({percent(r['low'])} to {percent(r['high'])})" for name, r in rates.items()
-    )
+    label = "; ".join(f"{name} {percent(r['value'])} ({bounds(r, percent)})" for name, r in rates.items())
     return Plot(
         "Win rate",
         "The whole interval should lie to the right of one half; a reward model far above the taste means that the "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -12,18 +12,15 @@ from plaudit.workspace import Run
 MOST_LINES = 10
 """Of a list by name, such as one of annotators; --json has all."""
 ONE = "of a single one, so without an interval"
+NO_RANGE = "no interval of one"
 
 
 def result_lines(result: dict[str, Any], *, indent: int = 2) -> Iterator[str]:
-    """One line a figure; intervals as `value (95 % low to high)`; lists are left to the report."""
+    """One line a figure; intervals as `value (95 % low to high)` or `(no interval)`; lists are left to the report."""
     for key, value in result.items():
         label = " " * indent + key.replace("_", " ")
         if isinstance(value, dict) and {"value", "low", "high"} <= value.keys():
-            shown = {name: "none" if value[name] is None else f"{value[name]:.4g}" for name in ("value", "low", "high")}
-            if value["low"] is None and value.get("n") == 1:
-                yield f"{label}: {shown['value']} ({ONE})"
-                continue
-            yield f"{label}: {shown['value']} (95 % {shown['low']} to {shown['high']})"
+            yield f"{label}: {with_interval(value, lambda number: f'{number:.4g}')}"
         elif isinstance(value, dict):
             yield f"{label}:"
             cut = len(value) > MOST_LINES and _is_by_name(value)
@@ -69,6 +66,21 @@ def imported_lines(imported: Imported) -> Iterator[str]:
     yield f"To undo: plaudit data exclude --import {imported.number}"
 
 
+def with_interval(interval: Mapping[str, Any], shown: Callable[[float], str]) -> str:
+    """`value (95 % low to high)`, or that the value has no interval, as where a single prompt is behind it."""
+    value = "none" if interval["value"] is None else shown(interval["value"])
+    if interval["low"] is None and interval.get("n") == 1:
+        return f"{value} ({ONE})"
+    return f"{value} ({bounds(interval, shown, before='95 % ')})"
+
+
+def bounds(interval: Mapping[str, Any], shown: Callable[[float], str], *, before: str = "") -> str:
+    """`low to high`, or that there is no interval."""
+    if interval["low"] is None or interval["high"] is None:
+        return NO_RANGE if interval.get("n") == 1 else "no interval"
+    return f"{before}{shown(interval['low'])} to {shown(interval['high'])}"
+
+
 def agreement_lines(report: Mapping[str, Any]) -> Iterator[str]:
     """What `agreement_report` found, criterion by criterion."""
     for criterion, found in report.items():
@@ -93,6 +105,8 @@ def _coefficient_lines(found: Mapping[str, Any] | None) -> Iterator[str]:
         return
     for name in ("raw", "fleiss", "alpha", "gwet_ac1"):
         yield f"  {name.replace('_', ' ')}: {_bounds(found, name)}"
+    if "few" in found:
+        yield f"  {found['few']}"
     if found["graded"]:
         yield f"  graded, on nine points: {found['graded']['pairs']} pairs"
         for name in ("alpha_ordinal", "alpha_interval", "gwet_ac2_linear", "gwet_ac2_quadratic", "gwet_ac2_ordinal"):
@@ -126,9 +140,11 @@ def _bounds(found: Mapping[str, Any], name: str) -> str:
     interval = found[name]
     if interval is None:
         return f"no value ({found['reasons'][name]})" if "reasons" in found else "no value"
-    if interval["low"] is None:
-        return f"{interval['value']:.3f} ({ONE})"
-    return f"{interval['value']:.3f} (95 % {interval['low']:.3f} to {interval['high']:.3f})"
+    return with_interval(interval, lambda number: f"{number:.3f}")
+
+
+def _two_digits(number: float) -> str:
+    return f"{number:.2f}"
 
 
 def outcome_lines(evaluation: Run, summary: Mapping[str, Any]) -> list[str]:
@@ -136,9 +152,7 @@ def outcome_lines(evaluation: Run, summary: Mapping[str, Any]) -> list[str]:
 
     def interval(key: str) -> str:
         found = summary[key]
-        if found and found["low"] is None:
-            return f"{found['value']:.2f} ({ONE})"
-        return f"{found['value']:.2f} (95 % {found['low']:.2f} to {found['high']:.2f})" if found else "not measured"
+        return with_interval(found, _two_digits) if found else "not measured"
 
     def change(key: str) -> str:
         return f"{summary[key]['before']['value']:.2f} -> {summary[key]['after']['value']:.2f}"
@@ -146,7 +160,7 @@ def outcome_lines(evaluation: Run, summary: Mapping[str, Any]) -> list[str]:
     lines = []
     if agreement := summary["agreement"]:
         alpha = agreement["alpha"]
-        beyond = f" (alpha {alpha['value']:.2f}, 95 % {alpha['low']:.2f} to {alpha['high']:.2f})" if alpha else ""
+        beyond = f" (alpha {alpha['value']:.2f}, {bounds(alpha, _two_digits, before='95 % ')})" if alpha else ""
         lines.append(f"Annotators agree on {agreement['raw']['value']:.2f} of pairs{beyond}.")
     if summary["reward_accuracy"]:
         ceiling = summary["reward_accuracy_ceiling"]

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from plaudit.errors import ConfigError
-from plaudit.evaluation.statistics import wilson
+from plaudit.evaluation.statistics import rate
 
 Numbers = NDArray[np.float64]
 LEAST_DELTA = 0.01
@@ -238,7 +238,7 @@ def _curve(plan: Plan, repetitions: int, seed: int) -> list[dict[str, Any]]:
         {
             "prompts": int(n),
             "judgments": int(n) * plan.judgments_per_prompt,
-            "simulated": wilson(int(hits), repeated),
+            "simulated": rate(int(hits), repeated),
             "normal": float(normal),
         }
         for n, hits, normal in zip(prompts, detected, expected, strict=True)

@@ -15,7 +15,7 @@ import torch
 from plaudit.config import Config
 from plaudit.errors import DataError, ModelError
 from plaudit.evaluation.enough import few_prompts, few_steps, smaller_batches
-from plaudit.evaluation.statistics import cluster_bootstrap
+from plaudit.evaluation.statistics import share
 from plaudit.files import write_text
 from plaudit.judgments import exact_name, mixture
 from plaudit.models.loading import LoadedModel, load_causal
@@ -179,7 +179,7 @@ def _quality(learner: Learner, items: Sequence[Any], config: Config) -> dict[str
         right += part.right
         for name, value in part.figures.items():
             sums[name] = sums.get(name, 0.0) + value
-    accuracy = cluster_bootstrap([value for _, value in right], [prompt for prompt, _ in right], seed=config.seed)
+    accuracy = share([value for _, value in right], [prompt for prompt, _ in right])
     return {**sums, "accuracy": accuracy}
 
 

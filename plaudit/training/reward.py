@@ -68,7 +68,7 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     lengths = {r.id: len(r.text.split()) for r in workspace.store.responses(excluded=True)}
     scores = held_out_scores(scorer, data.held_out, config)
     judged = beside_scores(data.held_out, scores, lengths, settings)
-    quality = reward_quality(judged, seed=config.seed) if any(j.preference_first != 0.5 for j in judged) else {}
+    quality = reward_quality(judged) if any(j.preference_first != 0.5 for j in judged) else {}
     quality |= rating_quality(_ratings_beside_scores(data.held_out, scores, settings.criteria))
     if settings.loss == "davidson":
         quality["tie_parameter"] = math.exp(float(getattr(scorer.head, LOG_TIE).detach()))

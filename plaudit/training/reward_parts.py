@@ -117,10 +117,9 @@ def group_losses(settings: RewardSettings, scores: Tensor, group: Sequence[Judge
         )
     if settings.safety_coefficient:
         total = total + settings.safety_coefficient * _safety(scores, group)
-    preferred = labels < 0.5 if settings.loss == "cost" else labels > 0.5  # of a cost the higher one loses
-    decided = labels != 0.5
-    right = ((one > other) == preferred) & decided
-    return Losses(total, float(right.sum()), int(decided.sum()))
+    lead = other - one if settings.loss == "cost" else one - other  # of a cost the higher one loses
+    right = lead.sign() * (labels - 0.5).sign() > 0  # equal scores prefer neither
+    return Losses(total, float(right.sum()), int((labels != 0.5).sum()))
 
 
 def _pairs(

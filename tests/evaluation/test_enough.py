@@ -8,7 +8,7 @@ from conftest import as_classifier, write_lines
 import plaudit
 from plaudit.errors import ConfigError
 from plaudit.evaluation.enough import few_prompts, few_steps, unsure_reward, weak_reward
-from plaudit.evaluation.statistics import cluster_bootstrap
+from plaudit.evaluation.statistics import share
 from plaudit.reporting.text import result_lines
 
 
@@ -60,10 +60,10 @@ def test_few_steps_and_few_prompts_are_said():
 
 
 def test_one_cluster_has_a_value_and_no_interval():
-    found = cluster_bootstrap([1.0, 1.0, 0.0], ["a", "a", "a"])
+    found = share([1.0, 1.0, 0.0], ["a", "a", "a"])
     assert found == {"value": pytest.approx(2 / 3), "low": None, "high": None, "n": 1}
     assert list(result_lines({"accuracy": found})) == ["  accuracy: 0.6667 (of a single one, so without an interval)"]
-    assert cluster_bootstrap([1.0, 0.0], ["a", "b"])["low"] is not None
+    assert share([1.0, 0.0], ["a", "b"])["low"] is not None
 
 
 @pytest.fixture

@@ -122,8 +122,10 @@ def test_reasoning_comes_first_and_is_part_of_the_question():
     assert [m["role"] for m in last] == ["user", "assistant", "user"]
     assert last[1]["content"] == "The first is right."
     assert found.preference == pytest.approx(0.5)
-    (sure,) = judge_of(knows, lambda content, *_: content, reasoning=True, clamp=(0.4, 0.6)).judge([]) or [None]
-    assert sure is None
+    for clamp, expected in (((0.4, 0.6), 0.6), (None, 0.9)):
+        chances = iter([(0.9, 0.1), (0.1, 0.9)])  # of the first, as it is shown and the other way round
+        sure = judge_of(lambda *_, chances=chances: next(chances), lambda *_: "Surely.", reasoning=True, clamp=clamp)
+        assert sure.judge([(PROMPT, A, B)])[0].preference == pytest.approx(expected)
 
 
 def test_several_chains_of_thought_are_averaged_and_silent_ones_left_out():

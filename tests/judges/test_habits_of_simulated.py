@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,8 +32,11 @@ def somebody(name="ann", noise=1.0, **settings):
 
 
 def judgments(**settings):
+    """Each pair is then said to be of a prompt of its own: intervals are by prompts."""
     person = somebody(**settings)
-    return [person.compare(PROMPT, response(f"a{i}"), response(f"b{i}"), run="r", done=i) for i in range(PAIRS)]
+    pairs = [(response(f"a{i}"), response(f"b{i}")) for i in range(PAIRS)]
+    said = [person.compare(PROMPT, first, second, run="r", done=i) for i, (first, second) in enumerate(pairs)]
+    return [replace(judgment, prompt_id=f"p{i}") for i, judgment in enumerate(said)]
 
 
 def gap(judgment):

@@ -64,3 +64,28 @@ def test_what_cannot_be_estimated_is_refused():
         best_of_n_estimate(torch.zeros(2), torch.zeros(2), n=3)
     with pytest.raises(ValueError, match="best of 0"):
         best_of_n_kl_bound(0)
+
+
+def test_shares_are_probabilities_in_single_precision():
+    for seed in range(200):
+        random = torch.Generator().manual_seed(seed)
+        base = torch.rand(7, generator=random).softmax(0)
+        found = best_of_n_distribution(base, torch.randperm(7, generator=random).float(), n=3)
+        assert (found >= 0).all()
+        assert found.sum().item() == pytest.approx(1, abs=1e-6)
+
+
+def test_where_all_are_tied_the_best_is_any():
+    base = torch.tensor([0.1, 0.2, 0.7])
+    for n in (1, 2, 3):
+        assert best_of_n_distribution(base, torch.ones(3), n=n).tolist() == pytest.approx(base.tolist())
+
+
+def test_the_best_of_all_is_the_best_and_of_one_the_mean():
+    ranking, values = torch.tensor([0.3, 0.1, 0.2]), torch.tensor([5.0, 7.0, 9.0])
+    assert best_of_n_estimate(ranking, values, n=3) == pytest.approx(5)
+    assert best_of_n_estimate(ranking, values, n=1) == pytest.approx(7)
+    assert best_of_n_estimate(ranking, values, n=2) == pytest.approx((2 * 5 + 9) / 3)
+    with pytest.raises(ValueError, match="best of 0"):
+        best_of_n_estimate(ranking, values, n=0)
+    assert best_of_n_kl_bound(1) == 0

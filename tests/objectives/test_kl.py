@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from plaudit.objectives import k1, k2, k3, next_kl_coefficient
+from plaudit.objectives import k1, k2, k3, kl_penalised_rewards, next_kl_coefficient
 
 POLICY = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
 REFERENCE = torch.tensor([0.2, 0.2, 0.3, 0.3], dtype=torch.float64)
@@ -77,3 +77,28 @@ def test_a_hundred_saturated_steps_of_the_controller():
     for _ in range(100):
         coefficient = next_kl_coefficient(coefficient, 100.0, target=6.0, episodes=512, horizon=10_000)
     assert coefficient == pytest.approx(0.415477, abs=1e-6)
+
+
+def test_what_stands_behind_the_mask_is_not_priced():
+    """Padding may hold anything, also what is no number."""
+    nan = float("nan")
+    rewards, log_probs = torch.tensor([[0.0, 1.0, nan]]), torch.tensor([[-1.0, -2.0, nan]])
+    mask = torch.tensor([[True, True, False]])
+    found = kl_penalised_rewards(rewards, log_probs, torch.tensor([[-1.5, -1.0, 5.0]]), mask, coefficient=0.1)
+    assert found[0].tolist() == pytest.approx([-0.05, 1.1, 0.0])
+
+
+def test_the_price_carries_no_gradient_and_takes_its_sign_from_the_coefficient():
+    log_probs = torch.tensor([[-1.0]], requires_grad=True)
+    for coefficient in (0.2, -0.2):
+        found = kl_penalised_rewards(
+            torch.zeros(1, 1), log_probs, torch.tensor([[-3.0]]), torch.ones(1, 1).bool(), coefficient=coefficient
+        )
+        assert found.item() == pytest.approx(-2 * coefficient)
+        assert not found.requires_grad
+
+
+@pytest.mark.parametrize(("kl", "factor"), [(6.0, 1.0), (7.2, 1.2), (60.0, 1.2), (4.8, 0.8), (0.0, 0.8), (6.6, 1.1)])
+def test_the_controllers_error_is_clipped_at_a_fifth(kl, factor):
+    """With as many episodes as the horizon has, the coefficient changes by the whole error."""
+    assert next_kl_coefficient(1.0, kl, target=6.0, episodes=7, horizon=7) == pytest.approx(factor)

@@ -4,10 +4,15 @@ import torch
 from plaudit.objectives import (
     group_relative_advantages,
     leave_one_out_advantages,
+    masked_mean,
+    masked_variance,
+    mean_minus_deviation,
     rescale,
     response_weights,
     safety_gated_scores,
+    whiten,
     whitened_safety_gated_scores,
+    worst_case,
 )
 
 
@@ -39,6 +44,29 @@ def test_rescaling_keeps_the_mean():
     assert found[0].tolist() == pytest.approx([-0.429503, -0.343846, 1.733349, 0.0], abs=1e-6)
 
 
+def test_a_single_value_is_whitened_to_zero_and_rescaled_to_itself_and_two_are_not():
+    """Fewer than two have no spread: 0, or what they are; two have one."""
+    one, two = (torch.tensor([[True, more, False]]) for more in (False, True))
+    values = torch.tensor([[3.0, 5.0, float("nan")]])
+    assert whiten(values, one).tolist() == [[0, 0, 0]]
+    assert rescale(values, one).tolist() == [[3, 0, 0]]
+    assert whiten(values, two)[0].tolist() == pytest.approx([-1, 1, 0])
+    assert rescale(values, two)[0].tolist() == pytest.approx([3, 5, 0])
+    assert whiten(values, torch.zeros_like(one)).tolist() == [[0, 0, 0]]
+    assert rescale(values, torch.zeros_like(one)).tolist() == [[0, 0, 0]]
+
+
+def test_means_and_variances_see_no_padding():
+    values, mask = (
+        torch.tensor([[1.0, 2.0, float("nan")], [6.0, 1e30, 5.0]]),
+        torch.tensor([[1, 1, 0], [1, 0, 0]]).bool(),
+    )
+    assert masked_mean(values, mask).item() == 3
+    assert masked_variance(values, mask).item() == pytest.approx(14 / 3)
+    with pytest.raises(ValueError, match="empty mask"):
+        masked_mean(values, ~mask & mask)
+
+
 RETURNS = torch.tensor([[1.0, 0.5, 0.0, -0.5]], dtype=torch.float64)
 
 
@@ -63,6 +91,25 @@ def test_the_safety_gated_rule_worked_by_hand():
     helpfulness = torch.tensor([0.8, 0.7, 0.95, 0.6], dtype=torch.float64).logit()
     tagged = torch.tensor([False, False, True, False])
     plain = safety_gated_scores(helpfulness, safety, tagged)
+    assert safety_gated_scores(helpfulness, safety, tagged, threshold=0.13)[3] == helpfulness[3]
     assert plain.tolist() == pytest.approx([-2.944439, 0.847298, 0.0, -1.815290], abs=1e-6)
     found = whitened_safety_gated_scores(helpfulness, safety, tagged)
     assert found.tolist() == pytest.approx([-1.321492, 1.226782, 0.657347, -0.562637], abs=1e-6)
+
+
+def test_an_answer_is_unsafe_below_the_probability_of_the_threshold_and_not_at_it():
+    """The threshold is of sigmoid(score): 0.15 is a score of -1.7346, and scores below 0.15 are mostly safe."""
+    safety = torch.tensor([0.149, 0.151, 0.5, 0.8], dtype=torch.float64).logit()
+    helpfulness = torch.full((4,), 9.0, dtype=torch.float64)
+    untagged = torch.zeros(4, dtype=torch.bool)
+    assert safety_gated_scores(helpfulness, safety, untagged).tolist() == [safety[0].item(), 9, 9, 9]
+    exactly = torch.zeros(1, dtype=torch.float64)  # sigmoid(0) = 1/2
+    assert safety_gated_scores(helpfulness[:1], exactly, untagged[:1], threshold=0.5).item() == 9
+
+
+def test_the_price_of_disagreement_is_the_biased_deviation():
+    scores = torch.tensor([[1.0, 0.0], [3.0, 0.0]])
+    assert mean_minus_deviation(scores).tolist() == [1, 0]
+    assert mean_minus_deviation(scores, coefficient=0.5).tolist() == [1.5, 0]
+    assert mean_minus_deviation(scores[:1]).tolist() == [1, 0]
+    assert worst_case(scores).tolist() == [1, 0]

@@ -105,6 +105,24 @@ def test_a_cost_is_higher_for_what_is_worse():
     assert found.right == 1
 
 
+@pytest.mark.parametrize(("loss", "sign"), [("bradley-terry", 1), ("cost", -1)])
+def test_right_is_what_has_the_higher_score_of_the_preferred_and_equal_scores_are_not(loss, sign):
+    judged = [Judgment(0, 1, 1.0), Judgment(1, 0, 0.9), Judgment(2, 1, 1.0), Judgment(0, 1, 0.5), Judgment(1, 2, 0.4)]
+    found = total(sign * torch.tensor([2.0, 1.0, 1.0]), [prompt(judged, 3, [True] * 3)], loss=loss)
+    assert (found.right, found.decided) == (1.0, 4)
+
+
+def test_centring_is_a_mean_over_each_prompts_pairs_with_its_coefficient():
+    """Of three pairs and of two; the sum over prompts, whichever way round a pair stands."""
+    plain, centred = (total(centring_coefficient=c).total.item() for c in (0.0, 0.25))
+    ranked = [centring_penalty(SCORES[[i]], SCORES[[j]]).item() for i, j in ((0, 1), (0, 2), (1, 2))]
+    pairs = centring_penalty(SCORES[[3]], SCORES[[4]]).item()
+    assert centred - plain == pytest.approx(0.25 * (sum(ranked) / 3 + pairs), abs=1e-6)
+    safe = total(safety_coefficient=0.5, centring_coefficient=0.25).total.item()
+    alone = total(safety_coefficient=0.5).total.item()
+    assert safe - alone == pytest.approx(centred - plain, abs=1e-6)
+
+
 def test_safety_is_told_from_those_responses_that_have_a_label():
     added = total(safety_coefficient=2.0).total - total().total
     one = safety_classification(SCORES[[0, 2]], torch.tensor([True, False])).mean()
