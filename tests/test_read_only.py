@@ -120,3 +120,27 @@ def test_a_workspace_may_be_called_anything(tmp_path, name):
     plaudit.import_file(made.store, write_lines(tmp_path / "p.jsonl", [{"prompt": "q"}]), kind="prompts")
     assert plaudit.Workspace(tmp_path / name).store.counts()["prompts"] == 1
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [name]
+
+
+def test_a_workspace_of_an_older_schema_is_read_too(place):
+    """Which cannot be brought up to date where it is."""
+    folder = plaudit.init(place / "older").path
+    database = folder / "feedback.sqlite"
+    with sqlite3.connect(database) as connection:
+        for table in ("prompts", "demonstrations", "comparisons", "labels"):
+            connection.execute(f"ALTER TABLE {table} DROP COLUMN import_number")
+        for table in ("exclusion_members", "exclusions", "corrections", "imports"):
+            connection.execute(f"DROP TABLE {table}")
+        connection.execute("UPDATE alembic_version SET version_num = '0002'")
+        connection.execute("INSERT INTO prompts VALUES ('a', '[]', 'train', 'x')")
+        connection.execute("PRAGMA journal_mode=DELETE")
+    connection.close()
+    before = database.read_bytes()
+    for path in folder.rglob("*"):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    folder.chmod(0o555)
+    code, out, err = call("status", "-w", folder, cwd=place)
+    assert (code, "prompts: 1" in out) == (0, True), err
+    code, _, err = call("import", place / "c.jsonl", "--kind", "comparisons", "-w", folder, cwd=place)
+    assert (code, "cannot be written here" in err) == (2, True)
+    assert database.read_bytes() == before

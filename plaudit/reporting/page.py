@@ -310,6 +310,8 @@ def _reward_facts(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         *([("Training ratings", _number(result["train_ratings"], 0))] if "train_ratings" in result else []),
         ("Training judgments", _number(result.get("train_judgments"), 0)),
         ("of them by people", _number(result.get("train_judgments_by_people"), 0)),
+        ("of them by models", _number(result.get("train_judgments_by_models"), 0)),
+        ("of them simulated", _number(result.get("train_judgments_simulated"), 0)),
         ("Held-out prompts", _number(result.get("held_out_prompts"), 0)),
         ("Held-out judgments", _number(result.get("judgments"), 0)),
         ("Ties left out", _number(result.get("ties"), 0)),

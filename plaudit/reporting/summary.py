@@ -58,6 +58,7 @@ def summarise(workspace: Workspace, evaluation: Run) -> dict[str, Any]:
         "perplexity": {"before": perplexity["baseline"], "after": perplexity["policy"]},
         "perplexity_ratio": perplexity.get("ratio"),
         "agreement": agreements[-1] if agreements else None,
+        "judgments": quality.get("train_judgments"),
         "judgments_by_people": quality.get("train_judgments_by_people", 0),
         "seconds": seconds,
         "peak_memory_gb": max(run.info.get("peak_memory_gb", 0.0) for run in runs),

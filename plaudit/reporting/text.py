@@ -168,7 +168,7 @@ def outcome_lines(evaluation: Run, summary: Mapping[str, Any]) -> list[str]:
         lines += [
             f"Reward model: held-out accuracy {interval('reward_accuracy')}{limit};",
             f"  calibration error {summary['reward_calibration_error']:.3f}, "
-            f"trained on {summary['judgments_by_people']} judgments by people among the others.",
+            f"trained on {summary['judgments']} judgments, {summary['judgments_by_people']} of them by people.",
         ]
     policy, baseline = evaluation.parents["policy"], evaluation.parents["baseline"]
     by_reward = f", {interval('win_rate_by_reward')} by the reward model" if summary["win_rate_by_reward"] else ""

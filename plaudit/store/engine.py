@@ -26,6 +26,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, t
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 
 from plaudit.errors import WorkspaceError
+from plaudit.progress import say
 
 NEWEST = "0003"
 """The newest revision in migrations/versions."""
@@ -128,12 +129,14 @@ def lock(connection: Connection, name: int) -> None:
 def open_database(where: Path | str) -> Database:
     """A file, made when it is missing, or the URL of a PostgreSQL database; brought to the newest schema.
 
-    A file that cannot be written, or whose folder cannot, is opened to read alone.
+    A file that cannot be written, or whose folder cannot, is opened to read alone; one of an older schema as a copy.
 
     Raises WorkspaceError when it is no database, cannot be reached, or is newer than this Plaudit.
     """
     database = _postgresql(where) if isinstance(where, str) and "://" in where else _sqlite(Path(where))
     try:
+        if database.read_only:
+            return _readable(database, Path(where))
         _bring_up_to_date(database, None if isinstance(where, str) and "://" in where else Path(where))
     except OperationalError as error:
         if database.is_sqlite:
@@ -235,10 +238,10 @@ def _bring_up_to_date(database: Database, file: Path | None) -> None:
         found = _revision(connection)
     if found == NEWEST:
         return
-    if found is not None and found > NEWEST:
-        raise WorkspaceError(f"{database.name} was written by a newer Plaudit (schema {found}; this one has {NEWEST}).")
-    if found is not None and file is not None:
-        _back_up(file, found)
+    _check_not_newer(database, found)
+    if found is not None:
+        copied = f"; the state before is {_back_up(file, found).name}" if file is not None else ""
+        say(f"{database.name} is brought from schema {found} to {NEWEST}{copied}.")
     with database.writing() as connection:
         lock(connection, MIGRATOR)
         found = _revision(connection)  # another process may have done it meanwhile
@@ -246,14 +249,39 @@ def _bring_up_to_date(database: Database, file: Path | None) -> None:
             _migrate(connection, found)
 
 
-def _back_up(path: Path, revision: str) -> None:
-    """A copy beside it before its schema changes."""
+def _readable(database: Database, path: Path) -> Database:
+    """A database that cannot be written, or where its schema is an older one, a copy that is brought to the newest."""
+    with database.reading() as connection:
+        found = _revision(connection)
+    if found is None or found >= NEWEST:
+        _check_not_newer(database, found)
+        return database
+    folder = Path(tempfile.mkdtemp(prefix="plaudit-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    copy = folder / path.name
+    with closing(sqlite3.connect(_to_read(path), uri=True)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+    database.engine.dispose()
+    made = _sqlite(copy)
+    with made.writing() as connection:
+        _migrate(connection, found)
+    return Database(made.engine, str(path), read_only=True)
+
+
+def _check_not_newer(database: Database, found: str | None) -> None:
+    if found is not None and found > NEWEST:
+        raise WorkspaceError(f"{database.name} was written by a newer Plaudit (schema {found}; this one has {NEWEST}).")
+
+
+def _back_up(path: Path, revision: str) -> Path:
+    """A copy beside it before its schema changes; returns where it is."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     copy = path.with_name(f"{path.stem}.before-{revision}-{stamp}{path.suffix}")
     with sqlite3.connect(path) as source, sqlite3.connect(copy) as target:
         source.backup(target)
     target.close()
     source.close()
+    return copy
 
 
 def _migrate(connection: Connection, found: str | None) -> None:

@@ -135,9 +135,10 @@ def version_2(path, version=2):
     connection.close()
 
 
-def test_a_database_of_an_earlier_version_is_brought_up_to_date_and_a_copy_is_kept(tmp_path):
+def test_a_database_of_an_earlier_version_is_brought_up_to_date_and_a_copy_is_kept(tmp_path, capsys):
     version_2(tmp_path / "feedback.sqlite")
     (judgment,) = Store.open(tmp_path / "feedback.sqlite").comparisons()
+    assert "is brought from schema 0001 to" in capsys.readouterr().err.replace("\n", " ")
     assert (judgment.first, judgment.choice, judgment.grade, judgment.judgment) == ("a", "first", 2, None)
     (copy,) = tmp_path.glob("feedback.before-0001-*.sqlite")
     with sqlite3.connect(copy) as old:
