@@ -333,7 +333,7 @@ def test_the_report_is_by_criterion_and_later_judgments_supersede():
         Comparison("p", "a", "b", "y", "first", "run-1", criterion="safety"),
         Comparison("q", "c", "d", "import", "first", "import-1"),
     ]
-    found = agreement_report(rows, order_unknown={"import"})
+    found = agreement_report(rows, order_unknown={"import-1"})
     assert list(found) == ["better altogether", "safety"]
     together = found["better altogether"]
     assert (together["judgments"], together["pairs"], together["pairs_judged_twice"], together["annotators"]) == (
