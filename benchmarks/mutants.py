@@ -9,6 +9,7 @@ with the reason in mutants_equivalent.json. Writes mutants.json beside this file
 
     python benchmarks/mutants.py --list          every mutant of the sample, without running it
     python benchmarks/mutants.py --number 17     one of the sample, with what the tests print
+    python benchmarks/mutants.py --resume        goes on, and tries survivors again: what was caught stays so
 """
 
 from __future__ import annotations
@@ -70,14 +71,14 @@ NEAREST: dict[str, tuple[str, ...]] = {
     "plaudit/training/annotators.py": REWARD,
     "plaudit/training/comparisons.py": (*PARTS[:1], *REWARD, "tests/training/test_preference.py"),
     "plaudit/training/reward.py": REWARD,
-    "plaudit/training/supervised.py": ("tests/training/test_stages.py",),
+    "plaudit/training/supervised.py": ("tests/training/test_supervised.py", "tests/training/test_stages.py"),
     "plaudit/text/batches.py": (
         "tests/text/test_batches.py", "tests/training/test_updates.py", "tests/training/test_preference_parts.py",
         "tests/models/test_packing.py",
     ),
     "plaudit/text/rows.py": ("tests/text/test_batches.py", "tests/models/test_packing.py"),
-    "plaudit/sampling/decoders.py": ("tests/sampling/test_decoders.py", *SAMPLING),
-    "plaudit/sampling/in_process.py": SAMPLING,
+    "plaudit/sampling/decoders.py": (*SAMPLING, "tests/sampling/test_recorded.py", "tests/sampling/test_decoders.py"),
+    "plaudit/sampling/in_process.py": (*SAMPLING, "tests/sampling/test_recorded.py", "tests/models/test_code_pages.py"),
     "plaudit/sampling/best_of_n.py": SAMPLING,
     "plaudit/sampling/episodes.py": ("tests/training/test_updates.py", "tests/training/test_episodes.py"),
 }  # fmt: skip
@@ -297,6 +298,16 @@ def known_equivalents() -> dict[tuple[str, str, str, str], str]:
     return {(row["file"], row["function"], row["before"], row["after"]): row["reason"] for row in rows}
 
 
+def caught_before(path: Path) -> dict[tuple[str, str, str, str], float]:
+    """Mutant -> seconds that it took, of those that an earlier run has caught."""
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    return {
+        (row["file"], row["function"], row["before"], row["after"]): row["seconds"]
+        for row in rows
+        if row["outcome"] == "caught"
+    }
+
+
 class Bench:
     """A copy of the tree in which mutants are made, one after the other."""
 
@@ -347,6 +358,7 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="PREFIX", help="files that begin so")
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no mutant after so many")
     parser.add_argument("--list", action="store_true", help="the sample, without running it")
+    parser.add_argument("--resume", action="store_true", help="keep what was caught before")
     parser.add_argument("--number", type=int, help="this one of the sample alone")
     parser.add_argument("--output", type=Path, default=RESULTS)
     asked = parser.parse_args()
@@ -364,12 +376,15 @@ def main() -> None:
         if asked.number is not None:
             print("caught" if bench.is_caught(drawn[asked.number], shown=True)[0] else "survived")
             return
-        rows = []
+        rows: list[dict[str, object]] = []
+        before = caught_before(asked.output) if asked.resume else {}
         for number, mutant in enumerate(drawn):
             if time.monotonic() - began > 60 * asked.minutes:
                 break
             if mutant.key in equivalents:
                 outcome, seconds = "equivalent", 0.0
+            elif mutant.key in before:
+                outcome, seconds = "caught", before[mutant.key]
             else:
                 caught, seconds = bench.is_caught(mutant)
                 outcome = "caught" if caught else "survived"
@@ -397,7 +412,7 @@ def _write(asked: argparse.Namespace, rows: list[dict[str, object]], seconds: fl
     content = {
         "seed": asked.seed, "mutants": len(rows), "minutes": round(seconds / 60), **counts,
         "share_caught": counts["caught"] / max(1, counts["caught"] + counts["survived"]), "by_package": by_package,
-        "survivors": [row for row in rows if row["outcome"] == "survived"],
+        "rows": rows,
     }  # fmt: skip
     asked.output.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

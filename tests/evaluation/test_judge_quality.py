@@ -42,6 +42,7 @@ def test_only_pairs_that_both_judged_count():
     comparisons = panel({"ai": 1.0}, items=10) + panel({"ann": 1.0, "bob": 1.0}, items=4)
     found = quality(comparisons)
     assert (found["shared_pairs"], found["agreement"]["raw"]["n"]) == (4, 4)
+    assert quality(panel(dict.fromkeys(["ai", *PEOPLE], 0.9), items=40))["replacement"]["epsilon"] == 0.1
     nobody = quality(panel({"ai": 1.0}, items=5))
     assert (nobody["agreement"], nobody["people"], nobody["replacement"]) == (None, None, None)
 

@@ -42,7 +42,7 @@ def step(settings, items=None, *, network=None, budget=1000):
     """(loss, figures, right, the policy) of all micro-batches of a step together."""
     network = network or policy()
     reference = None if settings.loss in ("simpo", "orpo", "cpo") else Tabular([0] * 10, [0] * 10)
-    learner = Learner(network, reference, REFERENCE, settings, budget, 100)
+    learner = Learner(network, reference, {} if reference is None else REFERENCE, settings, budget, 100)
     figures, right, total = {}, [], torch.zeros((), dtype=torch.float64)
     for part in parts_of_a_step(learner, items or batch()):
         total = total + part.loss
@@ -134,10 +134,19 @@ def test_the_figures_are_means_over_pairs_of_what_they_are_called():
     assert len({margin > 0 for margin in margins}) == 2  # both kinds are among them
 
 
-def test_simpos_margin_is_a_token():
-    _, figures, _, network = step(settings("simpo"))
-    own = {r: network.of(ANSWERS[r]) / len(ANSWERS[r].response_ids) for r in ANSWERS}
-    assert figures["margin"] == pytest.approx(sum(own[c] - own[r] for c, r in PAIRS) / 3)
+@pytest.mark.parametrize(("loss", "more", "worth"), [
+    ("cpo", {}, lambda own, known, length: own),
+    ("simpo", {}, lambda own, known, length: own / length),
+    ("ipo", {}, lambda own, known, length: own - known),
+    ("ipo", {"per_token": True}, lambda own, known, length: (own - known) / length),
+    ("orpo", {}, lambda own, known, length: own / length - math.log1p(-math.exp(own / length))),
+])  # fmt: skip
+def test_the_margin_is_of_what_the_loss_compares(loss, more, worth):
+    _, figures, _, network = step(settings(loss, **more))
+    of = {r: worth(network.of(ANSWERS[r]), REFERENCE[r], len(ANSWERS[r].response_ids)) for r in ANSWERS}
+    margins = [of[c] - of[r] for c, r in PAIRS]
+    assert figures["margin"] == pytest.approx(sum(margins) / 3, abs=1e-6)
+    assert figures["accuracy"] == pytest.approx(sum(margin > 0 for margin in margins) / 3)
 
 
 def test_a_pair_without_a_preference_of_the_policy_is_half_right():
