@@ -702,7 +702,9 @@ def run_(
 
 def _summary(workspace: Workspace) -> dict[str, Any]:
     """The figures that the report was written with."""
-    return dict(json.loads((workspace.path / "summary.json").read_text(encoding="utf-8")))
+    from plaudit.files import read_json
+
+    return dict(read_json(workspace.path / "summary.json"))
 
 
 def _stage(

@@ -39,7 +39,7 @@ def ask_person(
     if not sys.stdin.isatty() and sys.stdin.closed:
         raise PlauditError("there is no keyboard to annotate from; run without --annotate.")
     console = Console(stderr=True, highlight=False)
-    person = f"person:{_user()}"
+    person = f"person:{user()}"
     console.print(f"\nYou judge {len(pairs)} pairs. Which answer is better?\n{LEGEND}\ns skip, q stop\n")
     judged = 0
     for number, (prompt, first, second) in enumerate(pairs, start=1):
@@ -64,7 +64,7 @@ def ask_person(
     console.print(f"{judged} judgments kept; they train the reward model with the others.\n")
 
 
-def _user() -> str:
+def user() -> str:
     """Of this machine; by number where it has no name, as in many containers."""
     try:
         return getpass.getuser()

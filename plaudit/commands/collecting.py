@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,14 +27,16 @@ Why = Annotated[str, typer.Option("--reason", help="Kept with the decision.")]
 
 
 def _actor() -> str:
-    return f"person:{getpass.getuser()}"
+    from plaudit.collect.terminal import user
+
+    return f"person:{user()}"
 
 
 def _settings(rules: list[str] | None) -> CampaignSettings:
-    import yaml
     from pydantic import ValidationError
 
     from plaudit.collect.campaigns import CampaignSettings
+    from plaudit.config.resolve import read_value
     from plaudit.errors import ConfigError, nearest
 
     values: dict[str, Any] = {}
@@ -46,7 +47,7 @@ def _settings(rules: list[str] | None) -> CampaignSettings:
             raise ConfigError(
                 f"`{rule}`: write RULE=VALUE, with a rule of: {known}.{nearest(name, CampaignSettings.model_fields)}"
             )
-        values[name] = yaml.safe_load(value)
+        values[name] = read_value(value, rule)
     try:
         return CampaignSettings(**values)
     except ValidationError as error:

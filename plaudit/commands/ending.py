@@ -10,6 +10,7 @@ import errno
 import io
 import os
 import signal
+import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -110,6 +111,8 @@ def what_the_machine_refused(error: BaseException) -> str | None:
                 "there is not enough memory. Lower model.tokens_per_micro_batch, take a smaller model, or end other "
                 "programs; a run goes on with --resume RUN (see `plaudit status`)."
             )
+        if isinstance(one, sqlite3.DatabaseError):
+            return f"a database file is damaged, or cannot be used here: {one}."
         if isinstance(one, OSError) and one.filename is not None:
             return f"{os.fsdecode(one.filename)}: {one.strerror or type(one).__name__}."
     return None

@@ -10,6 +10,8 @@ import typer
 
 from plaudit.commands.options import DEFAULT_WORKSPACE, Json, WorkspaceOption, open_workspace, show
 
+MOST = 1_000_000
+
 
 def power(
     win_rate: Annotated[float, typer.Option("--win-rate", help="Expected share won, ties as halves.")] = 0.55,
@@ -18,22 +20,30 @@ def power(
     agreement: Annotated[
         float, typer.Option("--agreement", help="Share of even pairs on which two people agree.")
     ] = 0.726,
-    people: Annotated[int, typer.Option("--people-per-item", help="Judgments of each pair of responses.")] = 1,
-    items: Annotated[int, typer.Option("--items-per-prompt", help="Pairs of responses to each prompt.")] = 1,
+    people: Annotated[
+        int, typer.Option("--people-per-item", min=1, max=MOST, help="Judgments of each pair of responses.")
+    ] = 1,
+    items: Annotated[
+        int, typer.Option("--items-per-prompt", min=1, max=MOST, help="Pairs of responses to each prompt.")
+    ] = 1,
     prompt_correlation: Annotated[
         float, typer.Option("--prompt-correlation", help="Of judgments of different items of one prompt.")
     ] = 0.0,
     ties: Annotated[float, typer.Option("--ties", help="Share of judgments that are ties.")] = 0.0,
-    per_annotator: Annotated[int, typer.Option("--per-annotator", help="Judgments asked of one person.")] = 200,
+    per_annotator: Annotated[
+        int, typer.Option("--per-annotator", min=1, max=MOST, help="Judgments asked of one person.")
+    ] = 200,
     accuracy: Annotated[
         float | None, typer.Option("--accuracy", help="Also: comparisons for a reward model that ranks so many right.")
     ] = None,
-    features: Annotated[int, typer.Option("--features", help="Of the simulated linear reward.")] = 16,
+    features: Annotated[int, typer.Option("--features", min=1, max=1000, help="Of the simulated linear reward.")] = 16,
     study: Annotated[
         str | None, typer.Option("--study", help="With --accuracy: also by the law of this reward-scaling study.")
     ] = None,
-    repetitions: Annotated[int, typer.Option("--repetitions", help="Simulated head-to-heads, at most.")] = 2000,
-    seed: Annotated[int, typer.Option("--seed", help="Of the simulation.")] = 0,
+    repetitions: Annotated[
+        int, typer.Option("--repetitions", min=1, max=MOST, help="Simulated head-to-heads, at most.")
+    ] = 2000,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=MOST, help="Of the simulation.")] = 0,
     plot: Annotated[
         Path | None,
         typer.Option("--plot", help="Write the curve to this SVG file; with --accuracy, of that."),

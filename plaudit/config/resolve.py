@@ -77,7 +77,7 @@ def resolve(
     merged: dict[str, Any] = below or {}
     for path in files:
         if path is not None:
-            merged = merge(merged, _read_yaml(path))
+            merged = merge(merged, read_yaml(path))
     merged = merge(merged, values or {})
     for override in overrides or []:
         merged = merge(merged, _parse_override(override))
@@ -87,7 +87,8 @@ def resolve(
         raise ConfigError(_explain(error)) from None
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A file of settings, as it stands. Raises ConfigError for one that is missing or broken."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -109,18 +110,30 @@ def _parse_override(text: str) -> dict[str, Any]:
     """`rl.clip=0.1` -> {"rl": {"clip": 0.1}}."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"`{text}` is not an override: write SECTION.KEY=VALUE, for example rl.kl_coefficient=0.02.")
+        raise ConfigError(
+            f"`{_shortened(text)}` is not an override: write SECTION.KEY=VALUE, for example rl.kl_coefficient=0.02."
+        )
+    nested = read_value(value, text)
+    for part in reversed(key.strip().split(".")):
+        nested = {part: nested}
+    return nested
+
+
+def read_value(value: str, text: str) -> Any:
+    """What stands after the equals sign of a setting on the command line.
+
+    text   the whole, for the message
+
+    Raises ConfigError for what is no YAML.
+    """
     try:
-        nested: Any = value.strip() if _is_plain_with_hash(value) else yaml.safe_load(value)
+        return value.strip() if _is_plain_with_hash(value) else yaml.safe_load(value)
     except UNREADABLE as error:
         reason = "" if isinstance(error, yaml.YAMLError) else f" ({_reason(error)})"
         raise ConfigError(
             f"`{_shortened(text)}`: the value is not valid YAML{reason}. A text with signs of YAML's own goes in "
             "quotes, as in key='\"value\"'."
         ) from None
-    for part in reversed(key.strip().split(".")):
-        nested = {part: nested}
-    return nested
 
 
 def _is_plain_with_hash(value: str) -> bool:
@@ -155,10 +168,13 @@ def _explain(error: ValidationError) -> str:
     """One line per setting that is wrong, with the nearest known name for an unknown key."""
     lines: dict[str, str] = {}
     for mistake in error.errors():
-        named = [part for part in mistake["loc"] if isinstance(part, int) or not TAG.fullmatch(part)]
+        *place, last = mistake["loc"]
+        is_key = mistake["type"] == "extra_forbidden"  # which may be called anything
+        named = [part for part in place if isinstance(part, int) or not TAG.fullmatch(part)]
+        named += [last] if is_key or isinstance(last, int) or not TAG.fullmatch(last) else []
         has_forms = len(named) < len(mistake["loc"])
         where = ".".join(str(part) for part in named)
-        if mistake["type"] == "extra_forbidden":
+        if is_key:
             lines[where] = f"unknown setting `{where}`.{_nearest_setting(tuple(named))}"
             continue
         given = (

@@ -6,16 +6,17 @@ of weights. C models of the grid, P held-out prompts.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from plaudit.files import read_json_lines
 
 CELLS = "cells.jsonl"
 """A line for each model of the grid, in the study's folder."""
@@ -48,9 +49,9 @@ class Cell:
 
 def read_cells(folder: Path) -> list[Cell]:
     """What a study has measured so far; none where nothing is complete. A last line that was cut off is left out."""
-    path = folder / CELLS
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-    return [Cell(**json.loads(line)) for line in lines]
+    names = [field.name for field in fields(Cell)]
+    rows = read_json_lines(folder / CELLS, names, may_be_cut=True)
+    return [Cell(**{name: row[name] for name in names}) for row in rows]
 
 
 def fit_scaling(

@@ -51,7 +51,7 @@ def load_principles(constitution: Path | str = DEFAULT) -> list[Principle]:
     )
     try:
         listed = yaml.safe_load(place.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"{place} cannot be read as YAML: {error}.") from None
     if not isinstance(listed, list) or not listed:
         raise ConfigError(f"{place} must be a list of principles, each with {', '.join(Principle.model_fields)}.")

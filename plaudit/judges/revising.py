@@ -9,7 +9,7 @@ from typing import Any
 
 from plaudit.config import Config
 from plaudit.errors import DataError
-from plaudit.files import write_text
+from plaudit.files import read_json_lines, write_text
 from plaudit.judges.constitution import Revised, Reviser, load_principles
 from plaudit.judges.models import load_speaker, spent_by
 from plaudit.models.named import named_policy
@@ -101,5 +101,4 @@ def _kept(one: Revised, run: str, keep: str) -> list[Demonstration]:
 
 def _already(run: Run) -> list[dict[str, Any]]:
     """What an interrupted run has revised already."""
-    path = run.path / "revisions.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    return read_json_lines(run.path / "revisions.jsonl", ("prompt", "drafts", "principles"))

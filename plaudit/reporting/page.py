@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -11,8 +10,10 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from plaudit.config.resolve import read_yaml
 from plaudit.config.rl import COMPARE
-from plaudit.files import write_json, write_text
+from plaudit.errors import WorkspaceError
+from plaudit.files import read_json_lines, write_json, write_text
 from plaudit.reporting.annotators import annotator_rows, liked
 from plaudit.reporting.drawing import Plot, duration, percent
 from plaudit.reporting.plots import (
@@ -60,6 +61,8 @@ WEIGHTED = {
 }
 """Fact in the result -> its weight in the taste's settings."""
 
+SHOWN = {"text", "finished", "tokens", "utility", "reward"}
+"""What is known of an answer."""
 
 Interval = Mapping[str, float]
 
@@ -204,11 +207,10 @@ def fact_rows(evaluation: Run) -> list[dict[str, str]]:
 
 def read_samples(evaluation: Run) -> list[dict[str, Any]]:
     """The answers side by side, with their place in the file from 1; none when the file is gone."""
-    path = evaluation.path / "samples.jsonl"
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: answers may hold U+2028
-    rows = [json.loads(line) for line in lines if line.strip()]
+    rows = read_json_lines(evaluation.path / "samples.jsonl", ("prompt", "policy", "baseline"))
+    for number, row in enumerate(rows, start=1):
+        if not all(isinstance(row[side], dict) and row[side].keys() >= SHOWN for side in ("policy", "baseline")):
+            raise WorkspaceError(f"{evaluation.path / 'samples.jsonl'}, line {number} is damaged; restore the file.")
     return [{**row, "place": place} for place, row in enumerate(rows, start=1)]
 
 
@@ -480,7 +482,7 @@ def _share_range(interval: Interval) -> str:
 def _settings(run: Run) -> dict[str, Any]:
     """The run's settings as they were written: also those of another version of Plaudit."""
     path = run.path / "config.yaml"
-    return dict(yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
+    return read_yaml(path) if path.exists() else {}
 
 
 def _without_folders(settings: Any, key: str = "") -> Any:

@@ -27,8 +27,11 @@ def read_texts(path: str | Path, *, setting: str) -> list[str]:
         if not line.strip():
             continue
         try:
-            texts.append(str(json.loads(line)["text"]))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            text = json.loads(line)["text"]
+            if not isinstance(text, str):
+                raise TypeError(f"`text` is {type(text).__name__}")
+            texts.append(text)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(f'{path}, line {number}: every line must be {{"text": ...}} ({error}).') from None
     if not texts:
         raise DataError(f"`{setting}`: {path} has no texts.")

@@ -16,7 +16,7 @@ from plaudit.config import Config
 from plaudit.errors import DataError, ModelError
 from plaudit.evaluation.enough import few_prompts, few_steps, smaller_batches
 from plaudit.evaluation.statistics import share
-from plaudit.files import write_text
+from plaudit.files import read_json, write_text
 from plaudit.judgments import exact_name, mixture
 from plaudit.models.loading import LoadedModel, load_causal
 from plaudit.models.named import named_policy
@@ -212,7 +212,7 @@ def _reference_log_probs(
         return {}
     path = run.path / "reference_log_probs.json"
     if path.exists():
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(read_json(path))
     sequences = {r: s for prompt in prompts for r, s in zip(prompt.response_ids, prompt.sequences, strict=True)}
     sequences |= {item.response_id: item.sequence for item in labelled}
     names = list(sequences)

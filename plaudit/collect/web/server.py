@@ -6,6 +6,7 @@ import ipaddress
 import secrets
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 
 import uvicorn
 
@@ -77,14 +78,17 @@ def serve(
 
 def _listen(host: str, port: int) -> socket.socket:
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(BACKLOG)
-    except OSError as error:
+        listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+        with ExitStack() as unless_kept:
+            unless_kept.callback(listener.close)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, port))
+            listener.listen(BACKLOG)
+            unless_kept.pop_all()
+    except (OSError, OverflowError, ValueError, TypeError) as error:  # also a name that can be no host's
         raise PlauditError(
-            f"cannot listen on {host}, port {port}: {error.strerror or error}. Choose another with --port or --host."
+            f"cannot listen on {host}, port {port}: {getattr(error, 'strerror', None) or error}. Choose another with "
+            "--port or --host."
         ) from None
     return listener
 
