@@ -520,7 +520,7 @@ def export(
         raise WorkspaceError(f"{folder} exists already; name a folder that does not.")
     check_files(found.model_folder)
     with whole_folder(folder) as partial:
-        shutil.copytree(found.model_folder, partial, dirs_exist_ok=True)
+        shutil.copytree(found.model_folder, partial, dirs_exist_ok=True, copy_function=shutil.copyfile)
         complete_export(partial, found.config().model)
     _show({"run": found.name, "folder": str(folder)}, as_json, f"Wrote the model of {found.name} to {folder}.")
 

@@ -6,6 +6,7 @@ PlauditError                 caught once, in the command line: printed without a
 |-- ModelError               a model or tokenizer cannot be loaded, or cannot do what is asked of it
 |-- JudgeError               the endpoint of an AI judge refuses, is not there, or its answers cannot be kept
 `-- WorkspaceError           a workspace or run is missing, incomplete or in the way
+    `-- DatabaseFailed       a database does not answer, is damaged or cannot be written
 
 A message says what is wrong, where, and what to do next.
 """
@@ -38,6 +39,10 @@ class JudgeError(PlauditError, RuntimeError):
 
 class WorkspaceError(PlauditError, RuntimeError):
     """A workspace or run is missing, incomplete or in the way."""
+
+
+class DatabaseFailed(WorkspaceError):
+    """A database does not answer, is damaged or cannot be written."""
 
 
 def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:

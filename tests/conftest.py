@@ -145,6 +145,14 @@ def workspace(tmp_path, tiny_model, prompts_file, demonstrations_file):
     return made
 
 
+@pytest.fixture
+def without_trials(monkeypatch):
+    """For tests that count a network's passes: nothing is tried before the first step."""
+    monkeypatch.setattr("plaudit.training.online.rehearse_causal", lambda *_: None)
+    monkeypatch.setattr("plaudit.training.preference.rehearse_causal", lambda *_: None)
+    monkeypatch.setattr("plaudit.sampling.in_process._try_decoding", lambda *_: None)
+
+
 FOUR_ANSWERS = ("tea", "moon", "book", "lamp")
 REWARDS = """
 WORTH = {"tea": 1.0, "moon": 0.0, "book": 2.0, "lamp": -1.0}

@@ -118,9 +118,9 @@ def test_agreement_is_shown_by_criterion_and_as_json(run, workspace, tmp_path):
     assert code == 0
     for line in (
         "better altogether: judgments 12, pairs 6 (judged twice or more: 6), annotators 2",
-        "  raw: 1.000 (95 % 0.610 to 1.000)",
+        "  raw: 1.000 (95 % 0.420 to 1.000)",
         "  graded, on nine points: 6 pairs",
-        "    ann: 1.000 (95 % 0.610 to 1.000); cohen 1.000",
+        "    ann: 1.000 (95 % 0.420 to 1.000); cohen 1.000",
         "  first side chosen: not measured",
         "safety: judgments 6, pairs 6 (judged twice or more: 0), annotators 1",
         "    ann: no value (no item was judged by both); cohen no value (no item was judged by both); 6 judgments",

@@ -305,11 +305,11 @@ def _add_adapter(body: nn.Module, name: str, lora: LoraSettings, *, seed: int) -
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several roles share a body
         torch.manual_seed(seed)
-        config = body.__dict__.pop("config")  # by which peft would take layers' names for those of a family's experts
-        try:
+        hidden = {"config": body.__dict__.pop("config")} if "config" in body.__dict__ else {}
+        try:  # by the config peft would take layers' names for those of a family's experts
             inject_adapter_in_model(settings, body, adapter_name=name)
         finally:
-            body.config = config
+            body.__dict__.update(hidden)
     for parameter_name, parameter in body.named_parameters():
         if ".lora_" in parameter_name:
             parameter.data = parameter.data.float()

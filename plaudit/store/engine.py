@@ -25,7 +25,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 
-from plaudit.errors import WorkspaceError
+from plaudit.errors import DatabaseFailed, WorkspaceError
 from plaudit.progress import say
 
 NEWEST = "0003"
@@ -62,7 +62,7 @@ class Database:
     def writing(self) -> Iterator[Connection]:
         """One transaction: all that is written in it is kept, and on disk, or none. Raises as `reading`."""
         if self.read_only:
-            raise WorkspaceError(_not_written(self.name))
+            raise DatabaseFailed(_not_written(self.name))
         if not self.is_sqlite:
             with self._told(), self.engine.begin() as connection:
                 yield connection
@@ -80,7 +80,7 @@ class Database:
         except DatabaseError as error:
             if (meaning := _meaning(error, self)) is None:
                 raise
-            raise WorkspaceError(meaning) from None
+            raise DatabaseFailed(meaning) from None
 
     @contextmanager
     def writing_in_turn(self) -> Iterator[Connection]:
@@ -98,7 +98,7 @@ def _meaning(error: DatabaseError, database: Database) -> str | None:
     said, name = str(error.orig), database.name
     if not database.is_sqlite:
         reason = said.strip().splitlines()[0] if said.strip() else type(error).__name__
-        return f"the database {name} failed: {reason}" if isinstance(error, OperationalError) else None
+        return f"the database {name} cannot be used: {reason}" if isinstance(error, OperationalError) else None
     if any(sign in said for sign in DAMAGED):
         return (
             f"the database {name} is damaged ({said}). Restore it from a copy, together with its -wal file if that has "

@@ -64,7 +64,7 @@ def test_swapping_a_comparison_twice_gives_it_back():
 
 def test_a_file_that_is_no_database_is_refused(tmp_path):
     (tmp_path / "feedback.sqlite").write_text("hello, this is not a database at all, really not")
-    with pytest.raises(WorkspaceError, match="not a feedback database"):
+    with pytest.raises(WorkspaceError, match="file is not a database"):
         Store.open(tmp_path / "feedback.sqlite")
 
 

@@ -109,7 +109,7 @@ def test_the_size_of_micro_batches_changes_no_gradient(four_answers, name, minib
 @pytest.mark.parametrize("how", ["model.lora={rank: 4, alpha: 8, targets: all}", "model.lora=null",
                                  "model.activation_checkpointing=true"])  # fmt: skip
 @pytest.mark.parametrize("name", EVERY)
-def test_the_only_update_goes_back_on_the_pass_that_was_measured(four_answers, name, how, monkeypatch):
+def test_the_only_update_goes_back_on_the_pass_that_was_measured(four_answers, name, how, monkeypatch, without_trials):
     common = [*algorithm(four_answers, name), how, "rl.steps=2", "rl.minibatches=1", "rl.prompts_per_step=6"]
     passes = []
     plain = Network.log_probs_of
@@ -193,7 +193,7 @@ def test_a_shift_of_each_prompts_rewards_changes_nothing(four_answers, name):
 
 
 @pytest.mark.parametrize("name", [n for n in EVERY if n != "online-dpo"])
-def test_without_a_price_the_reference_is_never_run(four_answers, name, monkeypatch):
+def test_without_a_price_the_reference_is_never_run(four_answers, name, monkeypatch, without_trials):
     calls = []
     take = Network.log_probs_of
     monkeypatch.setattr(

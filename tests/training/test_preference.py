@@ -73,7 +73,7 @@ def test_at_the_start_dpo_has_the_loss_of_a_coin(judged):
 
 
 @pytest.mark.parametrize("loss", ["simpo", "orpo", "cpo"])
-def test_losses_without_a_reference_never_run_one(judged, loss, monkeypatch):
+def test_losses_without_a_reference_never_run_one(judged, loss, monkeypatch, without_trials):
     calls, take = set(), Network.log_probs
 
     def note(self, *args, **options):
@@ -87,7 +87,7 @@ def test_losses_without_a_reference_never_run_one(judged, loss, monkeypatch):
     assert run.result["reference"] is None
 
 
-def test_the_reference_is_measured_once_and_kept(judged, monkeypatch):
+def test_the_reference_is_measured_once_and_kept(judged, monkeypatch, without_trials):
     calls, take = [], Network.log_probs
     monkeypatch.setattr(
         Network, "log_probs", lambda self, *a, **k: (calls.append(self.adapter), take(self, *a, **k))[1]
@@ -170,7 +170,7 @@ def test_mistakes_are_said_before_any_work(judged, tmp_path):
         judged.config(overrides=["prefer.loss=dp0"])
     with pytest.raises(DataError, match="no comparisons of import-1"):
         train(judged, "prefer.comparisons=[import-1]")
-    other = make_model(tmp_path / "other")
+    other = make_model(tmp_path / "other", vocab_size=400)
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(other)

@@ -22,6 +22,7 @@ from starlette.websockets import WebSocketClose
 
 from plaudit.collect import people
 from plaudit.collect.people import Role, Session
+from plaudit.errors import DatabaseFailed
 from plaudit.store import Store
 
 MOST_BYTES = 1_000_000
@@ -105,7 +106,7 @@ class Guard:
             await failed(scope, receive, with_headers)
 
     def _failed(self, request: Request, error: Exception) -> Response:
-        if isinstance(error, SQLAlchemyError):
+        if isinstance(error, SQLAlchemyError | DatabaseFailed):
             said = "The database does not answer. Nothing of this was kept: go back and send it again in a minute."
             return self.explain(request, 503, said)
         return self.explain(request, 500, "Something is wrong here. Nothing of this was kept.")
