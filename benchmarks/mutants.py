@@ -308,6 +308,12 @@ def caught_before(path: Path) -> dict[tuple[str, str, str, str], float]:
     }
 
 
+def usual_before(path: Path) -> dict[tuple[str, ...], float]:
+    """Tests -> seconds that an earlier run saw them take on the code as it is."""
+    known = json.loads(path.read_text(encoding="utf-8"))["usual_seconds"] if path.exists() else {}
+    return {tuple(tests.split()): took for tests, took in known.items()}
+
+
 class Bench:
     """A copy of the tree in which mutants are made, one after the other."""
 
@@ -378,6 +384,7 @@ def main() -> None:
             return
         rows: list[dict[str, object]] = []
         before = caught_before(asked.output) if asked.resume else {}
+        bench.seconds |= usual_before(asked.output) if asked.resume else {}
         for number, mutant in enumerate(drawn):
             if time.monotonic() - began > 60 * asked.minutes:
                 break
@@ -394,13 +401,15 @@ def main() -> None:
             })  # fmt: skip
             told = f"  - {mutant.before}\n  + {mutant.after}\n" if outcome == "survived" else ""
             print(f"{number} {outcome} {seconds:.0f} s {mutant.file} {mutant.function}\n{told}", end="", flush=True)
-            _write(asked, rows, time.monotonic() - began)
+            _write(asked, rows, bench.seconds, time.monotonic() - began)
     counts = {name: sum(row["outcome"] == name for row in rows) for name in ("caught", "survived", "equivalent")}
     told = share(counts["caught"], counts["survived"])
     print(f"{len(rows)} of seed {asked.seed}: {told}; equivalent {counts['equivalent']}")
 
 
-def _write(asked: argparse.Namespace, rows: list[dict[str, object]], seconds: float) -> None:
+def _write(
+    asked: argparse.Namespace, rows: list[dict[str, object]], usual: dict[tuple[str, ...], float], seconds: float
+) -> None:
     counts = {name: sum(row["outcome"] == name for row in rows) for name in ("caught", "survived", "equivalent")}
     packages = sorted({str(row["file"]).split("/")[1] for row in rows})
     by_package = {
@@ -412,7 +421,7 @@ def _write(asked: argparse.Namespace, rows: list[dict[str, object]], seconds: fl
     content = {
         "seed": asked.seed, "mutants": len(rows), "minutes": round(seconds / 60), **counts,
         "share_caught": counts["caught"] / max(1, counts["caught"] + counts["survived"]), "by_package": by_package,
-        "rows": rows,
+        "usual_seconds": {" ".join(tests): round(took, 1) for tests, took in usual.items()}, "rows": rows,
     }  # fmt: skip
     asked.output.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -1,6 +1,8 @@
+import math
 import random
 
 import pytest
+from scipy import stats
 
 from plaudit.evaluation.judge_quality import _by_item, judge_quality, replacement_test
 from plaudit.records import Comparison
@@ -120,3 +122,108 @@ def test_a_judge_as_good_as_people_passes_only_with_the_allowance():
 
 def test_too_few_shared_items_test_nothing():
     assert replacement_test(_by_item(panel(dict.fromkeys(["ai", *PEOPLE], 0.9), items=29)), "ai", PEOPLE) is None
+
+
+def said(i, who, choice, *, run="r", created="", soft=None, prompt=None):
+    """Of pair i: a against b, in this order."""
+    return Comparison(prompt or f"p{i}", f"a{i}", f"b{i}", who, choice, run, created=created, soft_preference=soft)
+
+
+def test_leanings_by_hand():
+    """Weights of the firsts: 3 more, 1 less, none known on either side, equal, 5 more; the judge's tie is left out.
+
+    The judge prefers the weightier in 1 of 2, people in (1/2 + 1/2) / 2 of the first pair and 0 of the second.
+    """
+    rows = [
+        said(0, "ai", "first"), said(0, "ann", "first"), said(0, "bob", "second"), said(0, "cid", "tie"),
+        said(1, "ai", "first"), said(1, "ann", "first"),
+        said(2, "ai", "first"), said(2, "ann", "first"),
+        said(3, "ai", "second"), said(3, "ann", "first"),
+        said(4, "ai", "tie"), said(4, "ann", "second"),
+    ]  # fmt: skip
+    lengths = {"a0": 3, "b1": 1, "a3": 2, "b3": 2, "a4": 5}
+    longer = quality(rows, lengths=lengths)["longer"]
+    assert longer["judge"]["value"] == pytest.approx(1 / 2)
+    assert longer["people"]["value"] == pytest.approx((1 / 2 + 0) / 2)
+    assert longer["difference"]["value"] == pytest.approx(1 / 4)
+    assert [longer[part]["n"] for part in ("judge", "people", "difference")] == [2, 2, 2]
+    assert quality(rows, lengths={})["longer"] is None
+    assert quality(rows, lengths=lengths)["self_preference"] is None
+
+
+def test_agreement_and_its_intervals_are_by_prompts():
+    """Three pairs of one prompt and one of another: two prompts, whatever number of pairs."""
+    rows = [said(i, who, "first", prompt="p" if i < 3 else "q") for i in range(4) for who in ("ai", "ann", "bob")]
+    rows[0] = said(0, "ai", "second", prompt="p")
+    found = quality(rows)
+    assert (found["agreement"]["raw"]["value"], found["agreement"]["raw"]["n"]) == (pytest.approx(6 / 8), 2)
+    assert found["people"]["raw"]["value"] == 1
+    assert found["people"]["reasons"].keys() == {"fleiss", "alpha", "gwet_ac1"}  # nobody said anything else
+    assert found["agreement"]["cohen"] is None
+    assert found["agreement"]["few"].startswith("2 independent")
+
+
+def test_the_newest_judgment_of_a_pair_counts_and_a_judge_is_not_one_of_the_people():
+    rows = [
+        said(0, "ai", "second", created="1"), said(0, "ai", "first", created="3"), said(0, "ann", "first", created="2"),
+        said(0, "bob", "first"),
+    ]  # fmt: skip
+    found = judge_quality(rows, "ann", ["ai", "ann", "bob"], lengths={}, runs={})
+    assert found["shared_pairs"] == 1
+    assert found["agreement"]["raw"]["value"] == 1
+    assert quality(rows)["agreement"]["raw"]["value"] == 1
+    assert quality([said(0, "ai", "first"), said(0, "stranger", "first")])["shared_pairs"] == 0
+
+
+def test_repeats_are_a_share_of_pairs_of_runs():
+    """Three runs of which two say the same: one pair of three. Twice in one run is no repeat."""
+    rows = [said(0, "ai", choice, run=run) for run, choice in (("r", "first"), ("s", "first"), ("t", "second"))]
+    rows += [said(1, "ai", "first"), said(1, "ai", "second"), said(2, "ann", "first"), said(2, "ann", "first", run="s")]
+    repeats = quality(rows)["repeats"]
+    assert (repeats["value"], repeats["n"]) == (pytest.approx(1 / 3), 1)
+
+
+def test_soft_labels_by_hand_and_certainty_costs_no_more_than_a_millionth_does():
+    """0.8 for the first that ann likes and bob does not; certain of one that ann does not like; ties do not count."""
+    rows = [
+        said(0, "ai", "first", soft=0.8), said(0, "ann", "first"), said(0, "bob", "second"), said(0, "cid", "tie"),
+        said(1, "ai", "second", soft=0.0), said(1, "ann", "first"),
+    ]  # fmt: skip
+    found = quality(rows)["calibration"]
+    assert found["n"] == 3
+    assert found["log_loss"] == pytest.approx((-math.log(0.8) - math.log(0.2) - math.log(1e-6)) / 3, rel=1e-5)
+    certain = [said(0, "ai", "first", soft=1.0), said(0, "ann", "first"), said(1, "ai", "tie", soft=0.5)]
+    assert quality(certain)["calibration"] is None
+    assert quality([said(0, "ai", "first", soft=0.7), said(0, "ann", "tie")])["calibration"] is None
+
+
+def test_the_test_of_replacement_by_hand(monkeypatch):
+    """Against ann: item 2, where she is with bob and the judge is not; item 3, where it is and she is not.
+
+    Her gaps are 0, 0, 1 and -1. Against bob the judge loses item 2, and neither is with ann in item 3: 0, 0, 1, 0.
+    """
+    monkeypatch.setattr("plaudit.evaluation.judge_quality.FEWEST_SHARED", 4)
+    words = {"f": "first", "s": "second"}
+    table = {"ai": "fssf", "ann": "fsfs", "bob": "fsff"}
+    rows = [said(i, who, words[letter]) for who, letters in table.items() for i, letter in enumerate(letters)]
+    rows.append(said(9, "ann", "first"))  # by nobody else
+    rows += [said(8, "ai", "first"), said(8, "cid", "first")]  # with no other person
+    found = replacement_test(_by_item(rows), "ai", ["ann", "bob", "cid"], epsilon=0.25)
+    assert list(found["by_person"]) == ["ann", "bob"]  # cid shares one item
+    ann = found["by_person"]["ann"]
+    assert (ann["judge"], ann["person"], ann["n"]) == (0.75, 0.75, 4)
+    assert ann["p_value"] == pytest.approx(stats.ttest_1samp([0, 0, 1, -1], 0.25, alternative="less").pvalue)
+    bob = found["by_person"]["bob"]
+    assert (bob["judge"], bob["person"], bob["p_value"]) == (0.75, 1.0, pytest.approx(0.5))
+    assert found["advantage"] == 0.75
+    corrected = stats.false_discovery_control([ann["p_value"], bob["p_value"]], method="by")
+    assert found["winning_rate"] == pytest.approx(sum(p < 0.05 for p in corrected) / 2) == 0
+    assert not found["may_replace"]
+    assert found["epsilon"] == 0.25
+    alike = [said(i, who, "first") for who in ("ai", "ann", "bob") for i in range(4)]
+    for epsilon, p_value, rate in ((0.1, 0.0, 1.0), (0.0, 1.0, 0.0)):  # where no gap differs from another
+        same = replacement_test(_by_item(alike), "ai", ["ann", "bob"], epsilon=epsilon)
+        assert [row["p_value"] for row in same["by_person"].values()] == [p_value] * 2
+        assert (same["winning_rate"], same["may_replace"]) == (rate, rate == 1.0)
+    monkeypatch.setattr("plaudit.evaluation.judge_quality.FEWEST_SHARED", 5)
+    assert replacement_test(_by_item(rows), "ai", ["ann", "bob"]) is None
