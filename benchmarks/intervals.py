@@ -38,7 +38,8 @@ CORRELATIONS = (0.1, 0.3, 0.6)
 RESAMPLES = 400
 NEAR = 0.94
 THEIRS = {
-    "percentile bootstrap", "Student's t", "Wilson, effective n", "Clopper-Pearson, effective n", "Wilson, prompts", "Wald",
+    "percentile bootstrap", "Student's t", "Wilson, effective n", "Clopper-Pearson, effective n",
+    "Wilson, prompts", "Wald",
 }  # fmt: skip
 """Ways of others, beside ours."""
 Ends = tuple[float, float]
