@@ -150,7 +150,12 @@ class Identities:
         said = self._known.get(place)
         if said is None:
             return False
-        return said.content != _content(record) or (place in self._superseded and not said.is_of(record.created))
+        if said.content != _content(record) or place not in self._superseded:
+            return said.content != _content(record)
+        if said.created is None and record.created:  # the same once more, or said again after what took its place
+            standing = self._standing(place)
+            return standing.created is not None and _time(record.created) > _time(standing.created)
+        return not said.is_of(record.created)
 
     def _times(self, *records: Record) -> int:
         """How often the file has said just this, now included."""
@@ -195,8 +200,7 @@ class Identities:
     def _correct(self, found: Settled, place: Place, record: Record) -> bool:
         """Whether the record is the later word and takes the place of what stands; else it is superseded by that."""
         table, name = place
-        head = self._head(place)
-        standing = self._known.get((table, head)) or self._read([(table, head)])[table, head]
+        head, standing = self._head(place), self._standing(place)
         is_later = standing.created is None or not record.created or _time(record.created) >= _time(standing.created)
         if is_later:
             found.corrections.append((table, head, record.id))
@@ -204,6 +208,10 @@ class Identities:
         else:
             found.corrections.append((table, record.id, head))
         return is_later
+
+    def _standing(self, place: Place) -> Said:
+        at = (place[0], self._head(place))
+        return self._known.get(at) or self._read([at])[at]
 
     def _head(self, place: Place) -> str:
         """What stands now of all that was said in one place."""

@@ -9,6 +9,7 @@ import plaudit
 from plaudit.errors import ConfigError, DataError
 from plaudit.judgments import judgments_of
 from plaudit.store import Store
+from plaudit.store.exclusions import Choice, exclude
 
 
 @pytest.fixture
@@ -139,6 +140,14 @@ def test_a_judge_of_other_settings_is_asked(sampled, change):
     assert judged(sampled, one).name != judged(sampled, one, change).name
 
 
+def test_samples_of_which_some_were_excluded_since_are_judged_afresh(sampled):
+    one = judged(sampled, f"judge.annotators=[{PLAIN}]")
+    exclude(sampled.store, Choice(ids=(sampled.store.responses()[0].id,)), actor="me")
+    other = judged(sampled, f"judge.annotators=[{PLAIN}]")
+    assert other.name != one.name
+    assert other.result["pairs"] < one.result["pairs"]
+
+
 def test_another_policys_samples_are_judged_afresh(sampled):
     one = judged(sampled, f"judge.annotators=[{PLAIN}]")
     plaudit.sample(sampled, sampled.config(overrides=["sample.policy=" + sampled.config().model.name, "seed=1"]))
@@ -172,6 +181,8 @@ def test_judgments_of_a_run_that_failed_do_not_count_until_it_is_complete(sample
     assert found.unfinished == {failed.name: there - 1}
     found.say()
     assert f"{failed.name} is not complete: {there - 1} judgments" in capsys.readouterr().err
+    anew = judged(sampled, f"judge.annotators=[{OTHER}]")  # what did not count is no reason not to ask
+    assert {c.annotator for c in sampled.store.comparisons(anew.name)} == {"other"}
     file.write_text("def broken(prompts, firsts, seconds):\n    return [0.5] * len(prompts)\n")
     stage.judge(sampled, resume=failed.name)
     assert not judgments_of(sampled, None, Store.comparisons).unfinished

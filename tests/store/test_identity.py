@@ -108,6 +108,14 @@ def test_without_times_the_later_row_counts_and_a_change_back_is_one_too(store, 
     assert (give(*ann).added, winners(store)) == (0, [("ann", "A")])
 
 
+def test_where_the_earlier_does_not_say_when_what_comes_later_counts(store, give):
+    give({**FOR_A, "annotator": "ann"})
+    assert give({**FOR_B, "annotator": "ann", "created": EARLY}).corrected == 1
+    assert winners(store) == [("ann", "B")]
+    assert give({**FOR_A, "annotator": "ann", "created": LATE}).corrected == 1
+    assert winners(store) == [("ann", "A")]
+
+
 def test_a_change_back_in_a_later_file_counts_by_its_time(store, give):
     give({**FOR_A, "annotator": "ann", "created": EARLY}, {**FOR_B, "annotator": "ann", "created": LATE})
     third = {**FOR_A, "annotator": "ann", "created": "2024-03-01T12:00:00+01:00"}
