@@ -16,12 +16,13 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from conftest import TINY, make_model, write_lines
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 import plaudit
 from plaudit import cli
 from plaudit.config import Config, resolve
+from plaudit.errors import ConfigError
 
 EXAMPLES = int(os.environ.get("PLAUDIT_FUZZ", "25"))
 fuzz = settings(
@@ -224,6 +225,23 @@ odd = st.one_of(
     st.text(max_size=8),
     st.integers(-5, 5).map(str),
 )  # fmt: skip
+
+
+@settings(fuzz, max_examples=20 * EXAMPLES)
+@given(st.sampled_from(SETTINGS), odd)
+@example("model.name", "[" * 3000)
+@example("seed", "9" * 5000)
+@example("sft.epochs", "2024-99-99")
+@example("rl.reward", "[1, a, {b: c}]")
+@example("sft.Epochs", "1")
+def test_an_odd_setting_is_taken_or_refused_in_a_line(name, value):
+    said = ""
+    try:
+        resolve(overrides=[f"{name}={value}"])
+    except ConfigError as error:
+        said = str(error)
+    assert len(said.splitlines()) <= 5
+    assert len(said) < 2000
 
 
 @fuzz

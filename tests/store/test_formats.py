@@ -422,3 +422,19 @@ def test_a_format_that_is_named_goes_before_what_the_first_row_looks_like(tmp_pa
     path = write_lines(tmp_path / "c.jsonl", [{"chosen": f"{START} a", "rejected": f"{START} b"}])
     assert open_source(path, "comparisons").format.name == "hh"
     assert open_source(path, "comparisons", "trl").format is None
+
+
+@pytest.mark.parametrize(
+    "content", ["prompt,chosen,rejected\na,b,c\n", '"prompt";"chosen"\n1;2\n', "prompt\tchosen\na\tb\n"]
+)
+def test_a_table_is_called_one(workspace, tmp_path, content):
+    (tmp_path / "pairs.csv").write_text(content)
+    with pytest.raises(DataError, match=r"pairs.csv is a table \(CSV\) with the columns"):
+        import_file(workspace.store, tmp_path / "pairs.csv", kind="comparisons")
+    (tmp_path / "pairs.xlsx").write_bytes(b"PK\x03\x04 and so on")
+    with pytest.raises(DataError, match="is a spreadsheet or a zip file"):
+        import_file(workspace.store, tmp_path / "pairs.xlsx", kind="comparisons")
+    for other in ("not, json at all", '{"prompt" "a"}\n', "true, false\n" * 2):
+        (tmp_path / "broken.jsonl").write_text(other + "}")
+        with pytest.raises(DataError, match="not valid JSON"):
+            import_file(workspace.store, tmp_path / "broken.jsonl", kind="comparisons")

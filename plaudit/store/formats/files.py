@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,20 @@ from plaudit.errors import DataError
 ROWS_AT_ONCE = 1000
 """Of Parquet and datasets: rows that are Python objects at a time."""
 CHARACTERS_AT_ONCE = 1 << 16
-GZIP, PARQUET = b"\x1f\x8b", b"PAR1"
+GZIP, PARQUET, ZIP = b"\x1f\x8b", b"PAR1", b"PK\x03\x04"
+COLUMNS = {
+    "prompt",
+    "chosen",
+    "rejected",
+    "completion",
+    "response",
+    "instruction",
+    "question",
+    "answer",
+    "text",
+    "messages",
+}
+"""By one of which the first line of a table is known, whatever the file is called."""
 FOLDER_SIGNS = ("state.json", "dataset_info.json")
 
 Rows = Generator[tuple[str, dict[str, Any]], None, None]
@@ -57,6 +71,8 @@ def open_rows(path: Path) -> RowFile:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from None
     if start == PARQUET:
         return RowFile(path, size, _parquet)
+    if start == ZIP:
+        raise DataError(f"{path} is a spreadsheet or a zip file, which is not read: save it as Parquet or JSONL.")
     return RowFile(path, size, _json)
 
 
@@ -69,6 +85,7 @@ def _json(source: RowFile) -> Rows:
         start = text.readline(CHARACTERS_AT_ONCE)
         while start and not start.strip():
             start = text.readline(CHARACTERS_AT_ONCE)
+        _refuse_tables(source.path, start)
         listed = start.lstrip()[:1] == "[" and _starts_a_list(start, text)
         text.seek(0)
         for where, row in _items(source.path, text) if listed else _lines(source.path, text):
@@ -77,6 +94,22 @@ def _json(source: RowFile) -> Rows:
                 raise DataError(f"{source.path}, {where}: expected a JSON object, found {type(row).__name__}.")
             yield where, _present(row)
         text.detach()
+
+
+def _refuse_tables(path: Path, start: str) -> None:
+    """Raise DataError for a table of values between commas, which is no JSON with a mistake in it.
+
+    start   its first line
+    """
+    line = start.strip()
+    names = [name.strip(' "') for name in re.split(r"[,;\t]", line)]
+    named_so = {path.suffix, *path.suffixes[-2:-1]} & {".csv", ".tsv"}
+    is_header = len(names) > 1 and (named_so or COLUMNS & {name.lower() for name in names})
+    if is_header and line[:1] not in ("{", "["):
+        raise DataError(
+            f"{path} is a table (CSV) with the columns {', '.join(names[:6])}, which is not read: save it as Parquet "
+            "or as JSONL, one JSON object a line with these columns. Nothing was imported."
+        )
 
 
 def _starts_a_list(start: str, text: IO[str]) -> bool:
