@@ -49,6 +49,11 @@ def steps(network, rows):
     return torch.cat(found), decoder.fused
 
 
+def the_same(found, expected):
+    """But for rounding: what a sum loses is as large as its largest terms are, and each processor adds in its order."""
+    torch.testing.assert_close(found, expected, rtol=0, atol=3e-5 * float(expected.abs().max()))
+
+
 @pytest.mark.parametrize("targets", ["all", "attention", None])
 @pytest.mark.parametrize("rows", [1, 2, 7])
 @pytest.mark.parametrize("family", FUSED)
@@ -59,7 +64,7 @@ def test_the_same_states(family, rows, targets, tmp_path, monkeypatch):
     monkeypatch.setattr(machine_code, "serve", lambda _: False)
     plain, used = steps(network, rows)
     assert used is None
-    torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-5)
+    the_same(fused, plain)
 
 
 def test_each_layer_sees_as_far_as_its_own_window(tmp_path, monkeypatch):
@@ -78,7 +83,7 @@ def test_each_layer_sees_as_far_as_its_own_window(tmp_path, monkeypatch):
     assert not torch.allclose(fused, found[0])
     assert not torch.allclose(fused, found[1])
     monkeypatch.setattr(fused_module, "_plans", lambda *_: (None, BY_ROWS))
-    torch.testing.assert_close(fused, steps(network, 2)[0], rtol=1e-5, atol=1e-6)
+    the_same(fused, steps(network, 2)[0])
 
 
 @pytest.mark.parametrize("family", FUSED)
@@ -151,7 +156,7 @@ def test_weights_that_lie_apart_stay_where_they_are(tmp_path, rows):
     places = [parameter.data_ptr() for parameter in network.body.parameters()]
     states = network.body.layers[0].self_attn
     assert as_one([layer.weight for layer in (states.q_proj, states.k_proj, states.v_proj)]) is None
-    torch.testing.assert_close(steps(network, rows)[0], expected, rtol=1e-5, atol=1e-6)
+    the_same(steps(network, rows)[0], expected)
     assert [parameter.data_ptr() for parameter in network.body.parameters()] == places
 
 
