@@ -173,12 +173,32 @@ def test_the_effective_number_is_between_its_bounds():
     assert effective_number(0.0, 0.0, 0.0, **bounds) == effective_number(1.0, 0.0, 0.0, **bounds) == 10
 
 
-def test_a_difference_is_a_share_on_another_scale():
+def test_a_difference_by_hand_and_its_mirror():
+    """Two of eight ahead and one behind: independent items, so the ends of both are those of Clopper and Pearson."""
     gaps, clusters = [1, 0, 0, -1, 0, 1, 0, 0], range(8)
-    found, half = difference(gaps, clusters), share([(1 + gap) / 2 for gap in gaps], clusters)
-    assert found["value"] == pytest.approx(np.mean(gaps))
-    assert ends(found) == pytest.approx((2 * half["low"] - 1, 2 * half["high"] - 1))
+    found = difference(gaps, clusters)
+    (low, high), (other_low, other_high) = ends(rate(2, 8)), ends(rate(1, 8))
+    phi = (0 / 8 - 2 / 8 * 1 / 8) / np.sqrt(2 / 8 * 6 / 8 * 1 / 8 * 7 / 8)
+    down = (2 / 8 - low, other_high - 1 / 8)
+    up = (high - 2 / 8, 1 / 8 - other_low)
+    assert found["value"] == pytest.approx(1 / 8)
+    assert ends(found) == pytest.approx((
+        1 / 8 - np.sqrt(down[0] ** 2 - 2 * phi * down[0] * down[1] + down[1] ** 2),
+        1 / 8 + np.sqrt(up[0] ** 2 - 2 * phi * up[0] * up[1] + up[1] ** 2),
+    ))  # fmt: skip
     assert ends(difference([-gap for gap in gaps], clusters)) == pytest.approx((-found["high"], -found["low"]))
+
+
+def test_a_difference_of_one_sign_has_the_width_of_its_share():
+    gaps, clusters = [0.25, 0, 0.5, 0, 1, 0, 0, 0], [0, 0, 1, 1, 2, 2, 3, 3]
+    found, one, none = difference(gaps, clusters), share(gaps, clusters), share([0] * 8, clusters)
+    assert found["high"] == pytest.approx(one["high"])
+    assert found["low"] == pytest.approx(one["value"] - np.hypot(one["value"] - one["low"], none["high"]))
+
+
+def test_differences_beyond_what_shares_can_have_are_refused():
+    with pytest.raises(ValueError, match="-1 to 1"):
+        difference([0.0, -1.5], range(2))
 
 
 def test_no_difference_in_ten_is_not_known_to_be_none():
