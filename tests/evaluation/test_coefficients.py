@@ -409,5 +409,14 @@ def test_drift_is_flagged_where_the_last_judgments_differ_from_those_before():
     assert not drift(steady, window=60)["flagged"]
     assert drift(steady, window=60)["seconds_before"] is None
     assert drift(steady, window=200) is None
+    assert drift(steady, window=1)["difference"] == difference_of_rates(0, 1, 150, 199)
     with pytest.raises(ValueError, match="window"):
         drift(steady, window=0)
+
+
+def test_a_pattern_that_occurs_no_times_counts_for_nothing():
+    some = Patterns.of([[2, 0], [1, 1], [0, 2]], weights=[3, 0, 1])
+    assert some.counts.tolist() == [[0, 2], [2, 0]]
+    assert some.weights.tolist() == [1, 3]
+    with pytest.raises(ValueError, match="zero or more"):
+        Patterns.of([[2, 0], [1, 1]], weights=[3, -1])

@@ -80,6 +80,9 @@ def test_a_model_is_measured_on_a_file_by_grade_criterion_subset_and_length(fold
     over = torch.tensor(margins, dtype=torch.float64) / 1.7
     assert found["stored_temperature"] == 1.7
     assert found["calibrated_log_loss"] == pytest.approx(-logsigmoid(over).mean().item(), abs=1e-5)
+    assert found["calibrated_error"] == pytest.approx(  # six judgments are six bins of one
+        sum(abs((m > 0) - torch.sigmoid(over[i].abs()).item()) for i, m in enumerate(margins)) / 6, abs=1e-5
+    )
     shown = run("evaluate", "reward", folder, "--comparisons", tmp_path / "c.jsonl", "model.dtype=float32")
     assert "accuracy: 0.8333" in shown
 
