@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from plaudit.evaluation.coefficients import (
+from plaudit.statistics.coefficients import (
     Patterns,
     cross_coefficients,
     fleiss_kappa,
@@ -30,7 +30,7 @@ from plaudit.evaluation.coefficients import (
     nominal_coefficients,
     ordinal_coefficients,
 )
-from plaudit.evaluation.tally import Tally
+from plaudit.statistics.tally import Tally
 
 RESULTS = Path(__file__).parent / "agreement.json"
 LABELS = ("a1", "equal", "a2")

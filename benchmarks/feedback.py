@@ -27,8 +27,8 @@ import plaudit
 from plaudit import Run, Workspace
 from plaudit.config import recipe_file, resolve
 from plaudit.evaluation.judge_quality import judge_quality
-from plaudit.evaluation.statistics import share
 from plaudit.judges.taste import utility
+from plaudit.statistics.intervals import share
 from plaudit.store.database import Store
 
 HERE = Path(__file__).parent

@@ -23,11 +23,11 @@ from scipy import stats
 from scipy.special import expit
 
 from plaudit.collect.head_to_head import HeadToHead
-from plaudit.evaluation import coefficients as agreement
-from plaudit.evaluation.coefficients import Cross, Patterns, leave_one_out, leave_one_out_of
-from plaudit.evaluation.logistic import by_clusters, logistic_fit, wald
-from plaudit.evaluation.statistics import Interval, agresti_coull, difference, difference_of_rates, mean, rate, share
-from plaudit.evaluation.win_rate import win_rate
+from plaudit.statistics import coefficients as agreement
+from plaudit.statistics.coefficients import Cross, Patterns, leave_one_out, leave_one_out_of
+from plaudit.statistics.intervals import Interval, agresti_coull, difference, difference_of_rates, mean, rate, share
+from plaudit.statistics.logistic import by_clusters, logistic_fit, wald
+from plaudit.statistics.win_rate import win_rate
 
 HERE = Path(__file__).parent
 PROMPTS = (10, 30, 65, 300)

@@ -36,8 +36,8 @@ ROOT = Path(__file__).parent.parent
 RESULTS, EQUIVALENT = (Path(__file__).parent / name for name in ("mutants.json", "mutants_equivalent.json"))
 LOG = "mutant.log"
 PARTS = "tests/training/test_preference_parts.py", "tests/training/test_updates.py", "tests/training/test_step.py"
-STATISTICS = "tests/evaluation/test_intervals.py", "tests/evaluation/test_statistics.py"
-COEFFICIENTS = "tests/evaluation/test_coefficients.py", "tests/evaluation/test_tally.py"
+STATISTICS = "tests/statistics/test_intervals.py", "tests/statistics/test_statistics.py"
+COEFFICIENTS = "tests/statistics/test_coefficients.py", "tests/statistics/test_tally.py"
 ONLINE = "tests/training/test_updates.py", "tests/training/test_online.py"
 REWARD = ("tests/training/test_reward.py",)
 SAMPLING = "tests/sampling/test_decoding.py", "tests/sampling/test_in_process.py"
@@ -49,17 +49,17 @@ NEAREST: dict[str, tuple[str, ...]] = {
         "tests/algorithms/test_by_hand.py", "tests/algorithms/test_gradients.py", "tests/algorithms/test_lagrangian.py",
         "tests/training/test_updates.py", "tests/algorithms/test_bandit.py",
     ),
-    "plaudit/evaluation/statistics.py": STATISTICS,
-    "plaudit/evaluation/win_rate.py": STATISTICS,
-    "plaudit/evaluation/logistic.py": (*STATISTICS, "tests/judges/test_habits_of_simulated.py"),
-    "plaudit/evaluation/reward_quality.py": (*STATISTICS, "tests/evaluation/test_scoring_files.py"),
-    "plaudit/evaluation/coefficients.py": (*COEFFICIENTS, *STATISTICS),
-    "plaudit/evaluation/tally.py": COEFFICIENTS[::-1],
-    "plaudit/evaluation/agreement.py": (*COEFFICIENTS[::-1], *STATISTICS),
-    "plaudit/evaluation/habits.py": (*COEFFICIENTS, "tests/judges/test_habits_of_simulated.py"),
+    "plaudit/statistics/intervals.py": STATISTICS,
+    "plaudit/statistics/win_rate.py": STATISTICS,
+    "plaudit/statistics/logistic.py": (*STATISTICS, "tests/judges/test_biases_of_simulated.py"),
+    "plaudit/statistics/reward_quality.py": (*STATISTICS, "tests/evaluation/test_scoring_files.py"),
+    "plaudit/statistics/coefficients.py": (*COEFFICIENTS, *STATISTICS),
+    "plaudit/statistics/tally.py": COEFFICIENTS[::-1],
+    "plaudit/statistics/agreement.py": (*COEFFICIENTS[::-1], *STATISTICS),
+    "plaudit/statistics/biases.py": (*COEFFICIENTS, "tests/judges/test_biases_of_simulated.py"),
     "plaudit/evaluation/judge_quality.py": ("tests/evaluation/test_judge_quality.py",),
     "plaudit/evaluation/scaling.py": ("tests/evaluation/test_scaling.py",),
-    "plaudit/evaluation/sequential.py": ("tests/collect/test_research.py",),
+    "plaudit/statistics/sequential.py": ("tests/collect/test_research.py",),
     "plaudit/evaluation/overlap.py": STATISTICS,
     "plaudit/training/preference_parts.py": (*PARTS, "tests/training/test_preference.py"),
     "plaudit/training/preference.py": ("tests/training/test_preference.py",),

@@ -33,7 +33,7 @@ from typing import Any
 import plaudit
 from plaudit.config import Config, resolve
 from plaudit.evaluation.scoring_files import evaluate_reward
-from plaudit.evaluation.statistics import share
+from plaudit.statistics.intervals import share
 from plaudit.store.formats import open_source
 from plaudit.store.formats.format import LeftOut
 from plaudit.store.importing import Kind
@@ -172,8 +172,8 @@ def hh(data: Path, work: Path, criteria: list[str], words: int, peer: str | None
 
 def of_peer(peer: str, work: Path, learn: Rows, judge: Rows, settings: list[str], seed: int) -> dict[str, Any]:
     """What the peer, trained with these settings, says of pairs to judge, as `evaluate_reward` would see it."""
-    from plaudit.evaluation.reward_quality import Judged, reward_quality
     from plaudit.models.loading import _resolve
+    from plaudit.statistics.reward_quality import Judged, reward_quality
 
     scored = work.with_suffix(".json")
     if not scored.exists():

@@ -443,9 +443,9 @@ def agreement(workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: Json = Fa
     The same judgments count as for `plaudit reward`.
     """
     from plaudit.errors import DataError
-    from plaudit.evaluation.agreement import agreement_report
     from plaudit.judgments import judgments_of, mixture, mixture_lines
     from plaudit.reporting.text import agreement_lines
+    from plaudit.statistics.agreement import agreement_report
     from plaudit.store import Store
 
     opened = _workspace(workspace)

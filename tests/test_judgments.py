@@ -5,9 +5,9 @@ from conftest import write_lines
 
 import plaudit
 from plaudit.errors import DataError
-from plaudit.evaluation.agreement import agreement_report
 from plaudit.judgments import judgments_of, latest, mixture
 from plaudit.records import Annotator, Comparison, Label, Prompt, Response
+from plaudit.statistics.agreement import agreement_report
 from plaudit.store import Store
 from plaudit.training.comparisons import choose_comparisons, choose_labels
 

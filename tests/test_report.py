@@ -13,13 +13,13 @@ from conftest import write_lines
 
 from plaudit.collect.web import rendering
 from plaudit.config import Config, resolve
-from plaudit.evaluation.agreement import agreement_report
 from plaudit.records import Comparison
 from plaudit.reporting.annotators import liked
 from plaudit.reporting.drawing import running_mean
 from plaudit.reporting.page import _alpha, evenly_spaced, extremes, report, short_name, verdict, visible
 from plaudit.reporting.plots import win_rate_plot
 from plaudit.reporting.text import agreement_lines, result_lines
+from plaudit.statistics.agreement import agreement_report
 from plaudit.workspace import Run, Workspace
 
 RL_METRICS = (

@@ -12,15 +12,19 @@ ROOT = Path(plaudit.__file__).parent
 LAYERS = [
     ["errors", "records", "objectives", "timing", "guidelines"],
     ["config", "files", "functions", "ownership", "progress"],
+    ["statistics"],
     ["text", "store"],
     ["workspace", "kernels"],
-    ["models", "algorithms"],
-    ["scoring", "judgments"],
-    ["evaluation", "judges", "sampling", "training", "collect", "reporting"],
+    ["models", "algorithms", "judgments"],
+    ["rewards", "judges", "sampling"],
+    ["training", "evaluation"],
+    ["collect"],
+    ["reporting"],
     ["rounds", "studies"],
     ["commands"],
     ["cli", "__init__", "__main__"],
 ]
+"""A module imports from its own layer and those above it in this list."""
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 STAGES = {
     "training.sft",

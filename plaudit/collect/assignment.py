@@ -33,8 +33,8 @@ from sqlalchemy import (
 from plaudit.collect import audit
 from plaudit.collect.campaigns import Campaign, find_campaign
 from plaudit.errors import DataError
-from plaudit.evaluation.statistics import Interval, rate
 from plaudit.records import unit_interval
+from plaudit.statistics.intervals import Interval, rate
 from plaudit.store import Store, tables
 from plaudit.store.engine import lock
 from plaudit.store.standing import decided, excluded_ids

@@ -16,11 +16,11 @@ from sqlalchemy import Connection, Row, select
 
 from plaudit.collect.campaigns import Campaign
 from plaudit.collect.head_to_head import HeadToHead
-from plaudit.evaluation.agreement import CHOICES, SCALE
-from plaudit.evaluation.coefficients import Cross, cross_coefficients, nominal_coefficients, ordinal_coefficients
-from plaudit.evaluation.habits import drift, position_bias
-from plaudit.evaluation.statistics import rate
-from plaudit.evaluation.tally import Tally
+from plaudit.statistics.agreement import CHOICES, SCALE
+from plaudit.statistics.biases import drift, position_bias
+from plaudit.statistics.coefficients import Cross, cross_coefficients, nominal_coefficients, ordinal_coefficients
+from plaudit.statistics.intervals import rate
+from plaudit.statistics.tally import Tally
 from plaudit.store import Store, tables
 
 ROWS_AT_ONCE = 5_000

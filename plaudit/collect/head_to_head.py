@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from evalica import Winner, bradley_terry
 
-from plaudit.evaluation.sequential import ConfidenceSequence
-from plaudit.evaluation.statistics import Interval, share
+from plaudit.statistics.intervals import Interval, share
+from plaudit.statistics.sequential import ConfidenceSequence
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Match:
     other: str
     win_rate: Interval
     """Of `one`: ties are halves; a task that several people judged counts once, by their mean. The interval is by
-    prompts (`statistics.share`), and holds at a number of tasks that was fixed beforehand."""
+    prompts (`intervals.share`), and holds at a number of tasks that was fixed beforehand."""
     tasks: int
     wins: float
     ties: int

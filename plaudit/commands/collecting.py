@@ -148,7 +148,7 @@ def prioritise(
     as_json: Json = False,
 ) -> None:
     """Put first what a reward model is least sure of. The random share of the campaign stays as it is."""
-    from plaudit.evaluation.uncertainty import prioritise as reorder
+    from plaudit.collect.priorities import prioritise as reorder
 
     opened = open_workspace(workspace)
     result = reorder(opened, name, reward, actor=_actor())

@@ -1,1 +1,1 @@
-"""Measuring policies and reward models; no number without its interval."""
+"""Measuring policies, reward models and judges."""

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from plaudit.evaluation.agreement import CHOICES, VOTE, is_vote, votes_apart
-from plaudit.evaluation.coefficients import cross_coefficients, nominal_coefficients
-from plaudit.evaluation.reward_quality import calibration, log_losses
-from plaudit.evaluation.statistics import Interval, difference, share
-from plaudit.evaluation.tally import Tally
 from plaudit.records import Comparison
+from plaudit.statistics.agreement import CHOICES, VOTE, is_vote, votes_apart
+from plaudit.statistics.coefficients import cross_coefficients, nominal_coefficients
+from plaudit.statistics.intervals import Interval, difference, share
+from plaudit.statistics.reward_quality import calibration, log_losses
+from plaudit.statistics.tally import Tally
 
 FEWEST_SHARED = 30
 """Pairs that a person must share with the judge to take part in the test of replacement."""

@@ -13,16 +13,14 @@ from scipy import stats
 
 from plaudit.config import Config
 from plaudit.errors import DataError, ModelError
-from plaudit.evaluation.reward_quality import Judged, calibrated_quality, reward_quality
 from plaudit.files import write_text
-from plaudit.models.loading import LoadedModel, load_reward, one_head
+from plaudit.models.loading import load_reward, one_head
 from plaudit.models.score_facts import ScoreFacts, score_by
-from plaudit.progress import progress, say
+from plaudit.progress import say
 from plaudit.records import Prompt
+from plaudit.rewards.answers import score_answers
+from plaudit.statistics.reward_quality import Judged, calibrated_quality, reward_quality
 from plaudit.store.importing import read_answers, read_comparisons
-from plaudit.text.batches import micro_batches
-from plaudit.text.chat import TokenSequence
-from plaudit.text.prompts import encode_prompts
 
 
 def evaluate_reward(source: str, comparisons: Path, config: Config, *, head: str | None = None) -> dict[str, Any]:
@@ -162,27 +160,3 @@ def _columns(scores: Sequence[float] | None, facts: ScoreFacts) -> dict[str, Any
     if facts.is_ensemble:
         found |= {"mean_score": statistics.fmean(normalised), "disagreement": statistics.pstdev(normalised)}
     return found
-
-
-@torch.no_grad()
-def score_answers(
-    model: LoadedModel, answers: Sequence[tuple[Prompt, str]], config: Config
-) -> list[list[float] | None]:
-    """Raw scores of (prompt, answer), one a head; None for those beyond the model's context, and those whose prompt
-    its chat template refuses."""
-    form = model.format
-    prompts = encode_prompts(form, {p.id: p for p, _ in answers}.values(), limit=model.context_length)
-    sequences = [TokenSequence(prompts.get(p.id, []), form.encode_response(text)) for p, text in answers]
-    fitting = [
-        i for i, sequence in enumerate(sequences) if sequence.prompt_ids and len(sequence) <= model.context_length
-    ]
-    for note in form.take_notes():
-        say(note)
-    scores: list[list[float] | None] = [None] * len(answers)
-    with progress("scores", len(fitting)) as advance:
-        chosen = [sequences[i] for i in fitting]
-        for rows, batch in micro_batches(chosen, config.model.tokens_per_micro_batch, model.network.device):
-            for row, found in zip(rows, model.network.scores(batch).view(len(rows), -1).tolist(), strict=True):
-                scores[fitting[row]] = found
-            advance(len(rows))
-    return scores

@@ -14,10 +14,7 @@ import torch
 
 from plaudit.config import Config
 from plaudit.errors import ConfigError, DataError
-from plaudit.evaluation.enough import alike, few_prompts, unfinished
 from plaudit.evaluation.overlap import rouge_l
-from plaudit.evaluation.statistics import Interval, mean, share
-from plaudit.evaluation.win_rate import win_rate
 from plaudit.files import write_text
 from plaudit.judges.taste import taste_facts, utility
 from plaudit.models.loading import LoadedModel, check_head, load_causal, load_reward, one_head
@@ -26,9 +23,12 @@ from plaudit.models.network import Network
 from plaudit.objectives import best_of_n_kl_bound
 from plaudit.progress import progress, say
 from plaudit.records import Message, Prompt
+from plaudit.rewards.scoring import Answered, RewardModelScorer, RewardModelScores
 from plaudit.sampling.best_of_n import sample_best_of
 from plaudit.sampling.in_process import Completion, sample
-from plaudit.scoring import Answered, RewardModelScorer, RewardModelScores
+from plaudit.statistics.enough import alike, few_prompts, unfinished
+from plaudit.statistics.intervals import Interval, mean, share
+from plaudit.statistics.win_rate import win_rate
 from plaudit.store.choosing import choose_prompts
 from plaudit.store.database import snapshot
 from plaudit.text.batches import micro_batches

@@ -137,8 +137,8 @@ def _by_function(name: str, answers: Sequence[tuple[Prompt, Response]]) -> list[
 def _by_model(
     workspace: Workspace, name: str, config: Config, answers: Sequence[tuple[Prompt, Response]]
 ) -> list[float]:
-    from plaudit.evaluation.scoring_files import score_answers
     from plaudit.models.loading import load_reward
+    from plaudit.rewards.answers import score_answers
 
     model = load_reward(workspace.model_source(name, kind="reward"), config.model)
     if model.scores.criteria is not None:

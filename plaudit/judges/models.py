@@ -11,7 +11,6 @@ from typing import Any, Protocol
 from plaudit.config import Config, EndpointSettings, ModelJudgeSettings
 from plaudit.config.model_judges import REWARD
 from plaudit.errors import DataError
-from plaudit.evaluation.scoring_files import score_answers
 from plaudit.functions import is_function, load_function
 from plaudit.guidelines import guideline_for
 from plaudit.judges import reading
@@ -24,6 +23,7 @@ from plaudit.models.loading import load_causal, load_reward, one_head
 from plaudit.models.named import named_policy, named_reward
 from plaudit.progress import progress, say
 from plaudit.records import Annotator, Comparison, Message, Prompt, Response
+from plaudit.rewards.answers import score_answers
 from plaudit.store.importing import read_judged
 from plaudit.workspace import POLICIES, Run, Workspace
 

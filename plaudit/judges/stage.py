@@ -11,8 +11,6 @@ from typing import Any
 from plaudit.config import Config
 from plaudit.config.stages import WHO_CAN_JUDGE
 from plaudit.errors import ConfigError, DataError
-from plaudit.evaluation.agreement import agreement
-from plaudit.evaluation.habits import choice_habits
 from plaudit.judges.again import judged_before
 from plaudit.judges.calibration import noise_factor
 from plaudit.judges.likings import is_model, load_liking
@@ -22,6 +20,8 @@ from plaudit.judgments import REUSED, is_of
 from plaudit.models.named import named_reward
 from plaudit.progress import progress, say
 from plaudit.records import Annotator, Comparison, Prompt, Response, implied_comparisons, unit_interval
+from plaudit.statistics.agreement import agreement
+from plaudit.statistics.biases import choice_habits
 from plaudit.store.database import snapshot
 from plaudit.workspace import Run, Workspace
 
@@ -39,7 +39,7 @@ def judge(
 
     With `judge.people` > 0 and `ask`, a person judges that many training pairs first, each kept at once.
     The run's result has the judgments and their agreement: raw, Krippendorff's alpha, Fleiss' kappa and Gwet's AC1 with
-    their intervals, and by pair of annotators; who the simulated annotators were; and their `habits.choice_habits`.
+    their intervals, and by pair of annotators; who the simulated annotators were; and their `biases.choice_habits`.
 
     What a judge, with the same settings, has said of these samples in a complete run is not asked again: the new run
     names it as its own. Where that is true of every judge, no run is made, and the earlier one is returned.

@@ -10,8 +10,8 @@ from typing import Any
 
 from plaudit.models.loading import LoadedModel
 from plaudit.records import Message
+from plaudit.rewards.scoring import Answered, Scorer
 from plaudit.sampling.in_process import Completion, sample
-from plaudit.scoring import Answered, Scorer
 from plaudit.text.chat import TokenSequence
 
 

@@ -10,9 +10,9 @@ from plaudit.config import Config
 from plaudit.errors import ModelError
 from plaudit.models.loading import LoadedModel, load_causal, load_reward, one_head
 from plaudit.records import Message
+from plaudit.rewards.scoring import RewardModelScorer, RewardModelScores, Scorer
 from plaudit.sampling.best_of_n import sample_best_of
 from plaudit.sampling.in_process import Completion, sample
-from plaudit.scoring import RewardModelScorer, RewardModelScores, Scorer
 
 
 def converse(

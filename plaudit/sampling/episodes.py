@@ -12,8 +12,8 @@ from typing import Any
 from plaudit.models.loading import LoadedModel
 from plaudit.models.network import Network
 from plaudit.records import Message, Prompt
+from plaudit.rewards.scoring import Answered
 from plaudit.sampling.in_process import Completion, sample
-from plaudit.scoring import Answered
 from plaudit.text.chat import ChatFormat, TokenSequence
 
 User = Callable[[list[list[Message]]], list[str | None]]

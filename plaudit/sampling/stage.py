@@ -6,12 +6,12 @@ from collections import Counter
 
 from plaudit.config import Config
 from plaudit.errors import DataError
-from plaudit.evaluation.enough import alike, unfinished
 from plaudit.models.loading import load_causal
 from plaudit.models.named import named_policy
 from plaudit.progress import progress, say
 from plaudit.records import Prompt, Response
 from plaudit.sampling.in_process import Completion, sample
+from plaudit.statistics.enough import alike, unfinished
 from plaudit.store.choosing import choose_prompts
 from plaudit.store.database import snapshot
 from plaudit.text.prompts import encode_prompts

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from plaudit.errors import ConfigError
-from plaudit.evaluation.statistics import rate
+from plaudit.statistics.intervals import rate
 
 Numbers = NDArray[np.float64]
 LEAST_DELTA = 0.01

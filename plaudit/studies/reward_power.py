@@ -31,8 +31,8 @@ from scipy.optimize import brentq
 from scipy.special import expit, ndtr
 
 from plaudit.errors import ConfigError
-from plaudit.evaluation.logistic import logistic_fit, wald
 from plaudit.evaluation.scaling import fit_scaling, read_cells
+from plaudit.statistics.logistic import logistic_fit, wald
 
 Numbers = NDArray[np.float64]
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(200)

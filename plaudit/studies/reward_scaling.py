@@ -10,13 +10,13 @@ from torch import nn
 
 from plaudit.config import Config
 from plaudit.errors import DataError
-from plaudit.evaluation.reward_quality import Judged, log_losses, margins, noise_ceiling, ranked_right
 from plaudit.evaluation.scaling import CELLS, Cell, fit_scaling, read_cells
 from plaudit.files import write_text
 from plaudit.models.named import named_policy
 from plaudit.models.network import Network
 from plaudit.progress import say
 from plaudit.reporting.drawing import scaling, standalone
+from plaudit.statistics.reward_quality import Judged, log_losses, margins, noise_ceiling, ranked_right
 from plaudit.training.reward import beside_scores, fit_scorer, fresh_reward_model, held_out_scores
 from plaudit.training.reward_data import RewardData, choose_judgments, draw_prompts, load_reward_data
 from plaudit.workspace import POLICIES, Run, Workspace

@@ -10,15 +10,15 @@ import torch
 from plaudit.algorithms.rollouts import Needs
 from plaudit.config import Config, RewardSource
 from plaudit.judges.models import spent_by
-from plaudit.judges.rating import RatingScorer
 from plaudit.models.loading import LoadedModel, load_causal, reward_from_causal
 from plaudit.models.named import named_policy
 from plaudit.models.network import HeadOnly, Network, make_trainable, score_head
+from plaudit.rewards.named import LoadedScorer, load_scorer, reward_sources, source_lineage
+from plaudit.rewards.rating import RatingScorer
+from plaudit.rewards.scoring import Scorer
 from plaudit.sampling.episodes import User
 from plaudit.sampling.users import load_user
-from plaudit.scoring import Scorer
 from plaudit.text.batches import TokenBatch
-from plaudit.training.scorers import LoadedScorer, load_scorer, reward_sources, source_lineage
 from plaudit.workspace import POLICIES, Run, Workspace
 
 

@@ -11,12 +11,12 @@ from typing import Any
 from plaudit.algorithms import ALGORITHMS
 from plaudit.config import Config
 from plaudit.errors import ConfigError, DataError, ModelError
-from plaudit.evaluation.enough import few_steps, weak_reward
 from plaudit.models.saving import rehearse_causal, save_causal
 from plaudit.objectives import next_kl_coefficient
 from plaudit.progress import progress, say
 from plaudit.records import Prompt
 from plaudit.sampling.episodes import play
+from plaudit.statistics.enough import few_steps, weak_reward
 from plaudit.store.database import snapshot
 from plaudit.text.batches import draw_without_replacement
 from plaudit.text.prompts import fitting

@@ -14,8 +14,6 @@ import torch
 
 from plaudit.config import Config
 from plaudit.errors import DataError, ModelError
-from plaudit.evaluation.enough import few_prompts, few_steps, smaller_batches
-from plaudit.evaluation.statistics import share
 from plaudit.files import read_json, write_text
 from plaudit.judgments import exact_name, mixture
 from plaudit.models.loading import LoadedModel, load_causal
@@ -23,6 +21,8 @@ from plaudit.models.named import named_policy
 from plaudit.models.network import Network, make_trainable
 from plaudit.models.saving import rehearse_causal, save_causal
 from plaudit.progress import progress
+from plaudit.statistics.enough import few_prompts, few_steps, smaller_batches
+from plaudit.statistics.intervals import share
 from plaudit.text.batches import batches_by_weight, micro_batches
 from plaudit.training.comparisons import (
     JudgedPrompt,

@@ -14,13 +14,13 @@ from typing import Any
 from plaudit.algorithms.rollouts import Needs
 from plaudit.config import Config
 from plaudit.errors import DataError
-from plaudit.evaluation.enough import alike
 from plaudit.files import write_text
 from plaudit.models.network import load_trainable_state, trainable_state
 from plaudit.models.saving import rehearse_causal, save_causal
 from plaudit.progress import progress, say
 from plaudit.records import Prompt
 from plaudit.sampling.episodes import Episode, play
+from plaudit.statistics.enough import alike
 from plaudit.text.batches import draw_without_replacement, shuffled_batches
 from plaudit.text.chat import TokenSequence
 from plaudit.text.prompts import fitting

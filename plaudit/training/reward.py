@@ -16,8 +16,6 @@ from torch import Tensor, nn
 
 from plaudit.config import Config, RewardSettings
 from plaudit.errors import DataError
-from plaudit.evaluation.enough import few_prompts, few_steps, smaller_batches, unsure_reward, weak_reward
-from plaudit.evaluation.reward_quality import Judged, fitted_temperature, margins, rating_quality, reward_quality
 from plaudit.judgments import MODELS, PEOPLE, SIMULATED, kinds
 from plaudit.models.loading import LoadedModel, load_causal, reward_from_causal
 from plaudit.models.named import named_policy
@@ -26,6 +24,8 @@ from plaudit.models.saving import rehearse_reward, save_reward
 from plaudit.models.score_facts import ScoreFacts, score_by
 from plaudit.progress import progress
 from plaudit.records import Comparison, unit_interval
+from plaudit.statistics.enough import few_prompts, few_steps, smaller_batches, unsure_reward, weak_reward
+from plaudit.statistics.reward_quality import Judged, fitted_temperature, margins, rating_quality, reward_quality
 from plaudit.text.batches import batches_by_weight, collate, micro_batches
 from plaudit.text.chat import TokenSequence
 from plaudit.training.comparisons import JudgedPrompt, prompt_groups

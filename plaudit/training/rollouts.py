@@ -15,8 +15,8 @@ from torch import Tensor
 from plaudit.algorithms.rollouts import Algorithm, Rollouts
 from plaudit.config import Config
 from plaudit.objectives import k1, kl_penalised_rewards, masked_mean
+from plaudit.rewards.scoring import Scorer
 from plaudit.sampling.episodes import Episode
-from plaudit.scoring import Scorer
 from plaudit.text.batches import TokenBatch, by_token_budget, collate, micro_batches, packed_size, shuffled_batches
 from plaudit.text.chat import TokenSequence
 from plaudit.training.actors import Actors

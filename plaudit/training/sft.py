@@ -11,13 +11,13 @@ import math
 
 from plaudit.config import Config
 from plaudit.errors import DataError
-from plaudit.evaluation.enough import few_steps, smaller_batches
 from plaudit.models.loading import load_causal
 from plaudit.models.named import named_policy
 from plaudit.models.network import make_trainable
 from plaudit.models.saving import rehearse_causal, save_causal
 from plaudit.progress import progress
 from plaudit.records import Demonstration, Split
+from plaudit.statistics.enough import few_steps, smaller_batches
 from plaudit.store.database import snapshot
 from plaudit.text.batches import shuffled_batches
 from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint

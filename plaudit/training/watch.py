@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from plaudit.evaluation.enough import alike
+from plaudit.statistics.enough import alike
 from plaudit.workspace import Run
 
 KL, KL_A_TOKEN = 10.0, 1.0

@@ -20,13 +20,13 @@ from plaudit.collect.campaigns import CampaignSettings, NewTask, add_gold, creat
 from plaudit.collect.figures import AllFigures, Figures
 from plaudit.collect.head_to_head import HeadToHead
 from plaudit.collect.judging import newest_judgment, submit
-from plaudit.evaluation.agreement import agreement
-from plaudit.evaluation.habits import drift, position_bias
-from plaudit.evaluation.sequential import ConfidenceSequence
-from plaudit.evaluation.statistics import rate, share
-from plaudit.evaluation.uncertainty import uncertainty
+from plaudit.collect.priorities import uncertainty
 from plaudit.models.score_facts import ScoreFacts
 from plaudit.records import Annotator, Prompt, Response
+from plaudit.statistics.agreement import agreement
+from plaudit.statistics.biases import drift, position_bias
+from plaudit.statistics.intervals import rate, share
+from plaudit.statistics.sequential import ConfidenceSequence
 from plaudit.store import Store, tables
 
 PEOPLE = ("ann", "bob", "cid", "dora")

@@ -11,12 +11,13 @@ from typer.testing import CliRunner
 from plaudit.cli import app
 from plaudit.config import ModelSettings, resolve
 from plaudit.errors import DataError
-from plaudit.evaluation.reward_quality import Judged, reward_quality
-from plaudit.evaluation.scoring_files import evaluate_reward, score_answers, score_file
+from plaudit.evaluation.scoring_files import evaluate_reward, score_file
 from plaudit.models.loading import load_causal, load_reward, reward_from_causal
 from plaudit.models.saving import save_reward
 from plaudit.models.score_facts import ScoreFacts
 from plaudit.records import Prompt
+from plaudit.rewards.answers import score_answers
+from plaudit.statistics.reward_quality import Judged, reward_quality
 
 FLOAT32 = ModelSettings(dtype="float32")
 CONFIG = resolve(overrides=["model.dtype=float32"])

@@ -15,7 +15,7 @@ from plaudit.models.network import make_trainable
 from plaudit.models.saving import complete_export, save_causal, save_reward
 from plaudit.models.score_facts import KEY, ScoreFacts
 from plaudit.records import Prompt
-from plaudit.scoring import Answered, RewardModelScores
+from plaudit.rewards.scoring import Answered, RewardModelScores
 from plaudit.text.chat import TokenSequence
 
 SETTINGS = ModelSettings(dtype="float32")

@@ -425,7 +425,7 @@ def test_an_early_stop_leaves_the_schedule_where_it_belongs(four_answers):
 
 
 def test_scores_by_llama_2s_rule_compare_between_rounds_of_rejection():
-    from plaudit.scoring import Answered, SafetyGated
+    from plaudit.rewards.scoring import Answered, SafetyGated
     from plaudit.text.chat import TokenSequence
 
     def by_length(answers):
@@ -505,7 +505,7 @@ def test_an_ensemble_of_one_is_refused(four_answers):
 
 
 def test_an_ensemble_trusts_what_its_models_agree_on():
-    from plaudit.scoring import Answered, Ensemble
+    from plaudit.rewards.scoring import Answered, Ensemble
     from plaudit.text.chat import TokenSequence
 
     answers = [Answered([], TokenSequence([1], [2]), text, True) for text in ("a", "bb")]

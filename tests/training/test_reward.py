@@ -11,12 +11,12 @@ from torch import nn
 import plaudit
 from plaudit.config import ModelSettings, RewardSettings, resolve
 from plaudit.errors import ConfigError, DataError, ModelError
-from plaudit.evaluation.reward_quality import Judged
 from plaudit.evaluation.scoring_files import evaluate_reward, score_file
 from plaudit.models.loading import load_reward, one_head
 from plaudit.objectives import bradley_terry, centring_penalty, cost_comparison, plackett_luce, safety_classification
 from plaudit.records import Comparison
-from plaudit.scoring import Answered, RewardModelScorer, RewardModelScores
+from plaudit.rewards.scoring import Answered, RewardModelScorer, RewardModelScores
+from plaudit.statistics.reward_quality import Judged
 from plaudit.text.batches import collate
 from plaudit.text.chat import TokenSequence
 from plaudit.training.annotators import combine_annotators

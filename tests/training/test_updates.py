@@ -10,8 +10,8 @@ from tabular import Tabular
 from plaudit.algorithms import ALGORITHMS
 from plaudit.config import OptimiserSettings, resolve
 from plaudit.records import Prompt
+from plaudit.rewards.scoring import Answered
 from plaudit.sampling.episodes import Episode
-from plaudit.scoring import Answered
 from plaudit.text.chat import TokenSequence
 from plaudit.training.actors import Critic
 from plaudit.training.rollouts import Batching, measure

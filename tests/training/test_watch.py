@@ -7,7 +7,7 @@ import torch
 
 import plaudit
 from plaudit.config import Config, PreferSettings
-from plaudit.evaluation.enough import alike, unfinished
+from plaudit.statistics.enough import alike, unfinished
 from plaudit.training.preference_parts import compared, pair_losses
 from plaudit.training.watch import Watch, signs_of_collapse
 

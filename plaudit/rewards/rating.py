@@ -18,7 +18,7 @@ from plaudit.errors import JudgeError
 from plaudit.judges.ai import AIJudge
 from plaudit.judges.models import EndpointSpeaker
 from plaudit.judges.reading import normalised_score
-from plaudit.scoring import Answered
+from plaudit.rewards.scoring import Answered
 
 
 class RatingScorer:

@@ -12,11 +12,11 @@ from sqlalchemy import select
 
 from plaudit.collect.campaigns import Campaign, find_campaign, set_priorities
 from plaudit.errors import DataError
-from plaudit.evaluation.scoring_files import score_answers
 from plaudit.models.loading import load_reward, one_head
 from plaudit.models.score_facts import ScoreFacts
 from plaudit.progress import say
 from plaudit.records import Prompt
+from plaudit.rewards.answers import score_answers
 from plaudit.store import Store, tables
 from plaudit.workspace import Workspace
 

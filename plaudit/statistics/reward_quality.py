@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from plaudit.evaluation.statistics import share
 from plaudit.records import GRADES, Comparison
+from plaudit.statistics.intervals import share
 
 BINS = 10
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import expit
 
-from plaudit.evaluation.statistics import LEVEL, Interval, student
+from plaudit.statistics.intervals import LEVEL, Interval, student
 
 Numbers = NDArray[np.float64]
 STEPS = 40

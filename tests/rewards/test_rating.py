@@ -9,8 +9,8 @@ from fault_server import FaultServer, answer, good
 import plaudit
 from plaudit.errors import ConfigError, JudgeError
 from plaudit.judges.ai import AIJudge
-from plaudit.judges.rating import RatingScorer
-from plaudit.scoring import Answered
+from plaudit.rewards.rating import RatingScorer
+from plaudit.rewards.scoring import Answered
 from plaudit.text.chat import TokenSequence
 
 RATINGS = {"book": "9", "tea": "6", "moon": "3", "lamp": "hard to say"}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from plaudit.evaluation.statistics import Interval, share
+from plaudit.statistics.intervals import Interval, share
 
 
 def win_rate(policy: Sequence[float], baseline: Sequence[float], prompts: Sequence[Hashable]) -> Interval:
-    """Mean over prompts of (wins + ties / 2) / comparisons, with `statistics.share`'s interval.
+    """Mean over prompts of (wins + ties / 2) / comparisons, with `intervals.share`'s interval.
 
     policy    utility or score of each of the policy's answers
     baseline  of the baseline's answer that it is compared with

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from statsmodels.stats import inter_rater
 
-from plaudit.evaluation.coefficients import (
+from plaudit.statistics.biases import drift, position_bias
+from plaudit.statistics.coefficients import (
     Cross,
     Patterns,
     Sample,
@@ -27,8 +28,7 @@ from plaudit.evaluation.coefficients import (
     scott_pi,
     weights_of,
 )
-from plaudit.evaluation.habits import drift, position_bias
-from plaudit.evaluation.statistics import agresti_coull, difference_of_rates, rate, student
+from plaudit.statistics.intervals import agresti_coull, difference_of_rates, rate, student
 
 NOBODY = np.nan
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from plaudit.evaluation.logistic import by_clusters, logistic_fit, wald
-from plaudit.evaluation.statistics import Interval, difference_of_rates, excludes, rate, share
 from plaudit.records import Comparison
+from plaudit.statistics.intervals import Interval, difference_of_rates, excludes, rate, share
+from plaudit.statistics.logistic import by_clusters, logistic_fit, wald
 
 
 def position_bias(first: int, second: int) -> dict[str, Any] | None:

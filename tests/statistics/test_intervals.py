@@ -10,8 +10,8 @@ from scipy.special import expit
 from statsmodels.stats.proportion import proportion_confint
 
 from plaudit.collect.head_to_head import HeadToHead
-from plaudit.evaluation import statistics
-from plaudit.evaluation.coefficients import (
+from plaudit.statistics import intervals as statistics
+from plaudit.statistics.coefficients import (
     Patterns,
     fleiss_kappa,
     gwet_ac,
@@ -19,8 +19,7 @@ from plaudit.evaluation.coefficients import (
     leave_one_out,
     pairwise_agreement,
 )
-from plaudit.evaluation.logistic import by_clusters, logistic_fit
-from plaudit.evaluation.statistics import (
+from plaudit.statistics.intervals import (
     agresti_coull,
     difference,
     difference_of_rates,
@@ -31,7 +30,8 @@ from plaudit.evaluation.statistics import (
     share,
     student,
 )
-from plaudit.evaluation.win_rate import win_rate
+from plaudit.statistics.logistic import by_clusters, logistic_fit
+from plaudit.statistics.win_rate import win_rate
 
 SIZES = (10, 30, 65, 300)
 RATES = (0.5, 0.9, 0.99)

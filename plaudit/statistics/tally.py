@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from plaudit.evaluation.coefficients import Cross, Patterns
+from plaudit.statistics.coefficients import Cross, Patterns
 
 BITS = 16
 """Room for one category's count in a pattern's code: a pattern is one whole number, which is quick to keep and look up.

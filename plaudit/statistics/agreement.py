@@ -7,14 +7,14 @@ from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from plaudit.evaluation.coefficients import (
+from plaudit.records import GRADES, Comparison, is_named
+from plaudit.statistics.biases import position_biases
+from plaudit.statistics.coefficients import (
     cross_coefficients,
     nominal_coefficients,
     ordinal_coefficients,
 )
-from plaudit.evaluation.habits import position_biases
-from plaudit.evaluation.tally import Tally
-from plaudit.records import GRADES, Comparison, is_named
+from plaudit.statistics.tally import Tally
 
 CHOICES = ("first", "second", "tie")
 SCALE = (
@@ -76,7 +76,7 @@ def agreement_report(comparisons: Sequence[Comparison], *, order_unknown: Collec
     coefficients   `agreement`
     with_the_rest  {annotator: {judgments, raw, cohen, scott, reasons, few}}, each judgment against each other one of
                    the same pair; intervals by prompts
-    position       `habits.position_biases`, without the runs of `order_unknown`: their pairs came from files that do
+    position       `biases.position_biases`, without the runs of `order_unknown`: their pairs came from files that do
                    not say what was shown first
     """
     by_criterion: dict[str, list[Comparison]] = defaultdict(list)

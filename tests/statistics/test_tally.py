@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plaudit.evaluation.agreement import SCALE, agreement, agreement_report
-from plaudit.evaluation.coefficients import cross_agreement, cross_coefficients, leave_one_out_of, nominal_coefficients
-from plaudit.evaluation.habits import position_biases
-from plaudit.evaluation.tally import Tally
 from plaudit.records import Comparison
+from plaudit.statistics.agreement import SCALE, agreement, agreement_report
+from plaudit.statistics.biases import position_biases
+from plaudit.statistics.coefficients import cross_agreement, cross_coefficients, leave_one_out_of, nominal_coefficients
+from plaudit.statistics.tally import Tally
 
 CATEGORIES = ("first", "second", "tie")
 ROLE = {"a": "annotator", "b": "annotator", "c": "researcher", "d": "researcher", "e": ""}

@@ -3,12 +3,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from plaudit.evaluation.agreement import agreement
 from plaudit.evaluation.overlap import rouge_l
-from plaudit.evaluation.reward_quality import Judged, calibration, fitted_temperature, noise_ceiling, reward_quality
-from plaudit.evaluation.statistics import agresti_coull, student
-from plaudit.evaluation.win_rate import win_rate
 from plaudit.records import Comparison
+from plaudit.statistics.agreement import agreement
+from plaudit.statistics.intervals import agresti_coull, student
+from plaudit.statistics.reward_quality import Judged, calibration, fitted_temperature, noise_ceiling, reward_quality
+from plaudit.statistics.win_rate import win_rate
 
 
 def test_win_rate_counts_ties_as_halves_and_prompts_once():

@@ -9,10 +9,10 @@ import pytest
 from scipy.special import expit
 
 from plaudit.config import SimulatedAnnotatorSettings
-from plaudit.evaluation.habits import choice_habits, drift, position_biases
 from plaudit.judges.likings import liking_of_scores
 from plaudit.judges.simulated import SimulatedAnnotator
 from plaudit.records import Prompt, Response, implied_comparisons
+from plaudit.statistics.biases import choice_habits, drift, position_biases
 
 PROMPT = Prompt([{"role": "user", "content": "Which?"}])
 PAIRS = 2000

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from plaudit.evaluation.statistics import Interval, agresti_coull, effective_number, student
+from plaudit.statistics.intervals import Interval, agresti_coull, effective_number, student
 
 Level = Literal["nominal", "ordinal", "interval"]
 Weighting = Literal["identity", "linear", "quadratic", "ordinal"]
@@ -452,7 +452,7 @@ def _interval(observed: Numbers, expected: Numbers, sample: Sample, square: floa
 
     The jackknife's differences of both give the variance V of observed / expected, as if they were linear in them
     (Gwet 2014, ch. 5, has the same variances in closed form). With o and e of the data, o is then as well known as
-    n = o (1 - o) / (V e^2) coins: `statistics.effective_number`, at least the even clusters where all agree, at most
+    n = o (1 - o) / (V e^2) coins: `intervals.effective_number`, at least the even clusters where all agree, at most
     the comparisons. Its `agresti_coull` interval, divided by e, is the coefficient's. Where V is made of few large
     squares it is not well known: its degrees of freedom are Satterthwaite's 2 / Var(V / its mean) = 2 C / (kurtosis -
     1) of C clusters, at most C - 1. What the kurtosis of independent coins is above 3 does not count: their variance is

@@ -11,11 +11,11 @@ from plaudit.errors import ConfigError, ModelError, nearest
 from plaudit.functions import is_function, load_function
 from plaudit.judges.ai import AIJudge
 from plaudit.judges.models import judge_lineage, load_judge
-from plaudit.judges.rating import RatingScorer
 from plaudit.models.loading import LoadedModel, load_reward, one_head
 from plaudit.models.named import named_policy, named_reward
 from plaudit.records import Message
-from plaudit.scoring import (
+from plaudit.rewards.rating import RatingScorer
+from plaudit.rewards.scoring import (
     Answered,
     Ensemble,
     FunctionScorer,

@@ -7,9 +7,9 @@ from conftest import as_classifier, write_lines
 
 import plaudit
 from plaudit.errors import ConfigError
-from plaudit.evaluation.enough import few_prompts, few_steps, unsure_reward, weak_reward
-from plaudit.evaluation.statistics import share
 from plaudit.reporting.text import result_lines
+from plaudit.statistics.enough import few_prompts, few_steps, unsure_reward, weak_reward
+from plaudit.statistics.intervals import share
 
 
 def quality(value, low, high, longer=0.5):
