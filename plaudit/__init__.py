@@ -7,6 +7,9 @@ The stages are functions that take a workspace and return a run:
     plaudit.import_file(workspace.store, "prompts.jsonl", kind="prompts")
     run = plaudit.sft(workspace)
 
+A stage resumes an interrupted run with `resume="sft-001"`. With `keep=True` it makes no new run where there is one with
+the same settings, parents and data: that is returned, or resumed first.
+
 Names are loaded on first use, so that `import plaudit` is quick and needs no torch.
 """
 
@@ -14,6 +17,8 @@ from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from plaudit.stages import STAGES
 
 if TYPE_CHECKING:
     from plaudit.config import Config, resolve
@@ -39,33 +44,23 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _WHERE = {
-    "Config": "plaudit.config",
-    "ConfigError": "plaudit.errors",
-    "DataError": "plaudit.errors",
-    "ModelError": "plaudit.errors",
-    "PlauditError": "plaudit.errors",
-    "Run": "plaudit.workspace",
-    "Workspace": "plaudit.workspace",
-    "WorkspaceError": "plaudit.errors",
-    "evaluate": "plaudit.evaluation.stage",
-    "export_data": "plaudit.store.exporting",
-    "import_file": "plaudit.store.importing",
-    "init": "plaudit.workspace",
-    "judge": "plaudit.judges.stage",
-    "make_snapshot": "plaudit.store.snapshots",
-    "prefer": "plaudit.training.preference",
-    "pretrain": "plaudit.training.pretraining",
-    "quickstart": "plaudit.rounds.quickstart",
-    "report": "plaudit.reporting.page",
-    "resolve": "plaudit.config",
-    "revise": "plaudit.judges.revising",
-    "reward": "plaudit.training.reward",
-    "reward_scaling": "plaudit.studies.reward_scaling",
-    "rl": "plaudit.training.online",
-    "run_recipe": "plaudit.rounds.recipes",
-    "sample": "plaudit.sampling.stage:sample_responses",
-    "sft": "plaudit.training.sft",
-}
+    "Config": "plaudit.config:Config",
+    "ConfigError": "plaudit.errors:ConfigError",
+    "DataError": "plaudit.errors:DataError",
+    "ModelError": "plaudit.errors:ModelError",
+    "PlauditError": "plaudit.errors:PlauditError",
+    "Run": "plaudit.workspace:Run",
+    "Workspace": "plaudit.workspace:Workspace",
+    "WorkspaceError": "plaudit.errors:WorkspaceError",
+    "export_data": "plaudit.store.exporting:export_data",
+    "import_file": "plaudit.store.importing:import_file",
+    "init": "plaudit.workspace:init",
+    "make_snapshot": "plaudit.store.snapshots:make_snapshot",
+    "quickstart": "plaudit.rounds.quickstart:quickstart",
+    "report": "plaudit.reporting.page:report",
+    "resolve": "plaudit.config:resolve",
+    "run_recipe": "plaudit.rounds.recipes:run_recipe",
+} | {stage.name: stage.function for stage in STAGES.values()}
 
 __all__ = [
     "Config",
@@ -101,4 +96,4 @@ def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'plaudit' has no attribute {name!r}")
     module, _, attribute = _WHERE[name].partition(":")
-    return getattr(importlib.import_module(module), attribute or name)
+    return getattr(importlib.import_module(module), attribute)

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any, Literal
 
+from plaudit.stages import STAGES
+
 Message = dict[str, str]
 Split = Literal["train", "held_out", "aside"]
 """What a prompt is for: to learn from, to measure on, or neither, such as a task whose answer is known beforehand."""
@@ -21,8 +23,7 @@ Choice = Literal["first", "second", "tie"]
 AnnotatorKind = Literal["person", "simulated", "model", "imported"]
 """Imported: somebody named by a file that does not say what they are, which is taken to be a person."""
 
-RUN_KINDS = ("pretrain", "sft", "sample", "judge", "revise", "reward", "rl", "prefer", "evaluate", "study")
-RUN = re.compile(rf"({'|'.join(RUN_KINDS)})-\d{{3,}}")
+RUN = re.compile(rf"({'|'.join(STAGES)})-\d{{3,}}")
 """Names of runs."""
 GRADES = {1: "negligibly better", 2: "slightly better", 3: "better", 4: "significantly better"}
 """Llama 2's four grades of a preference (Touvron et al. 2023, section 3.2.1)."""

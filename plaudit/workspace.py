@@ -33,7 +33,8 @@ from plaudit.errors import ConfigError, WorkspaceError, nearest
 from plaudit.files import write_json, write_text
 from plaudit.ownership import described, living_owner, owned
 from plaudit.progress import say, warn
-from plaudit.records import RUN, RUN_KINDS
+from plaudit.records import RUN
+from plaudit.stages import STAGES, Stage
 from plaudit.store import Store
 from plaudit.timing import now
 
@@ -44,12 +45,6 @@ DATABASE_VARIABLE = "PLAUDIT_DATABASE"
 LATEST = "latest:"
 RUN_LIKE = re.compile(r"(?P<word>[A-Za-z_]+)[-_ ]?(?P<number>\d+)")
 """What somebody may type for a run's name."""
-RESUMABLE = tuple(kind for kind in RUN_KINDS if kind != "evaluate")
-"""Kinds that go on from where they were stopped."""
-COMMANDS = {"study": "study reward-scaling"}
-"""Of the kinds that are not called by their own name."""
-POLICIES = ("pretrain", "sft", "rl", "prefer")
-"""Kinds whose runs have a model that writes answers."""
 STATUSES = ("running", "complete", "failed", "interrupted")
 BEFORE: dict[str, Any] = {
     "reward": {"comparisons_per_batch": None},
@@ -271,17 +266,17 @@ class Workspace:
 
     def _latest(self, reference: str, setting: str | None) -> Run:
         wanted = reference.removeprefix(LATEST)
-        if wanted not in RUN_KINDS:
+        if wanted not in STAGES:
             raise WorkspaceError(
-                f"{_of(setting)}`{reference}`: there are no `{wanted}` runs.{nearest(wanted, RUN_KINDS)} "
-                f"Kinds: {', '.join(RUN_KINDS)}."
+                f"{_of(setting)}`{reference}`: there are no `{wanted}` runs.{nearest(wanted, STAGES)} "
+                f"Kinds: {', '.join(STAGES)}."
             )
         complete = [run for run in self.runs(wanted) if run.status == "complete"]
         if not complete:
             another = f"another by {setting}=RUN" if setting else "another"
             raise WorkspaceError(
-                f"{_of(setting)}{self.path} has no complete `{wanted}` run yet. Run `plaudit {command(wanted)}` first, "
-                f"or name {another}."
+                f"{_of(setting)}{self.path} has no complete `{wanted}` run yet. "
+                f"Run `plaudit {STAGES[wanted].typed}` first, or name {another}."
             )
         return complete[-1]
 
@@ -305,9 +300,9 @@ class Workspace:
     def going_on(self, run: Run) -> str:
         """What to do with a run that is not complete, as a sentence."""
         where = "" if self.path == Path() else f" --workspace {self.path}"
-        if run.kind in RESUMABLE:
-            return f"Go on with it: `plaudit {command(run.kind)} --resume {run.name}{where}`."
-        return f"It cannot be gone on with: run `plaudit {command(run.kind)}{where}` again."
+        if STAGES[run.kind].is_resumable:
+            return f"Go on with it: `plaudit {STAGES[run.kind].typed} --resume {run.name}{where}`."
+        return f"It cannot be resumed: run `plaudit {STAGES[run.kind].typed}{where}` again."
 
     def is_run(self, reference: str) -> bool:
         """Whether the text names a run, there or not: `latest:KIND`, or a stage's name with a number."""
@@ -343,10 +338,10 @@ class Workspace:
         if rest and "/" not in word and "\\" not in word:
             raise WorkspaceError(
                 f"{_of(setting)}`{reference}` is neither a run nor a model: write latest:KIND, a run's name, a folder "
-                f"or a hub name.{nearest(reference, [LATEST + kind for kind in RUN_KINDS])}"
+                f"or a hub name.{nearest(reference, [LATEST + kind for kind in STAGES])}"
             )
         match = RUN_LIKE.fullmatch(reference)
-        if match and (len(match["number"]) >= 3 or nearest(match["word"].lower(), RUN_KINDS, cutoff=0.6)):
+        if match and (len(match["number"]) >= 3 or nearest(match["word"].lower(), STAGES, cutoff=0.6)):
             known = [run.name for run in self.runs()]
             raise WorkspaceError(
                 f"{_of(setting)}{self.path} has no run `{reference}`, and no folder is called so."
@@ -410,6 +405,7 @@ class Workspace:
             if run.info["status"] == "complete":
                 raise WorkspaceError(f"run `{name}` is complete; there is nothing to resume.")
             run.update(status="running", resumed=[*run.info.get("resumed", []), now()])
+            say(f"Resuming {run.name}.")
             with self._recording(run):
                 yield run
 
@@ -440,6 +436,20 @@ class Workspace:
             run.close()
             seconds = round(earlier + time.monotonic() - began, 2)
             run.update(status=status, ended=now(), seconds=seconds, peak_memory_gb=peak_memory_gb())
+
+    def find_run(
+        self, kind: str, config: Config, *, parents: dict[str, str], data: dict[str, Any] | None = None
+    ) -> Run | None:
+        """The newest run with the settings that its stage reads, these parents and these data, if there is one.
+
+        One that is not complete counts where its stage can be resumed.
+        """
+        stage = STAGES[kind]
+        for run in reversed(self.runs(kind)):
+            counts = run.status == "complete" or stage.is_resumable
+            if counts and (run.parents, run.info["data"]) == (parents, data or {}) and _same(stage, run, config):
+                return run
+        return None
 
     def _make_folder(self, kind: str) -> Path:
         folder = self.path / "runs"
@@ -479,6 +489,17 @@ def _of(setting: str | None) -> str:
     return f"`{setting}`: " if setting else ""
 
 
+def _same(stage: Stage, run: Run, config: Config) -> bool:
+    """Whether the settings that a stage reads are the same."""
+    then, now = _without_threads(run.config()), _without_threads(config)
+    return all(getattr(then, name) == getattr(now, name) for name in stage.reads)
+
+
+def _without_threads(config: Config) -> Config:
+    """On how many threads something was computed does not make it another thing."""
+    return config.model_copy(update={"model": config.model.model_copy(update={"threads": "auto"})})
+
+
 def _one_of(kinds: Collection[str]) -> str:
     """`a `sft`, `rl` or `prefer``."""
     *first, last = (f"`{kind}`" for kind in kinds)
@@ -497,11 +518,6 @@ def _database(folder: Path, config: Config) -> Path | str:
         where = DATABASE_VARIABLE if os.environ.get(DATABASE_VARIABLE) else "data.database"
         raise WorkspaceError(f"`{where}` must be an address such as postgresql://user@host/name, not {url!r}.")
     return url or folder / DATABASE_NAME
-
-
-def command(kind: str) -> str:
-    """What to type after `plaudit` for a run of this kind."""
-    return COMMANDS.get(kind, kind)
 
 
 def init(path: Path | str, *, config: Config | None = None) -> Workspace:

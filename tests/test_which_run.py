@@ -261,10 +261,8 @@ def test_a_damaged_run_stops_neither_the_others_nor_the_workspace(run, workspace
 def test_an_evaluation_is_not_told_to_be_resumed(empty):
     with pytest.raises(KeyboardInterrupt) as stop, empty.new_run("evaluate", Config(), parents={}):
         raise KeyboardInterrupt
-    assert stop.value.__notes__ == [
-        f"It cannot be gone on with: run `plaudit evaluate --workspace {empty.path}` again."
-    ]
-    with pytest.raises(WorkspaceError, match=r"interrupted\. It cannot be gone on with"):
+    assert stop.value.__notes__ == [f"It cannot be resumed: run `plaudit evaluate --workspace {empty.path}` again."]
+    with pytest.raises(WorkspaceError, match=r"interrupted\. It cannot be resumed"):
         empty.run("evaluate-001")
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from plaudit.config.section import Section
 from plaudit.errors import ConfigError, nearest
+from plaudit.stages import RECIPE_STAGES
 
-StageKind = Literal["pretrain", "sft", "sample", "judge", "revise", "reward", "rl", "prefer", "evaluate"]
+if TYPE_CHECKING:
+    StageKind = str
+else:
+    StageKind = Literal[RECIPE_STAGES]
 
 
 def _by_name(stage: object) -> object:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -11,6 +11,14 @@ from plaudit.config.endpoint import EndpointSettings
 from plaudit.config.model_judges import ENDPOINT, ModelJudgeSettings
 from plaudit.config.section import NotNegative, OptimiserSettings, Positive, Rate, Section, Share
 from plaudit.config.simulated import RuleSettings, SimulatedAnnotatorSettings, expand_presets
+from plaudit.losses import PREFERENCE_LOSSES, REWARD_LOSSES
+
+if TYPE_CHECKING:
+    PreferenceLossName = str
+    RewardLossName = str
+else:
+    PreferenceLossName = Literal[tuple(PREFERENCE_LOSSES)]
+    RewardLossName = Literal[tuple(REWARD_LOSSES)]
 
 
 class LoraSettings(Section):
@@ -270,7 +278,7 @@ class ReviseSettings(Section):
 class RewardSettings(Section):
     """A model of what people prefer, or of what harms."""
 
-    loss: Literal["bradley-terry", "davidson", "plackett-luce", "cost", "rating"] = "bradley-terry"
+    loss: RewardLossName = "bradley-terry"
     """bradley-terry: all pairs, a tie as half a preference each way; davidson: ties as an outcome of their own;
     plackett-luce: whole rankings, best first (the best of K where all others are tied); cost: which response is more
     harmful, and which are harmful at all: comparisons prefer the safer, and every response needs a `safe` label;
@@ -331,28 +339,29 @@ class RewardSettings(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> RewardSettings:
-        pairs = self.loss in ("bradley-terry", "cost")
+        loss = REWARD_LOSSES[self.loss]
+        by_pair = loss.learns_from == "comparisons"
         if self.criteria is not None and self.criterion is not None:
             raise ValueError("set reward.criterion or reward.criteria, not both")
         if self.criteria is not None and len(set(self.criteria)) < len(self.criteria):
             raise ValueError(f"reward.criteria names one twice: {', '.join(self.criteria)}")
-        if self.criteria is not None and (self.loss == "cost" or self.safety_coefficient):
+        if self.criteria is not None and (loss.needs_labels or self.safety_coefficient):
             raise ValueError("safety labels are not of a criterion; leave reward.criteria unset, or name a criterion")
-        if self.criteria is not None and self.loss == "davidson":
-            raise ValueError("davidson learns one share of ties; use it for a single reward.criterion")
+        if self.criteria is not None and not loss.several_criteria:
+            raise ValueError(f"{self.loss} learns one share of ties; use it for a single reward.criterion")
         if self.criteria is not None and self.members > 1:
             raise ValueError("a head is of one criterion or one member of an ensemble; set reward.criteria or members")
-        if self.loss == "rating" and (self.annotators != "each" or self.centring_coefficient):
-            raise ValueError("reward.annotators and reward.centring_coefficient are of pairs; reward.loss is rating")
-        if self.loss == "rating" and self.safety_coefficient:
-            raise ValueError("reward.safety_coefficient is of log-odds, which ratings are not; leave it at 0")
-        if not pairs and (self.margin != "none" or self.flip_rate):
-            raise ValueError(f"reward.margin and reward.flip_rate are of pairs; reward.loss is {self.loss}")
-        if self.loss == "plackett-luce" and (self.annotators != "each" or self.centring_coefficient):
+        if not by_pair and (self.annotators != "each" or self.centring_coefficient):
             raise ValueError(
-                "reward.annotators and reward.centring_coefficient are of pairs; reward.loss is plackett-luce"
+                f"reward.annotators and reward.centring_coefficient are of pairs; reward.loss is {self.loss}"
             )
-        if self.loss == "cost" and self.safety_coefficient:
+        if loss.learns_from == "ratings" and self.safety_coefficient:
+            raise ValueError("reward.safety_coefficient is of log-odds, which ratings are not; leave it at 0")
+        if self.margin != "none" and not loss.takes_margins:
+            raise ValueError(f"reward.margin is of bradley-terry; reward.loss is {self.loss}")
+        if self.flip_rate and not loss.smooths:
+            raise ValueError(f"reward.flip_rate is of labels that may be wrong one by one; reward.loss is {self.loss}")
+        if loss.needs_labels and self.safety_coefficient:
             raise ValueError("reward.safety_coefficient has no meaning for a cost, whose loss tells safe from harmful")
         return self
 
@@ -374,10 +383,8 @@ class RewardScalingSettings(Section):
 class PreferSettings(Section):
     """A policy straight from preferences: DPO and its family."""
 
-    loss: Literal[
-        "dpo", "ipo", "conservative-dpo", "robust-dpo", "hinge", "kto", "simpo", "orpo", "cpo"
-    ] = "dpo"  # fmt: skip
-    """Which of them."""
+    loss: PreferenceLossName = "dpo"
+    """Which of them: docs/algorithms.md has a row for each."""
     policy: str = "latest:sft"
     """What the policy starts from."""
     reference: str | None = None
@@ -427,10 +434,11 @@ class PreferSettings(Section):
 
     @model_validator(mode="after")
     def _refuse_what_a_loss_has_no_use_for(self) -> PreferSettings:
-        if self.reference is not None and self.loss in ("simpo", "orpo", "cpo"):
+        loss = PREFERENCE_LOSSES[self.loss]
+        if self.reference is not None and not loss.reference:
             raise ValueError(f"{self.loss} has no reference; leave prefer.reference unset")
-        if self.likelihood_coefficient is not None and self.loss == "kto":
-            raise ValueError("kto has no likelihood term; leave prefer.likelihood_coefficient unset")
+        if self.likelihood_coefficient is not None and loss.unpaired:
+            raise ValueError(f"{self.loss} has no likelihood term; leave prefer.likelihood_coefficient unset")
         return self
 
 

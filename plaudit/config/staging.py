@@ -6,22 +6,14 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from plaudit.config.recipe import RecipeSettings, StageKind, StageSettings
+from plaudit.config.recipe import RecipeSettings, StageSettings
 from plaudit.config.resolve import Config, merge, resolve
 from plaudit.config.stages import WHO_CAN_JUDGE
 from plaudit.errors import ConfigError, nearest
+from plaudit.stages import STAGES
 
-COMMON = ("seed", "model", "data")
-"""Settings that every stage reads, beside the section of its own name."""
-READS_MORE: dict[StageKind, tuple[str, ...]] = {"rl": ("judge",), "reward": ("sft",)}
-"""Others: the judges that may rate in policy optimisation, and the limit of demonstrations that may score 0."""
 NAMED, LATEST = "stage:", "latest:"
 REFERENCE = re.compile(r"(?P<prefix>judge:|reward:|model:)?(?P<run>(?:latest|stage):.+)")
-
-
-def read_by(kind: StageKind) -> tuple[str, ...]:
-    """Names of the sections that a stage of this kind depends on."""
-    return (*COMMON, kind, *READS_MORE.get(kind, ()))
 
 
 def stage_config(config: Config, number: int, made: Mapping[str, str]) -> Config:
@@ -33,7 +25,7 @@ def stage_config(config: Config, number: int, made: Mapping[str, str]) -> Config
     for a `stage:NAME` among those that it reads that is none before it.
     """
     stage = config.recipe.stages[number - 1]
-    where, sections = _where(config, number), read_by(stage.stage)
+    where, sections = _where(config, number), STAGES[stage.stage].reads
     for section in stage.settings:
         if section not in sections:
             raise ConfigError(

@@ -26,6 +26,7 @@ from plaudit.records import Message, Prompt
 from plaudit.rewards.scoring import Answered, RewardModelScorer, RewardModelScores
 from plaudit.sampling.best_of_n import sample_best_of
 from plaudit.sampling.in_process import Completion, sample
+from plaudit.stages import POLICIES
 from plaudit.statistics.enough import alike, few_prompts, unfinished
 from plaudit.statistics.intervals import Interval, mean, share
 from plaudit.statistics.win_rate import win_rate
@@ -35,7 +36,7 @@ from plaudit.text.batches import micro_batches
 from plaudit.text.chat import TokenSequence
 from plaudit.text.plain import as_sequences, read_texts
 from plaudit.text.prompts import fitting
-from plaudit.workspace import POLICIES, Run, Workspace
+from plaudit.workspace import Run, Workspace
 
 SHARES = ("finished_rate", "answers", "repetition")
 """Figures of an answer that are from 0 to 1, and often at one of these; the others are numbers of any size."""
@@ -51,7 +52,7 @@ class Answer:
     finished: bool
 
 
-def evaluate(workspace: Workspace, config: Config | None = None) -> Run:
+def evaluate(workspace: Workspace, config: Config | None = None, *, keep: bool = False) -> Run:
     """Compare `evaluate.policy` with `evaluate.baseline` on the held-out prompts, or those that the settings choose.
 
     Both answer each prompt `evaluate.samples_per_prompt` times at the same temperature and limit; the i-th
@@ -78,9 +79,10 @@ def evaluate(workspace: Workspace, config: Config | None = None) -> Run:
         parents["reward"] = named_reward(workspace, settings.reward, setting="evaluate.reward")
         source = workspace.model_source(parents["reward"], kind="reward")
         check_head(source, settings.reward_head, setting="evaluate.reward_head")
-    with workspace.new_run(
-        "evaluate", config, parents=parents, data=snapshot("prompts", (p.id for p in prompts))
-    ) as run:
+    data = snapshot("prompts", (p.id for p in prompts))
+    if keep and (known := workspace.find_run("evaluate", config, parents=parents, data=data)) is not None:
+        return known
+    with workspace.new_run("evaluate", config, parents=parents, data=data) as run:
         for warning in few_prompts(len(prompts)):
             run.warn(warning)
         policy = load_causal(workspace.model_source(parents["policy"], kind=POLICIES), config.model)

@@ -24,8 +24,9 @@ from plaudit.models.named import named_policy, named_reward
 from plaudit.progress import progress, say
 from plaudit.records import Annotator, Comparison, Message, Prompt, Response
 from plaudit.rewards.answers import score_answers
+from plaudit.stages import POLICIES
 from plaudit.store.importing import read_judged
-from plaudit.workspace import POLICIES, Run, Workspace
+from plaudit.workspace import Run, Workspace
 
 TOP_LOG_PROBS = 20
 """The most alternatives that OpenAI's endpoints give."""

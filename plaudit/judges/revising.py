@@ -19,7 +19,7 @@ from plaudit.store.database import snapshot
 from plaudit.workspace import Run, Workspace
 
 
-def revise(workspace: Workspace, config: Config | None = None, *, resume: str | None = None) -> Run:
+def revise(workspace: Workspace, config: Config | None = None, *, resume: str | None = None, keep: bool = False) -> Run:
     """Have a model criticise and revise sampled responses, and keep its revisions as demonstrations.
 
     Their source is the run, so that `sft.sources` can name it. The run's `revisions.jsonl` has every draft, critique
@@ -42,7 +42,10 @@ def revise(workspace: Workspace, config: Config | None = None, *, resume: str | 
         model = named_policy(workspace, settings.model, setting="revise.model")
     responses = workspace.store.responses(samples.name)
     data = snapshot("responses", (response.id for response in responses))
-    with workspace.new_run("revise", config, parents={"samples": samples.name, "model": model}, data=data) as run:
+    parents = {"samples": samples.name, "model": model}
+    if keep and (known := workspace.find_run("revise", config, parents=parents, data=data)) is not None:
+        return known if known.status == "complete" else revise(workspace, resume=known.name)
+    with workspace.new_run("revise", config, parents=parents, data=data) as run:
         return _run(workspace, run, config)
 
 

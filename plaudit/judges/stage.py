@@ -31,7 +31,12 @@ AskPerson = Callable[[list[Pair], str, Callable[[Comparison], None]], None]
 
 
 def judge(
-    workspace: Workspace, config: Config | None = None, *, resume: str | None = None, ask: AskPerson | None = None
+    workspace: Workspace,
+    config: Config | None = None,
+    *,
+    resume: str | None = None,
+    ask: AskPerson | None = None,
+    keep: bool = False,
 ) -> Run:
     """Have the responses to every prompt judged by each of `judge.annotators`: pair by pair, ranked, or each rated.
 
@@ -66,6 +71,8 @@ def judge(
         (before,) = earlier
         say(f"{before} has the judgments of these samples by {', '.join(sorted(reused))}: none is added.")
         return workspace.run(before)
+    if keep and (known := workspace.find_run("judge", config, parents=parents, data=data)) is not None:
+        return known if known.status == "complete" else judge(workspace, resume=known.name, ask=ask)
     with workspace.new_run("judge", config, parents=parents, data=data) as run:
         if reused:
             run.update(**{REUSED: reused})

@@ -9,7 +9,8 @@ from safetensors import SafetensorError, safe_open
 
 from plaudit.errors import ModelError
 from plaudit.models.loading import check_kind
-from plaudit.workspace import POLICIES, Workspace
+from plaudit.stages import POLICIES
+from plaudit.workspace import Workspace
 
 
 def named_policy(workspace: Workspace, reference: str, *, setting: str) -> str:

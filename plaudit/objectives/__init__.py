@@ -26,6 +26,8 @@ from plaudit.objectives.policy_losses import (
     policy_gradient,
 )
 from plaudit.objectives.preference_losses import (
+    apo_down,
+    apo_zero,
     conservative_dpo,
     cpo,
     dpo,
@@ -62,6 +64,8 @@ from plaudit.objectives.reward_losses import (
 __all__ = [
     "MARGINS",
     "Reduction",
+    "apo_down",
+    "apo_zero",
     "best_of_n_distribution",
     "best_of_n_estimate",
     "best_of_n_kl_bound",

@@ -71,6 +71,28 @@ def ipo(policy_gap: Tensor, reference_gap: Tensor, *, tau: float = 0.1) -> Tenso
     return (_moved(policy_gap, reference_gap) - 1 / (2 * tau)).square()
 
 
+def apo_zero(chosen_log_ratio: Tensor, rejected_log_ratio: Tensor, *, beta: float = 0.1) -> Tensor:
+    """sigmoid(-beta r_w) + sigmoid(beta r_l): the chosen response is made likelier and the rejected one less likely.
+
+    D'Oosterlinck et al. 2024 (arXiv:2408.06266), APO-zero, with 1 added so that the least loss is 0. For chosen
+    responses that are better than the policy's own.
+
+    chosen_log_ratio, rejected_log_ratio  [B]  r = log pi(y) - log pi_ref(y), summed over the response, nats
+    """
+    check_shapes("B", chosen_log_ratio, rejected_log_ratio)
+    return (-beta * chosen_log_ratio).sigmoid() + (beta * rejected_log_ratio).sigmoid()
+
+
+def apo_down(chosen_log_ratio: Tensor, rejected_log_ratio: Tensor, *, beta: float = 0.1) -> Tensor:
+    """sigmoid(beta r_w) + sigmoid(-beta (r_w - r_l)): both responses become less likely, the rejected one more so.
+
+    D'Oosterlinck et al. 2024 (arXiv:2408.06266), APO-down, with 1 added so that the least loss is 0. For chosen
+    responses that are worse than the policy's own. Arguments as `apo_zero`.
+    """
+    check_shapes("B", chosen_log_ratio, rejected_log_ratio)
+    return (beta * chosen_log_ratio).sigmoid() + (-beta * (chosen_log_ratio - rejected_log_ratio)).sigmoid()
+
+
 def simpo(
     chosen: Tensor, rejected: Tensor, chosen_lengths: Tensor, rejected_lengths: Tensor, *, beta: float = 2.0,
     gamma_over_beta: float = 0.5,

@@ -28,6 +28,7 @@ from plaudit.reporting.plots import (
 )
 from plaudit.reporting.summary import lineage, summarise
 from plaudit.reporting.text import bounds
+from plaudit.stages import STAGES
 from plaudit.workspace import Run, Workspace
 
 SAMPLES = 16
@@ -35,13 +36,6 @@ SAMPLES = 16
 EXTREMES = 3
 """Largest gains shown, and largest losses."""
 
-STAGES = {
-    "pretrain": "Pretraining",
-    "sft": "Supervised fine-tuning",
-    "reward": "Reward model",
-    "rl": "Policy optimisation",
-    "prefer": "Policy from preferences",
-}
 FACTS = {
     "utility": "the taste's verdict, the weighted sum of the facts below",
     "finished_rate": "share of answers that ended by themselves",
@@ -124,7 +118,7 @@ def render(workspace: Workspace, evaluation: Run, summary: Mapping[str, Any]) ->
         verdict=verdict(summary["win_rate"]),
         rate_range=bounds(summary["win_rate"], percent, before="95 % interval "),
         figures=list(headline_figures(summary)),
-        curves=[curves for kind in STAGES for curves in stage_curves(kind, runs)],
+        curves=[curves for kind, stage in STAGES.items() if stage.title for curves in stage_curves(kind, runs)],
         win_rates=_win_rates(summary),
         agreements=[agreement_plot(run.name, run.result["agreement"]) for run in runs if run.result.get("agreement")],
         simulated=[(run.name, liked(run.result), table) for run in runs if (table := annotator_rows(run.result))],
@@ -174,7 +168,7 @@ def stage_curves(kind: str, runs: Sequence[Run]) -> list[Curves]:
     own = [run for run in runs if run.kind == kind]
     kinds = {run.kind for run in runs}
     another_way = {"pretrain", *({"rl", "reward"} if "prefer" in kinds else {"prefer"})}
-    return [_run_curves(run) for run in own] or ([] if kind in another_way else [Curves(STAGES[kind], None)])
+    return [_run_curves(run) for run in own] or ([] if kind in another_way else [Curves(STAGES[kind].title, None)])
 
 
 def fact_rows(evaluation: Run) -> list[dict[str, str]]:
@@ -265,17 +259,19 @@ def _symbol(character: str) -> str:
 
 
 def _run_curves(run: Run) -> Curves:
-    rows, result = run.metrics(), run.result
+    rows, result, title = run.metrics(), run.result, STAGES[run.kind].title
     if run.kind == "pretrain":
-        return Curves(STAGES[run.kind], run.name, _pretrain_facts(result), pretrain_plots(run.name, rows))
+        return Curves(title, run.name, _pretrain_facts(result), pretrain_plots(run.name, rows))
     if run.kind == "sft":
-        return Curves(STAGES[run.kind], run.name, _sft_facts(result), sft_plots(run.name, rows, result))
+        return Curves(title, run.name, _sft_facts(result), sft_plots(run.name, rows, result))
     if run.kind == "reward":
-        return Curves(STAGES[run.kind], run.name, _reward_facts(result), reward_plots(run.name, rows, result))
+        return Curves(title, run.name, _reward_facts(result), reward_plots(run.name, rows, result))
     if run.kind == "prefer":
-        return Curves(STAGES[run.kind], run.name, _prefer_facts(result), prefer_plots(run.name, rows, result))
+        return Curves(title, run.name, _prefer_facts(result), prefer_plots(run.name, rows, result))
     settings = _settings(run).get("rl", {})
-    return Curves(STAGES[run.kind], run.name, _rl_facts(rows, result, settings), rl_plots(run.name, rows, settings))
+    return Curves(
+        STAGES[run.kind].title, run.name, _rl_facts(rows, result, settings), rl_plots(run.name, rows, settings)
+    )
 
 
 def _pretrain_facts(result: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from plaudit.config import Config, StageKind, StageSettings
-from plaudit.config.staging import check_recipe, names_of, read_by, stage_config
+from plaudit.config import Config, StageSettings
+from plaudit.config.staging import check_recipe, names_of, stage_config
 from plaudit.errors import ConfigError
-from plaudit.evaluation.stage import evaluate
-from plaudit.judges.revising import revise
-from plaudit.judges.stage import AskPerson, judge
+from plaudit.judges.stage import AskPerson
 from plaudit.progress import say
 from plaudit.sampling.preparing import prepared
-from plaudit.sampling.stage import sample_responses
-from plaudit.training.online import rl, second_part
-from plaudit.training.preference import prefer
-from plaudit.training.pretraining import pretrain
-from plaudit.training.reward import reward
-from plaudit.training.sft import sft
+from plaudit.stages import STAGES
 from plaudit.workspace import Run, Workspace
-
-STAGES: dict[StageKind, tuple[Callable[..., Run], str]] = {
-    "pretrain": (pretrain, "learn a language from plain text"),
-    "sft": (sft, "learn from demonstrations"),
-    "sample": (sample_responses, "sample responses"),
-    "judge": (judge, "collect comparisons"),
-    "revise": (revise, "criticise and revise"),
-    "reward": (reward, "learn a reward model"),
-    "rl": (rl, "optimise the policy"),
-    "prefer": (prefer, "optimise the policy from comparisons"),
-    "evaluate": (evaluate, "judge the result on held-out prompts"),
-}
 
 
 def run_recipe(
@@ -66,54 +46,12 @@ def run_recipe(
 
 
 def _finish(workspace: Workspace, stage: StageSettings, config: Config, ask: AskPerson | None, *, fresh: bool) -> Run:
-    """The stage's run, kept, gone on with, or made."""
-    function, purpose = STAGES[stage.stage]
-    more: dict[str, Any] = {"ask": ask} if stage.stage == "judge" else {}
-    say(f"\n{stage.name or stage.stage}: {purpose}")
-    try:
-        run = function(workspace if fresh else _Remembering(workspace), config, **more)
-    except _Known as known:
-        begun = known.run
-        if begun.status == "complete":
-            say(f"{begun.name} is complete and kept.")
-            rest = second_part(begun, config) if stage.stage == "rl" else None
-            return begun if rest is None else _finish(workspace, stage, rest, ask, fresh=False)
-        say(f"{begun.name} is gone on with.")
-        run = function(workspace, None, resume=begun.name, **more)
-    say(f"{run.name} took {run.info['seconds']:.0f} s")
+    """The stage's run: kept, resumed or made."""
+    kind = STAGES[stage.stage]
+    more: dict[str, Any] = {"ask": ask} if kind.asks_people else {}
+    say(f"\n{stage.name or stage.stage}: {kind.purpose}")
+    complete = {run.name for run in workspace.runs(stage.stage) if run.status == "complete"}
+    run: Run = kind.load()(workspace, config, keep=not fresh, **more)
+    kept = run.name in complete
+    say(f"{run.name} is complete and kept." if kept else f"{run.name} took {run.info['seconds']:.0f} s")
     return run
-
-
-class _Known(Exception):
-    """There is a run of just this kind, or the beginning of one."""
-
-    def __init__(self, run: Run):
-        super().__init__(run.name)
-        self.run = run
-
-
-class _Remembering(Workspace):
-    """A workspace in which no run is begun that is there already: the stage that asks for it stops with `_Known`."""
-
-    def __init__(self, workspace: Workspace):
-        self.path, self.store = workspace.path, workspace.store
-
-    def new_run(self, kind: str, config: Config, *, parents: dict[str, str], data: dict[str, Any] | None = None) -> Any:
-        """A new run, unless there is one with the settings that its stage reads, these parents and these data."""
-        for run in reversed(self.runs(kind)):
-            resumable = run.status != "complete" and kind != "evaluate"
-            if (run.status == "complete" or resumable) and _same(run, config, parents, data or {}):
-                raise _Known(run)
-        return super().new_run(kind, config, parents=parents, data=data)
-
-
-def _same(run: Run, config: Config, parents: dict[str, str], data: dict[str, Any]) -> bool:
-    if (run.parents, run.info["data"]) != (parents, data):
-        return False
-    then, now = _without_threads(run.config()), _without_threads(config)
-    return all(getattr(then, name) == getattr(now, name) for name in read_by(run.kind))  # type: ignore[arg-type]
-
-
-def _without_threads(config: Config) -> Config:
-    """On how many threads something was computed does not make it another thing."""
-    return config.model_copy(update={"model": config.model.model_copy(update={"threads": "auto"})})

@@ -10,7 +10,8 @@ from plaudit.errors import ConfigError, DataError, ModelError
 from plaudit.models.loading import load_causal
 from plaudit.records import Message, Response
 from plaudit.sampling.in_process import sample
-from plaudit.workspace import POLICIES, Workspace
+from plaudit.stages import POLICIES
+from plaudit.workspace import Workspace
 
 
 class LoadedPolicies:

@@ -11,14 +11,17 @@ from plaudit.models.named import named_policy
 from plaudit.progress import progress, say
 from plaudit.records import Prompt, Response
 from plaudit.sampling.in_process import Completion, sample
+from plaudit.stages import POLICIES
 from plaudit.statistics.enough import alike, unfinished
 from plaudit.store.choosing import choose_prompts
 from plaudit.store.database import snapshot
 from plaudit.text.prompts import encode_prompts
-from plaudit.workspace import POLICIES, Run, Workspace
+from plaudit.workspace import Run, Workspace
 
 
-def sample_responses(workspace: Workspace, config: Config | None = None, *, resume: str | None = None) -> Run:
+def sample_responses(
+    workspace: Workspace, config: Config | None = None, *, resume: str | None = None, keep: bool = False
+) -> Run:
     """Sample `sample.samples_per_prompt` responses of `sample.policy` to the prompts of `sample.split`.
 
     Of `sample.sources` alone, and `sample.most_prompts` of them, where these are set.
@@ -39,7 +42,10 @@ def sample_responses(workspace: Workspace, config: Config | None = None, *, resu
     if not prompts:
         raise DataError(f"{workspace.path} has no prompts. Add some with `plaudit import FILE --kind prompts`.")
     parents = {"policy": named_policy(workspace, config.sample.policy, setting="sample.policy")}
-    with workspace.new_run("sample", config, parents=parents, data=snapshot("prompts", (p.id for p in prompts))) as run:
+    data = snapshot("prompts", (p.id for p in prompts))
+    if keep and (known := workspace.find_run("sample", config, parents=parents, data=data)) is not None:
+        return known if known.status == "complete" else sample_responses(workspace, resume=known.name)
+    with workspace.new_run("sample", config, parents=parents, data=data) as run:
         return _run(workspace, run, config)
 
 

@@ -12,7 +12,8 @@ from plaudit.models.loading import LoadedModel, load_causal
 from plaudit.records import Message
 from plaudit.sampling.episodes import User
 from plaudit.sampling.in_process import sample
-from plaudit.workspace import POLICIES, Workspace
+from plaudit.stages import POLICIES
+from plaudit.workspace import Workspace
 
 MODEL = "model:"
 ROLE = (

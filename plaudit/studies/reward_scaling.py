@@ -12,14 +12,16 @@ from plaudit.config import Config
 from plaudit.errors import DataError
 from plaudit.evaluation.scaling import CELLS, Cell, fit_scaling, read_cells
 from plaudit.files import write_text
+from plaudit.losses import REWARD_LOSSES
 from plaudit.models.named import named_policy
 from plaudit.models.network import Network
 from plaudit.progress import say
 from plaudit.reporting.drawing import scaling, standalone
+from plaudit.stages import POLICIES
 from plaudit.statistics.reward_quality import Judged, log_losses, margins, noise_ceiling, ranked_right
 from plaudit.training.reward import beside_scores, fit_scorer, fresh_reward_model, held_out_scores
 from plaudit.training.reward_data import RewardData, choose_judgments, draw_prompts, load_reward_data
-from plaudit.workspace import POLICIES, Run, Workspace
+from plaudit.workspace import Run, Workspace
 
 PLOT = "scaling.svg"
 
@@ -74,7 +76,7 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
                 cells.append(Cell(name, _weights(scorer), size, count, seed, _by_prompt(judged)))
                 with open(run.path / CELLS, "a", encoding="utf-8") as file:
                     file.write(json.dumps(asdict(cells[-1])) + "\n")
-    log_odds = config.reward.loss != "rating"
+    log_odds = REWARD_LOSSES[config.reward.loss].learns_from != "ratings"
     try:
         target = settings.target_accuracy
         result = fit_scaling(cells, target=target, ceiling=ceiling, seed=config.seed, log_odds=log_odds)

@@ -18,8 +18,9 @@ from plaudit.rewards.rating import RatingScorer
 from plaudit.rewards.scoring import Scorer
 from plaudit.sampling.episodes import User
 from plaudit.sampling.users import load_user
+from plaudit.stages import POLICIES
 from plaudit.text.batches import TokenBatch
-from plaudit.workspace import POLICIES, Run, Workspace
+from plaudit.workspace import Run, Workspace
 
 
 @dataclass(frozen=True)

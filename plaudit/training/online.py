@@ -30,7 +30,7 @@ from plaudit.training.watch import Watch
 from plaudit.workspace import Run, Workspace
 
 
-def rl(workspace: Workspace, config: Config | None = None, *, resume: str | None = None) -> Run:
+def rl(workspace: Workspace, config: Config | None = None, *, resume: str | None = None, keep: bool = False) -> Run:
     """Optimise `rl.policy` for `rl.reward` on the workspace's training prompts by `rl.algorithm`.
 
     Returns the run; its `model/` is the new policy, its result the reward, KL (nats a response), length
@@ -58,12 +58,19 @@ def rl(workspace: Workspace, config: Config | None = None, *, resume: str | None
                 "\n".join(weak) + "\nA policy that is optimised for it learns what it gets wrong. Train a better one "
                 "(more judgments, more prompts, more epochs), or go on all the same with --anyway (rl.anyway=true)."
             )
-        with workspace.new_run("rl", config, parents=parents, data=data) as run:
-            for warning in weak:
-                run.warn(warning)
-            _dispatch(workspace, run, config)
+        known = workspace.find_run("rl", config, parents=parents, data=data) if keep else None
+        if known is not None and known.status != "complete":
+            return rl(workspace, resume=known.name)
+        run = known or _begin(workspace, config, parents, data, weak)
     rest = second_part(run, config)
-    return run if rest is None else rl(workspace, rest)
+    return run if rest is None else rl(workspace, rest, keep=keep)
+
+
+def _begin(workspace: Workspace, config: Config, parents: dict[str, str], data: dict[str, Any], weak: list[str]) -> Run:
+    with workspace.new_run("rl", config, parents=parents, data=data) as run:
+        for warning in weak:
+            run.warn(warning)
+        return _dispatch(workspace, run, config)
 
 
 def _check_sampler(gap: float, step: int, most: float) -> None:

@@ -16,11 +16,13 @@ from plaudit.config import Config
 from plaudit.errors import DataError, ModelError
 from plaudit.files import read_json, write_text
 from plaudit.judgments import exact_name, mixture
+from plaudit.losses import PREFERENCE_LOSSES
 from plaudit.models.loading import LoadedModel, load_causal
 from plaudit.models.named import named_policy
 from plaudit.models.network import Network, make_trainable
 from plaudit.models.saving import rehearse_causal, save_causal
 from plaudit.progress import progress
+from plaudit.stages import POLICIES
 from plaudit.statistics.enough import few_prompts, few_steps, smaller_batches
 from plaudit.statistics.intervals import share
 from plaudit.text.batches import batches_by_weight, micro_batches
@@ -41,13 +43,11 @@ from plaudit.training.comparisons import (
 from plaudit.training.preference_parts import Learner, parts_of_a_step
 from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
 from plaudit.training.watch import Watch
-from plaudit.workspace import POLICIES, Run, Workspace
-
-WITHOUT_REFERENCE = ("simpo", "orpo", "cpo")
+from plaudit.workspace import Run, Workspace
 
 
-def prefer(workspace: Workspace, config: Config | None = None, *, resume: str | None = None) -> Run:
-    """Optimise `prefer.policy` on the workspace's comparisons (kto: and labels) by `prefer.loss`.
+def prefer(workspace: Workspace, config: Config | None = None, *, resume: str | None = None, keep: bool = False) -> Run:
+    """Optimise `prefer.policy` on the workspace's comparisons by `prefer.loss`; kto also on its labels.
 
     Returns the run; its `model/` is the new policy, its result the loss and the share of held-out preferences that the
     policy ranks as people did, before and after, with how chosen and rejected log-probs moved (nats a response): both
@@ -60,8 +60,9 @@ def prefer(workspace: Workspace, config: Config | None = None, *, resume: str | 
             return _run(workspace, run, run.config())
     config = config or workspace.config()
     settings = config.prefer
+    loss = PREFERENCE_LOSSES[settings.loss]
     wanted = settings.comparisons
-    labels = choose_labels(workspace, wanted, setting="prefer.comparisons") if settings.loss == "kto" else []
+    labels = choose_labels(workspace, wanted, setting="prefer.comparisons") if loss.unpaired else []
     of_labels = label_parents(workspace, labels, wanted)
     if wanted is not None:
         names = {exact_name(workspace, name) for name in wanted}
@@ -77,11 +78,13 @@ def prefer(workspace: Workspace, config: Config | None = None, *, resume: str | 
         check_kinds(workspace, [*comparisons, *labels], "comparisons and labels", "prefer.comparisons")
     parents = {"policy": named_policy(workspace, settings.policy, setting="prefer.policy")}
     parents |= source_parents(workspace, comparisons, wanted)
-    if settings.loss not in WITHOUT_REFERENCE:
+    if loss.reference:
         reference = settings.reference or settings.policy
         parents["reference"] = named_policy(workspace, reference, setting="prefer.reference")
     parents |= of_labels
     data = data_snapshot(comparisons, labels)
+    if keep and (known := workspace.find_run("prefer", config, parents=parents, data=data)) is not None:
+        return known if known.status == "complete" else prefer(workspace, resume=known.name)
     with workspace.new_run("prefer", config, parents=parents, data=data) as run:
         return _run(workspace, run, config)
 
@@ -96,14 +99,14 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     policy = make_trainable(model.network, config.model.lora, role="policy", seed=config.seed)
     liked: list[LabelledResponse] = []
     held_out_liked: list[LabelledResponse] = []
-    if settings.loss == "kto":
+    if PREFERENCE_LOSSES[settings.loss].unpaired:
         liked, held_out_liked = load_labelled_responses(workspace, run, model, config, train, held_out)
     reference = _reference(workspace, run, model, config)
     budget = config.model.tokens_per_micro_batch
     known = _reference_log_probs(run, reference, [*liked, *held_out_liked], [*train, *held_out], budget)
     learner = Learner(policy, reference, known, settings, budget, model.context_length)
 
-    by_response = settings.loss == "kto"
+    by_response = PREFERENCE_LOSSES[settings.loss].unpaired
     items: Sequence[Any] = liked if by_response else train
     held_out_items: Sequence[Any] = held_out_liked if by_response else held_out
     if not items:

@@ -5,6 +5,7 @@ R responses of a micro-batch, N pairs of them.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,21 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plaudit import objectives
 from plaudit.config import PreferSettings
+from plaudit.losses import PREFERENCE_LOSSES
 from plaudit.models.network import Network
-from plaudit.objectives import (
-    conservative_dpo,
-    cpo,
-    dpo,
-    hinge,
-    ipo,
-    kto,
-    kto_reference_point,
-    log_odds,
-    orpo_odds,
-    robust_dpo,
-    simpo,
-)
+from plaudit.objectives import kto, kto_reference_point, log_odds
 from plaudit.text.batches import collate, micro_batches
 from plaudit.text.chat import TokenSequence
 from plaudit.training.comparisons import LabelledResponse, prompt_groups, side_by_side
@@ -68,14 +59,15 @@ class Part:
 
 def parts_of_a_step(learner: Learner, batch: Sequence[Any]) -> Iterator[Part]:
     """The loss of one optimiser step, micro-batch by micro-batch."""
-    if learner.settings.loss == "kto":
+    kind = PREFERENCE_LOSSES[learner.settings.loss]
+    if kind.unpaired:
         yield from _kto_losses(learner, batch)
         return
     pairs = sum(len(prompt.judgments) for prompt in batch)  # the one denominator of this step
     settings = learner.settings
     weight = settings.likelihood_coefficient
     if weight is None:
-        weight = 1.0 if settings.loss in ("orpo", "cpo") else 0.0
+        weight = kind.likelihood
     for group in prompt_groups(batch, learner.budget):
         tokens = collate([s for prompt in group for s in prompt.sequences], device=learner.policy.device)
         own = learner.policy.log_probs(tokens)[0].sum(dim=1)  # [R]
@@ -107,51 +99,47 @@ def parts_of_a_step(learner: Learner, batch: Sequence[Any]) -> Iterator[Part]:
 def compared(settings: PreferSettings, own: Tensor, reference: Tensor, lengths: Tensor) -> Tensor:
     """[R] what the loss compares of two responses, nats: the loss of a pair falls with the difference of theirs.
 
-    The log-ratio to the reference (of cpo, which has none, the log-prob); of ipo with `per_token` and of simpo its mean
-    a token; of orpo the log-odds of the mean probability of a token.
+    The log-ratio to the reference (the log-prob where there is none), or its mean a token; of orpo the log-odds of the
+    mean probability of a token.
     """
-    if settings.loss == "orpo":
+    if PREFERENCE_LOSSES[settings.loss].compares == "log-odds":
         return log_odds(own / lengths)
-    if settings.loss == "simpo" or (settings.loss == "ipo" and settings.per_token):
-        return (own - reference) / lengths
-    return own - reference
+    return (own - reference) / lengths if _is_per_token(settings) else own - reference
 
 
 def pair_losses(
     settings: PreferSettings, own: Tensor, reference: Tensor, lengths: Tensor, chosen: Tensor, rejected: Tensor
 ) -> Tensor:
-    """[N] the chosen loss of each pair.
+    """[N] the chosen loss of each pair: its objective, whose arguments are filled by their names.
 
     own, reference    [R]  log-probs of whole responses, nats
     lengths           [R]  tokens
     chosen, rejected  [N]  rows of the two sides
     """
-    own_gap, reference_gap = own[chosen] - own[rejected], reference[chosen] - reference[rejected]
-    beta = settings.beta
-    match settings.loss:
-        case "dpo":
-            return dpo(own_gap, reference_gap, beta=beta)
-        case "conservative-dpo":
-            return conservative_dpo(own_gap, reference_gap, beta=beta, flip_rate=settings.flip_rate)
-        case "robust-dpo":
-            return robust_dpo(own_gap, reference_gap, beta=beta, flip_rate=settings.flip_rate)
-        case "hinge":
-            return hinge(own_gap, reference_gap, beta=beta)
-        case "ipo":
-            if settings.per_token:
-                own, reference = own / lengths, reference / lengths
-            return ipo(own[chosen] - own[rejected], reference[chosen] - reference[rejected], tau=beta)
-        case "simpo":
-            gamma = settings.gamma_over_beta
-            return simpo(
-                own[chosen], own[rejected], lengths[chosen], lengths[rejected], beta=beta, gamma_over_beta=gamma
-            )
-        case "orpo":
-            odds = orpo_odds(own[chosen], own[rejected], lengths[chosen], lengths[rejected])
-            return settings.odds_coefficient * odds
-        case "cpo":
-            return cpo(own_gap, beta=beta)
-    raise AssertionError(f"{settings.loss} is not a loss of pairs")
+    loss = PREFERENCE_LOSSES[settings.loss]
+    objective = getattr(objectives, loss.objective)
+    per = lengths if _is_per_token(settings) else torch.ones_like(lengths)
+    known = {
+        "chosen": own[chosen],
+        "rejected": own[rejected],
+        "chosen_lengths": lengths[chosen],
+        "rejected_lengths": lengths[rejected],
+        "chosen_log_ratio": ((own - reference) / per)[chosen],
+        "rejected_log_ratio": ((own - reference) / per)[rejected],
+        "policy_gap": (own / per)[chosen] - (own / per)[rejected],
+        "reference_gap": (reference / per)[chosen] - (reference / per)[rejected],
+        "beta": settings.beta,
+        "tau": settings.beta,
+        "flip_rate": settings.flip_rate,
+        "gamma_over_beta": settings.gamma_over_beta,
+    }
+    losses: Tensor = objective(**{name: known[name] for name in inspect.signature(objective).parameters})
+    return losses if loss.scaled_by is None else getattr(settings, loss.scaled_by) * losses
+
+
+def _is_per_token(settings: PreferSettings) -> bool:
+    per_token = PREFERENCE_LOSSES[settings.loss].per_token
+    return per_token == "always" or (per_token == "asked" and settings.per_token)
 
 
 def _kto_losses(learner: Learner, batch: Sequence[LabelledResponse]) -> Iterator[Part]:

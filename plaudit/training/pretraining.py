@@ -35,7 +35,9 @@ from plaudit.training.watch import Watch
 from plaudit.workspace import Run, Workspace
 
 
-def pretrain(workspace: Workspace, config: Config | None = None, *, resume: str | None = None) -> Run:
+def pretrain(
+    workspace: Workspace, config: Config | None = None, *, resume: str | None = None, keep: bool = False
+) -> Run:
     """Train a new Llama of the sizes under `pretrain` on the documents of `pretrain.text`.
 
     Returns the run; its `model/` is a Hugging Face folder with a tokenizer and a chat template, ready for `sft`; its
@@ -50,7 +52,10 @@ def pretrain(workspace: Workspace, config: Config | None = None, *, resume: str 
             return _run(workspace, run, run.config())
     config = config or workspace.config()
     documents = read_documents(config.pretrain.text, setting="pretrain.text")
-    with workspace.new_run("pretrain", config, parents={}, data=_data(documents)) as run:
+    data = _data(documents)
+    if keep and (known := workspace.find_run("pretrain", config, parents={}, data=data)) is not None:
+        return known if known.status == "complete" else pretrain(workspace, resume=known.name)
+    with workspace.new_run("pretrain", config, parents={}, data=data) as run:
         return _run(workspace, run, config)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from plaudit.config import Config, RewardSettings
 from plaudit.errors import DataError
 from plaudit.judgments import MODELS, PEOPLE, SIMULATED, kinds
+from plaudit.losses import REWARD_LOSSES
 from plaudit.models.loading import LoadedModel, load_causal, reward_from_causal
 from plaudit.models.named import named_policy
 from plaudit.models.network import Network, make_trainable
@@ -24,6 +25,7 @@ from plaudit.models.saving import rehearse_reward, save_reward
 from plaudit.models.score_facts import ScoreFacts, score_by
 from plaudit.progress import progress
 from plaudit.records import Comparison, unit_interval
+from plaudit.stages import POLICIES
 from plaudit.statistics.enough import few_prompts, few_steps, smaller_batches, unsure_reward, weak_reward
 from plaudit.statistics.reward_quality import Judged, fitted_temperature, margins, rating_quality, reward_quality
 from plaudit.text.batches import batches_by_weight, collate, micro_batches
@@ -33,13 +35,13 @@ from plaudit.training.reward_data import RewardData, choose_judgments, load_rewa
 from plaudit.training.reward_parts import LOG_TIE, losses_by_head
 from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
 from plaudit.training.supervised import encode_demonstrations
-from plaudit.workspace import POLICIES, Run, Workspace
+from plaudit.workspace import Run, Workspace
 
 NORMALISING_RESPONSES = 256
 """Training responses whose scores set the stored mean and standard deviation, as in Ziegler et al. 2019."""
 
 
-def reward(workspace: Workspace, config: Config | None = None, *, resume: str | None = None) -> Run:
+def reward(workspace: Workspace, config: Config | None = None, *, resume: str | None = None, keep: bool = False) -> Run:
     """Train a reward model on the judgments of `reward.comparisons` whose prompt is in the training split.
 
     Returns the run; its `model/` is a Hugging Face sequence classifier, its result the quality on held-out
@@ -54,6 +56,8 @@ def reward(workspace: Workspace, config: Config | None = None, *, resume: str | 
     config = config or workspace.config()
     sources, data = choose_judgments(workspace, config)
     parents = {"model": named_policy(workspace, config.reward.model, setting="reward.model")} | sources
+    if keep and (known := workspace.find_run("reward", config, parents=parents, data=data)) is not None:
+        return known if known.status == "complete" else reward(workspace, resume=known.name)
     with workspace.new_run("reward", config, parents=parents, data=data) as run:
         return _run(workspace, run, config)
 
@@ -70,14 +74,14 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     judged = beside_scores(data.held_out, scores, lengths, settings)
     quality = reward_quality(judged) if any(j.preference_first != 0.5 for j in judged) else {}
     quality |= rating_quality(_ratings_beside_scores(data.held_out, scores, settings.criteria))
-    if settings.loss == "davidson":
+    if REWARD_LOSSES[settings.loss].learns_ties:
         quality["tie_parameter"] = math.exp(float(getattr(scorer.head, LOG_TIE).detach()))
     rated = [data.scales[name] for name in settings.criteria or data.scales if name in data.scales] * settings.members
     facts = ScoreFacts(
         mean=mean,
         std=std,
         temperatures=_temperatures(judged, settings),
-        is_cost=settings.loss == "cost",
+        is_cost=REWARD_LOSSES[settings.loss].lower_is_better,
         heads=_heads(settings),
         is_ensemble=settings.members > 1,
         rating_mean=tuple(mean for mean, _ in rated),
@@ -140,7 +144,7 @@ def fit_scorer(start: LoadedModel, data: RewardData, config: Config, run: Run | 
         if criterion not in asked:
             raise DataError(f"no training prompt of {len(train)} is judged by `{criterion}`, so no head can learn it.")
     scorer = make_trainable(start.network, config.model.lora, role="reward", seed=config.seed, train_head=True)
-    if settings.loss == "davidson":
+    if REWARD_LOSSES[settings.loss].learns_ties:
         scorer.head.register_parameter(LOG_TIE, nn.Parameter(torch.zeros((), device=scorer.device)))
     weights = [len(prompt.judgments) if not data.scales else len(prompt.ratings) for prompt in train]
     batches = [
@@ -199,7 +203,7 @@ def _score_statistics(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Of each head (what is to score 0, standard deviation), for who normalises the scores. Costs keep their own 0."""
     settings = config.reward
-    if settings.loss == "cost":
+    if REWARD_LOSSES[settings.loss].needs_labels:
         return (0.0,) * settings.members, (1.0,) * settings.members
     chosen = [
         (unit_interval("normalise", r), s) for p in train for r, s in zip(p.response_ids, p.sequences, strict=True)
@@ -245,7 +249,7 @@ def beside_scores(
 
     By the head of its criterion; of an ensemble by the mean.
     """
-    sign = -1.0 if settings.loss == "cost" else 1.0  # the less harmful is preferred
+    sign = -1.0 if REWARD_LOSSES[settings.loss].lower_is_better else 1.0  # the less harmful is preferred
 
     def by(comparison: Comparison, response: str) -> float:
         return score_by(settings.criteria, comparison.criterion, scores[response])

@@ -10,6 +10,7 @@ from typing import Any
 
 from plaudit.config import Config
 from plaudit.errors import DataError
+from plaudit.losses import REWARD_LOSSES
 from plaudit.models.loading import LoadedModel
 from plaudit.progress import say
 from plaudit.records import unit_interval
@@ -43,7 +44,7 @@ class RewardData:
 def choose_judgments(workspace: Workspace, config: Config) -> tuple[dict[str, str], dict[str, Any]]:
     """(role -> source, snapshot) of what `reward` asks for. Raises DataError when there is nothing."""
     wanted: dict[str, Any] = {"setting": "reward.comparisons", "criteria": config.reward.wanted_criteria}
-    if config.reward.loss == "rating":
+    if REWARD_LOSSES[config.reward.loss].learns_from == "ratings":
         ratings = choose_ratings(workspace, config.reward.comparisons, **wanted)
         return label_parents(workspace, ratings, config.reward.comparisons), data_snapshot([], ratings)
     comparisons = choose_comparisons(workspace, config.reward.comparisons, **wanted)
@@ -53,11 +54,11 @@ def choose_judgments(workspace: Workspace, config: Config) -> tuple[dict[str, st
 def load_reward_data(workspace: Workspace, run: Run, model: LoadedModel, config: Config) -> RewardData:
     """The judgments of the run's sources as this model's tokens. Raises DataError when there are none to learn from."""
     settings = config.reward
-    load = load_rated_prompts if settings.loss == "rating" else load_judged_prompts
+    load = load_rated_prompts if REWARD_LOSSES[settings.loss].learns_from == "ratings" else load_judged_prompts
     train, held_out = load(
         workspace, run, model, config, most_tokens=settings.max_response_tokens, criteria=settings.wanted_criteria
     )
-    if settings.loss == "cost":
+    if REWARD_LOSSES[settings.loss].needs_labels:
         train, held_out = _with_safety_labels(train), _with_safety_labels(held_out)
     if not train:
         raise DataError("there are no judgments on training prompts; all prompts are in the held-out split.")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from plaudit.config import RewardSettings
+from plaudit.losses import REWARD_LOSSES
 from plaudit.objectives import (
     MARGINS,
     bradley_terry,
@@ -104,9 +105,10 @@ def group_losses(settings: RewardSettings, scores: Tensor, group: Sequence[Judge
     """From the [R] scores of the group's responses, prompt by prompt. Costs come as scores: higher is more harmful."""
     first, second, labels, prompt = side_by_side(group, scores.device)
     one, other = scores[first], scores[second]
-    if settings.loss == "plackett-luce":
+    loss = REWARD_LOSSES[settings.loss]
+    if loss.learns_from == "rankings":
         total = _rankings(scores, group)
-    elif settings.loss == "rating":
+    elif loss.learns_from == "ratings":
         total = _rating_errors(scores, group)
     else:
         losses = _pairs(settings, one, other, labels, group, first, second, head)
@@ -117,7 +119,7 @@ def group_losses(settings: RewardSettings, scores: Tensor, group: Sequence[Judge
         )
     if settings.safety_coefficient:
         total = total + settings.safety_coefficient * _safety(scores, group)
-    lead = other - one if settings.loss == "cost" else one - other  # of a cost the higher one loses
+    lead = other - one if loss.lower_is_better else one - other  # of a cost the higher one loses
     right = lead.sign() * (labels - 0.5).sign() > 0  # equal scores prefer neither
     return Losses(total, float(right.sum()), int((labels != 0.5).sum()))
 
@@ -133,11 +135,12 @@ def _pairs(
     head: nn.Module,
 ) -> Tensor:
     """[N]."""
-    if settings.loss == "davidson":
+    loss = REWARD_LOSSES[settings.loss]
+    if loss.learns_ties:
         log_tie = getattr(head, LOG_TIE)
         return davidson(one, other, labels, log_tie)
     labels = smoothed(labels, flip_rate=settings.flip_rate)
-    if settings.loss == "cost":
+    if loss.needs_labels:
         safe = torch.tensor([known is True for prompt in group for known in prompt.safe], device=one.device)
         return cost_comparison(one, other, 1 - labels, ~safe[first], ~safe[second])
     margin = None

@@ -17,19 +17,20 @@ from plaudit.models.network import make_trainable
 from plaudit.models.saving import rehearse_causal, save_causal
 from plaudit.progress import progress
 from plaudit.records import Demonstration, Split
+from plaudit.stages import POLICIES
 from plaudit.statistics.enough import few_steps, smaller_batches
 from plaudit.store.database import snapshot
 from plaudit.text.batches import shuffled_batches
 from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
 from plaudit.training.supervised import encode_demonstrations, likelihood_step, mean_loss
 from plaudit.training.watch import Watch
-from plaudit.workspace import POLICIES, Run, Workspace
+from plaudit.workspace import Run, Workspace
 
 GIVEN = "given"
 """A source: whatever no run has made."""
 
 
-def sft(workspace: Workspace, config: Config | None = None, *, resume: str | None = None) -> Run:
+def sft(workspace: Workspace, config: Config | None = None, *, resume: str | None = None, keep: bool = False) -> Run:
     """Fine-tune `model.name` on the workspace's training demonstrations.
 
     Returns the run; its `model/` is the new policy, its result has `train_loss`, `held_out_loss_before` and
@@ -56,6 +57,8 @@ def sft(workspace: Workspace, config: Config | None = None, *, resume: str | Non
         if workspace.is_run(source)
     ]
     parents |= {f"demonstrations {name}": name for name in made}
+    if keep and (known := workspace.find_run("sft", config, parents=parents, data=data)) is not None:
+        return known if known.status == "complete" else sft(workspace, resume=known.name)
     with workspace.new_run("sft", config, parents=parents, data=data) as run:
         return _run(workspace, run, config)
 

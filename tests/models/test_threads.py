@@ -109,7 +109,7 @@ def test_a_model_that_is_loaded_sets_its_threads(machine, tiny_model):
 
 @pytest.mark.parametrize(("load", "policy"), [(9.0, "PASSIVE"), (1.0, None)])
 def test_on_a_busy_machine_waiting_threads_give_way(monkeypatch, load, policy):
-    from plaudit.commands import ending
+    from plaudit.cli import ending
 
     monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load))
     monkeypatch.setattr(os, "cpu_count", lambda: 4)

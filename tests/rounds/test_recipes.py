@@ -7,7 +7,7 @@ from conftest import JUDGES, TINY, write_lines
 
 import plaudit
 from plaudit.config import recipe_file, resolve, shipped_recipes
-from plaudit.config.staging import check_recipe, read_by, stage_config
+from plaudit.config.staging import check_recipe, stage_config
 from plaudit.errors import ConfigError
 from plaudit.store.rows import split_of
 
@@ -283,8 +283,8 @@ def test_constitutional_ai_from_its_yaml(tiny_quickstart):
 
 def test_stages_read_no_settings_but_those_that_they_are_known_by(tiny_quickstart, monkeypatch):
     """A stage that read another section would be kept when that section changes."""
-    import plaudit.rounds.recipes as module
     from plaudit.config import Config
+    from plaudit.stages import RECIPE_STAGES, STAGES, Stage
 
     sections = set(Config.model_fields)
     plain = Config.__getattribute__
@@ -305,8 +305,8 @@ def test_stages_read_no_settings_but_those_that_they_are_known_by(tiny_quickstar
 
         return stage
 
-    for kind, (function, purpose) in module.STAGES.items():
-        monkeypatch.setitem(module.STAGES, kind, (watch(kind, function), purpose))
+    load = Stage.load
+    monkeypatch.setattr(Stage, "load", lambda stage: watch(stage.kind, load(stage)))
     monkeypatch.setattr(Config, "__getattribute__", watched)
     tiny_quickstart("constitutional-ai", "reward.zero=demonstrations")
     workspace, _ = tiny_quickstart("direct-rlaif")
@@ -317,9 +317,9 @@ def test_stages_read_no_settings_but_those_that_they_are_known_by(tiny_quickstar
     ]  # fmt: skip
     others = [*pretrain, "judge.models=[]", "recipe.stages=[pretrain, sft, sample, judge, prefer]"]
     plaudit.run_recipe(workspace, workspace.config(overrides=[*TINY, *TINY_RECIPES, *others]))
-    assert set(read) == set(module.STAGES)
+    assert set(read) == set(RECIPE_STAGES)
     for kind, names in read.items():
-        assert names <= set(read_by(kind))
+        assert names <= set(STAGES[kind].reads)
         assert {"seed", "model", kind} <= names
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from plaudit.commands.options import DEFAULT_WORKSPACE, Json, WorkspaceOption, group, open_workspace, show
+from plaudit.cli.options import DEFAULT_WORKSPACE, Json, WorkspaceOption, group, open_workspace, show
 from plaudit.errors import DataError
 
 if TYPE_CHECKING:

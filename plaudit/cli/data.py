@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from plaudit.commands.options import DEFAULT_WORKSPACE, Json, WorkspaceOption, group, open_workspace, show
+from plaudit.cli.options import DEFAULT_WORKSPACE, Json, WorkspaceOption, group, open_workspace, show
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from plaudit.commands.options import DEFAULT_WORKSPACE, Json, WorkspaceOption, open_workspace, show
+from plaudit.cli.options import DEFAULT_WORKSPACE, Json, WorkspaceOption, open_workspace, show
 
 MOST = 1_000_000
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from plaudit.commands.options import DEFAULT_WORKSPACE, Json, WorkspaceOption, group, open_workspace, show
+from plaudit.cli.options import DEFAULT_WORKSPACE, Json, WorkspaceOption, group, open_workspace, show
 from plaudit.errors import DataError, nearest
 
 judges_app = group("Judges of any kind beside people.")
