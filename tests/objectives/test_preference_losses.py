@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from plaudit.objectives import (
+    apo_down,
+    apo_zero,
     conservative_dpo,
     cpo,
     dpo,
@@ -59,6 +61,20 @@ def test_simpo_orpo_cpo_and_kto_worked_by_hand():
     assert (liked.item(), disliked.item()) == pytest.approx((0.480011, 0.482507), abs=1e-6)
     weighted = kto(CHOSEN - REFERENCE_CHOSEN, torch.tensor([True]), z0, desirable_weight=2.0)
     assert weighted.item() == pytest.approx(2 * liked.item())
+
+
+def test_apo_moves_both_responses_up_and_down_or_both_down():
+    """The pair worked by hand has r_w = 1 and r_l = -1/2. Gradients at 0 are -beta / 4, beta / 4 and 0, beta / 4."""
+    ratios = CHOSEN - REFERENCE_CHOSEN, REJECTED - REFERENCE_REJECTED
+    assert apo_zero(*ratios).item() == pytest.approx(1 / (1 + math.exp(0.1)) + 1 / (1 + math.exp(0.05)))
+    assert apo_down(*ratios).item() == pytest.approx(1 / (1 + math.exp(-0.1)) + 1 / (1 + math.exp(0.15)))
+    for loss, chosen, rejected in ((apo_zero, -0.1, 0.1), (apo_down, 0.0, 0.1)):
+        sides = one(0).requires_grad_(), one(0).requires_grad_()
+        loss(*sides, beta=0.4).backward()
+        assert [side.grad.item() for side in sides] == pytest.approx([chosen, rejected])
+    ahead = one(3).requires_grad_()
+    apo_down(ahead, one(-3), beta=0.4).backward()
+    assert ahead.grad.item() > 0  # far enough ahead, the chosen response is made less likely too
 
 
 @pytest.mark.parametrize("gap", [-3.0, 0.0, 2.5])

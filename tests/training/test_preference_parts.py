@@ -7,7 +7,20 @@ import torch
 from tabular import Tabular
 
 from plaudit.config import PreferSettings
-from plaudit.objectives import conservative_dpo, cpo, dpo, hinge, ipo, kto, orpo_odds, robust_dpo, simpo
+from plaudit.losses import PREFERENCE_LOSSES
+from plaudit.objectives import (
+    apo_down,
+    apo_zero,
+    conservative_dpo,
+    cpo,
+    dpo,
+    hinge,
+    ipo,
+    kto,
+    orpo_odds,
+    robust_dpo,
+    simpo,
+)
 from plaudit.text.chat import TokenSequence
 from plaudit.training.comparisons import JudgedPrompt, Judgment, LabelledResponse
 from plaudit.training.preference_parts import Learner, parts_of_a_step
@@ -41,7 +54,7 @@ def batch(*preferences):
 def step(settings, items=None, *, network=None, budget=1000):
     """(loss, figures, right, the policy) of all micro-batches of a step together."""
     network = network or policy()
-    reference = None if settings.loss in ("simpo", "orpo", "cpo") else Tabular([0] * 10, [0] * 10)
+    reference = None if not PREFERENCE_LOSSES[settings.loss].reference else Tabular([0] * 10, [0] * 10)
     learner = Learner(network, reference, {} if reference is None else REFERENCE, settings, budget, 100)
     figures, right, total = {}, [], torch.zeros((), dtype=torch.float64)
     for part in parts_of_a_step(learner, items or batch()):
@@ -84,10 +97,19 @@ EACH = {
     "robust-dpo": lambda own, known, _: robust_dpo(own[0] - own[1], known[0] - known[1], beta=BETA, flip_rate=0.1),
     "hinge": lambda own, known, _: hinge(own[0] - own[1], known[0] - known[1], beta=BETA),
     "ipo": lambda own, known, _: ipo(own[0] - own[1], known[0] - known[1], tau=BETA),
+    "apo-zero": lambda own, known, _: apo_zero(own[0] - known[0], own[1] - known[1], beta=BETA),
+    "apo-down": lambda own, known, _: apo_down(own[0] - known[0], own[1] - known[1], beta=BETA),
+    "sigmoid-norm": lambda own, known, lengths: dpo(
+        own[0] / lengths[0] - own[1] / lengths[1], known[0] / lengths[0] - known[1] / lengths[1], beta=BETA
+    ),
     "simpo": lambda own, _, lengths: simpo(*own, *lengths, beta=BETA, gamma_over_beta=0.5),
     "orpo": lambda own, _, lengths: 0.1 * orpo_odds(*own, *lengths) - own[0] / lengths[0],
     "cpo": lambda own, _, lengths: cpo(own[0] - own[1], beta=BETA) - own[0] / lengths[0],
 }
+
+
+def test_every_loss_of_pairs_is_worked_by_hand():
+    assert set(EACH) == {name for name, loss in PREFERENCE_LOSSES.items() if not loss.unpaired}
 
 
 @pytest.mark.parametrize("budget", [1000, 12])
@@ -138,6 +160,8 @@ def test_the_figures_are_means_over_pairs_of_what_they_are_called():
     ("cpo", {}, lambda own, known, length: own),
     ("simpo", {}, lambda own, known, length: own / length),
     ("ipo", {}, lambda own, known, length: own - known),
+    ("apo-zero", {}, lambda own, known, length: own - known),
+    ("sigmoid-norm", {}, lambda own, known, length: (own - known) / length),
     ("ipo", {"per_token": True}, lambda own, known, length: (own - known) / length),
     ("orpo", {}, lambda own, known, length: own / length - math.log1p(-math.exp(own / length))),
 ])  # fmt: skip

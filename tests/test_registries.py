@@ -1,0 +1,63 @@
+"""What is listed once is the same everywhere: settings, help texts and tables of the documentation."""
+
+import re
+from pathlib import Path
+from typing import get_args
+
+from typer.testing import CliRunner
+
+from plaudit import objectives
+from plaudit.cli import app
+from plaudit.config import Config, PreferSettings, RewardSettings
+from plaudit.losses import PREFERENCE_LOSSES, REWARD_LOSSES
+from plaudit.stages import STAGES
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def rows_after(page, heading):
+    """First cells of the first table under a heading."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    table = text[text.index(heading) :].split("|---", 1)[1]
+    found = []
+    for line in table.splitlines()[1:]:
+        if not line.startswith("|"):
+            break
+        found.append(line.split("|")[1].strip().strip("`"))
+    return found
+
+
+def test_preference_losses_are_the_settings_choice_and_have_a_row_each():
+    assert get_args(PreferSettings.model_fields["loss"].annotation) == tuple(PREFERENCE_LOSSES)
+    assert sorted(rows_after("algorithms.md", "## Offline")) == sorted(PREFERENCE_LOSSES)
+    for loss in PREFERENCE_LOSSES.values():
+        assert callable(getattr(objectives, loss.objective))
+        assert loss.scaled_by is None or loss.scaled_by in PreferSettings.model_fields
+
+
+def test_reward_losses_are_the_settings_choice_and_are_described():
+    assert get_args(RewardSettings.model_fields["loss"].annotation) == tuple(REWARD_LOSSES)
+    described = RewardSettings.model_fields["loss"].description
+    page = (DOCS / "reward-models.md").read_text(encoding="utf-8")
+    for name in REWARD_LOSSES:
+        assert f"{name}:" in described
+        assert f"`{name}`" in page or f"reward.loss={name}" in page
+
+
+def test_every_stage_has_its_command_and_each_shortcut_sets_what_it_says():
+    defaults = Config()
+    for stage in STAGES.values():
+        words = [*stage.typed.split(), *(["policy"] if stage.kind == "evaluate" else []), "--help"]
+        shown = CliRunner().invoke(app, words).output
+        assert " ".join(stage.help.split("\n\n")[0].split())[:40] in " ".join(shown.split())
+        assert ("--resume" in shown) == stage.is_resumable
+        for shortcut in stage.shortcuts:
+            assert shortcut.option in shown
+            section, key = shortcut.setting.split(".")
+            assert key in type(getattr(defaults, section)).model_fields
+
+
+def test_help_names_every_loss():
+    for words, names in ((["prefer"], PREFERENCE_LOSSES), (["reward"], REWARD_LOSSES)):
+        shown = re.sub(r"\s+", " ", CliRunner().invoke(app, [*words, "--help"]).output)
+        assert ", ".join(names) in re.sub(r"- ", "-", shown)
