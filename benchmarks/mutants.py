@@ -69,7 +69,7 @@ NEAREST: dict[str, tuple[str, ...]] = {
     "plaudit/training/reward_parts.py": REWARD,
     "plaudit/training/reward_data.py": REWARD,
     "plaudit/training/annotators.py": REWARD,
-    "plaudit/training/comparisons.py": (*PARTS[:1], *REWARD, "tests/training/test_preference.py"),
+    "plaudit/training/judged_prompts.py": (*PARTS[:1], *REWARD, "tests/training/test_preference.py"),
     "plaudit/training/reward.py": REWARD,
     "plaudit/training/supervised.py": ("tests/training/test_supervised.py", "tests/training/test_stages.py"),
     "plaudit/text/batches.py": (

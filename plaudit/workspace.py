@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -45,6 +46,8 @@ DATABASE_VARIABLE = "PLAUDIT_DATABASE"
 LATEST = "latest:"
 RUN_LIKE = re.compile(r"(?P<word>[A-Za-z_]+)[-_ ]?(?P<number>\d+)")
 """What somebody may type for a run's name."""
+SOURCE_AS_PARENT = re.compile(r"(?P<kind>comparisons(?=_\d)|labels(?=_\d)|demonstrations(?= )).+")
+"""Roles in run.json of earlier versions that were no parents."""
 STATUSES = ("running", "complete", "failed", "interrupted")
 BEFORE: dict[str, Any] = {
     "reward": {"comparisons_per_batch": None},
@@ -52,6 +55,40 @@ BEFORE: dict[str, Any] = {
 }
 """Of settings that runs of earlier versions do not have: what was done then, where that is not the default now."""
 RECORDED_PACKAGES = ("plaudit", "torch", "transformers", "peft", "tokenizers", "numpy", "sqlalchemy")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a run learnt from, by name: judge runs, imports, campaign:NAME and snapshot:NAME; sorted."""
+
+    comparisons: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    """Ratings too."""
+    demonstrations: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, info: dict[str, Any]) -> Sources:
+        """Of run.json; earlier versions had them among the parents."""
+        if "sources" in info:
+            return cls(**{kind: tuple(names) for kind, names in info["sources"].items()})
+        found: dict[str, list[str]] = {}
+        for role, name in info["parents"].items():
+            if match := SOURCE_AS_PARENT.fullmatch(role):
+                found.setdefault(match["kind"], []).append(name)
+        return cls(**{kind: tuple(sorted(names)) for kind, names in found.items()})
+
+    @property
+    def by_kind(self) -> dict[str, list[str]]:
+        """Kind -> names, where there are any."""
+        return {kind: list(names) for kind, names in vars(self).items() if names}
+
+    @property
+    def names(self) -> set[str]:
+        """All of them."""
+        return {name for names in vars(self).values() for name in names}
+
+
+NO_SOURCES = Sources()
 
 
 class Run:
@@ -99,7 +136,12 @@ class Run:
     @property
     def parents(self) -> dict[str, str]:
         """Role -> the run or model that this one was made from."""
-        return dict(self.info["parents"])
+        return {role: name for role, name in self.info["parents"].items() if not SOURCE_AS_PARENT.fullmatch(role)}
+
+    @property
+    def sources(self) -> Sources:
+        """What it learnt from."""
+        return Sources.of(self.info)
 
     def config(self) -> Config:
         """The resolved settings it ran with; where it knew no such setting yet, what was done then."""
@@ -367,7 +409,13 @@ class Workspace:
 
     @contextmanager
     def new_run(
-        self, kind: str, config: Config, *, parents: dict[str, str], data: dict[str, Any] | None = None
+        self,
+        kind: str,
+        config: Config,
+        *,
+        parents: dict[str, str],
+        sources: Sources = NO_SOURCES,
+        data: dict[str, Any] | None = None,
     ) -> Iterator[Run]:
         """A new run folder; complete when the block ends, else marked failed or interrupted (and kept).
 
@@ -380,7 +428,7 @@ class Workspace:
         path = self._make_folder(kind)
         with (
             owned(path, f"run `{path.name}`"),
-            self._recording(self._begin(path, kind, config, parents, data or {})) as run,
+            self._recording(self._begin(path, kind, config, parents, sources, data or {})) as run,
         ):
             if excluded:
                 run.update(excluded=excluded)
@@ -438,16 +486,23 @@ class Workspace:
             run.update(status=status, ended=now(), seconds=seconds, peak_memory_gb=peak_memory_gb())
 
     def find_run(
-        self, kind: str, config: Config, *, parents: dict[str, str], data: dict[str, Any] | None = None
+        self,
+        kind: str,
+        config: Config,
+        *,
+        parents: dict[str, str],
+        sources: Sources = NO_SOURCES,
+        data: dict[str, Any] | None = None,
     ) -> Run | None:
-        """The newest run with the settings that its stage reads, these parents and these data, if there is one.
+        """The newest run with the settings that its stage reads, these parents, sources and data, if there is one.
 
         One that is not complete counts where its stage can be resumed.
         """
         stage = STAGES[kind]
         for run in reversed(self.runs(kind)):
             counts = run.status == "complete" or stage.is_resumable
-            if counts and (run.parents, run.info["data"]) == (parents, data or {}) and _same(stage, run, config):
+            made_from = (run.parents, run.sources, run.info["data"])
+            if counts and made_from == (parents, sources, data or {}) and _same(stage, run, config):
                 return run
         return None
 
@@ -465,7 +520,9 @@ class Workspace:
                 continue
             return path
 
-    def _begin(self, path: Path, kind: str, config: Config, parents: dict[str, str], data: dict[str, Any]) -> Run:
+    def _begin(
+        self, path: Path, kind: str, config: Config, parents: dict[str, str], sources: Sources, data: dict[str, Any]
+    ) -> Run:
         order = 1 + max((int(run.info.get("order", 0)) for run in self.runs()), default=0)
         write_text(path / "config.yaml", config.to_yaml())
         write_json(
@@ -477,6 +534,7 @@ class Workspace:
                 "order": order,
                 "seed": config.seed,
                 "parents": parents,
+                "sources": sources.by_kind,
                 "data": data,
                 "versions": versions(),
             },

@@ -1,5 +1,7 @@
 """Which judgments count, and of what kind they are: the same for training as for agreement."""
 
+from functools import partial
+
 import pytest
 from conftest import write_lines
 
@@ -9,7 +11,7 @@ from plaudit.judgments import judgments_of, latest, mixture
 from plaudit.records import Annotator, Comparison, Label, Prompt, Response
 from plaudit.statistics.agreement import agreement_report
 from plaudit.store import Store
-from plaudit.training.comparisons import choose_comparisons, choose_labels
+from plaudit.training.choosing import COMPARISONS, choose, choose_labels
 
 PROMPT = Prompt([{"role": "user", "content": "which"}])
 
@@ -60,22 +62,24 @@ def test_who_a_file_names_is_people(judged):
 
 
 def test_kinds_of_annotators_are_mixed_on_request_alone(judged, capsys):
-    for choose, what in ((choose_comparisons, "comparisons"), (choose_labels, "labels")):
+    for chosen_by, what in ((partial(choose, kind=COMPARISONS), "comparisons"), (choose_labels, "labels")):
         with pytest.raises(DataError) as refused:
-            choose(judged, None, setting="prefer.comparisons")
+            chosen_by(judged, wanted=None, setting="prefer.comparisons")
         assert f"the {what} in {judged.path} are by annotators of several kinds" in str(refused.value)
         assert "  1 judgments by models (judge-001: 1)\n" in str(refused.value)
         assert "`prefer.comparisons=[campaign:x1, import-1]`" in str(refused.value)
-        assert len(choose(judged, ["import-1", "campaign:x1"], setting="prefer.comparisons")) == 2
+        chosen = chosen_by(judged, wanted=["import-1", "campaign:x1"], setting="prefer.comparisons")
+        assert (len(chosen.rows), chosen.sources) == (2, ("campaign:x1", "import-1"))
         said_so = f"Learning from {what}: 2 judgments by people (campaign:x1: 1, import-1: 1)."
         assert said_so in capsys.readouterr().err.replace("\n", " ")
-    assert len(choose_comparisons(judged, ["import-1", "campaign:x1"], setting="reward.comparisons")) == 2
+    chosen = choose(judged, COMPARISONS, ["import-1", "campaign:x1"], setting="reward.comparisons")
+    assert len(chosen.rows) == 2
 
 
 def test_one_kind_needs_no_name(workspace, tmp_path):
     rows = [{"prompt": f"{i}", "chosen": "a", "rejected": "b"} for i in range(4)]
     plaudit.import_file(workspace.store, write_lines(tmp_path / "c.jsonl", rows), kind="comparisons")
-    assert len(choose_comparisons(workspace, None, setting="reward.comparisons")) == 4
+    assert len(choose(workspace, COMPARISONS, None, setting="reward.comparisons").rows) == 4
 
 
 def test_agreement_and_training_count_the_same(judged):

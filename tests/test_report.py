@@ -20,7 +20,7 @@ from plaudit.reporting.page import _alpha, evenly_spaced, extremes, report, shor
 from plaudit.reporting.plots import win_rate_plot
 from plaudit.reporting.text import agreement_lines, result_lines
 from plaudit.statistics.agreement import agreement_report
-from plaudit.workspace import Run, Workspace
+from plaudit.workspace import Run, Sources, Workspace
 
 RL_METRICS = (
     "reward score kl entropy clip_fraction value_clip_fraction length finished_rate value_loss explained_variance "
@@ -80,11 +80,19 @@ def evaluation_result(**changes) -> dict:
 
 
 def add_run(
-    workspace: Workspace, kind: str, parents: dict, *, result: dict, config: Config | None = None, **files
+    workspace: Workspace,
+    kind: str,
+    parents: dict,
+    *,
+    result: dict,
+    config: Config | None = None,
+    judged: str = "",
+    **files,
 ) -> Run:
     """A complete run as its stage would leave it; `files` are rows of JSONL."""
     data = {"prompts": {"count": 40, "sha256": "0123456789abcdef" * 4}}
-    with workspace.new_run(kind, config or Config(), parents=parents, data=data) as run:
+    sources = Sources(comparisons=(judged,)) if judged else Sources()
+    with workspace.new_run(kind, config or Config(), parents=parents, sources=sources, data=data) as run:
         for name, rows in files.items():
             write_lines(run.path / f"{name}.jsonl", rows)
         run.update(result=result)
@@ -110,7 +118,8 @@ def add_training(workspace: Workspace, *, steps: int = 12) -> None:
     add_run(
         workspace,
         "reward",
-        {"model": "sft-001", "comparisons_0": "judge-001"},
+        {"model": "sft-001"},
+        judged="judge-001",
         result={**quality, "reliability": bins, "train_judgments_by_people": 8},
         metrics=[{**row, "accuracy": 0.6} for row in losses],
     )
@@ -418,7 +427,7 @@ def test_simulated_annotators_are_shown_with_their_settings_and_habits(empty):
         "utility": "function:/home/somebody/likes.py:most",
     }
     add_run(empty, "judge", {}, result=result)
-    add_run(empty, "reward", {"comparisons_0": "judge-001"}, result={})
+    add_run(empty, "reward", {}, judged="judge-001", result={})
     html = write_page(empty, {"policy": "hub/one", "baseline": "hub/two", "reward": "reward-001"})
     text = Reader(html).text
     assert "by the scores of likes.py:most." in text

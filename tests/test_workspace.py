@@ -1,8 +1,10 @@
 import pytest
 
 import plaudit
-from plaudit.config import Config
+from plaudit.config import Config, resolve
 from plaudit.errors import WorkspaceError
+from plaudit.files import write_json
+from plaudit.workspace import Run, Sources
 
 
 @pytest.fixture
@@ -66,3 +68,33 @@ def test_an_address_that_is_none_is_refused_and_makes_no_file(tmp_path, monkeypa
         with pytest.raises(WorkspaceError, match="PLAUDIT_DATABASE` must be an address"):
             plaudit.Workspace(tmp_path / "w")
     assert [path.name for path in tmp_path.iterdir()] == ["w"]
+
+
+def test_runs_of_earlier_versions_had_their_sources_among_their_parents(empty):
+    old = {"model": "sft-001", "comparisons_0": "judge-001", "comparisons_1": "snapshot:a", "labels_0": "import-b"}
+    with empty.new_run("reward", Config(), parents=old | {"demonstrations import-c": "import-c"}) as run:
+        info = {name: value for name, value in run.info.items() if name != "sources"}
+        write_json(run.path / "run.json", info)
+        read = Run(run.path)
+    assert read.parents == {"model": "sft-001"}
+    assert read.sources == Sources(("judge-001", "snapshot:a"), ("import-b",), ("import-c",))
+    assert read.sources.names == {"judge-001", "snapshot:a", "import-b", "import-c"}
+
+
+def test_a_run_is_found_again_by_settings_parents_sources_and_data(empty):
+    made_from = {"parents": {"model": "a"}, "sources": Sources(comparisons=("judge-001",)), "data": {"x": 1}}
+    with empty.new_run("reward", Config(), **made_from) as run:
+        pass
+    assert empty.find_run("reward", Config(), **made_from).name == run.name
+    other_threads = resolve(overrides=["model.threads=1", "rl.steps=7"])
+    assert empty.find_run("reward", other_threads, **made_from).name == run.name
+    assert empty.find_run("reward", resolve(overrides=["reward.epochs=2"]), **made_from) is None
+    assert empty.find_run("sft", Config(), **made_from) is None
+    for changed in ({"parents": {"model": "b"}}, {"sources": Sources(labels=("judge-001",))}, {"data": {"x": 2}}):
+        assert empty.find_run("reward", Config(), **made_from | changed) is None
+    run.update(status="failed")
+    assert empty.find_run("reward", Config(), **made_from).name == run.name
+    with empty.new_run("evaluate", Config(), **made_from) as run:
+        pass
+    run.update(status="failed")
+    assert empty.find_run("evaluate", Config(), **made_from) is None

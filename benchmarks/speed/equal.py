@@ -37,7 +37,7 @@ def by_plaudit(base: str, moved: str, reward: str) -> dict[str, tuple[float, flo
     from plaudit.objectives import bradley_terry
     from plaudit.text.batches import collate
     from plaudit.text.chat import TokenSequence
-    from plaudit.training.comparisons import JudgedPrompt, Judgment
+    from plaudit.training.judged_prompts import JudgedPrompt, Judgment
     from plaudit.training.preference_parts import Learner, parts_of_a_step
     from plaudit.training.step import Optimiser
     from plaudit.training.supervised import likelihood_step

@@ -66,7 +66,7 @@ if kind == "sft":
 if kind == "reward":
     from plaudit.objectives import bradley_terry
     from plaudit.text.batches import collate
-    from plaudit.training.comparisons import JudgedPrompt, Judgment, prompt_groups
+    from plaudit.training.judged_prompts import JudgedPrompt, Judgment, prompt_groups
 
     scorer = make_trainable(reward_from_causal(model, seed=0).network, lora, role="reward", seed=0, train_head=True)
     optimiser = Optimiser(scorer, RATE, 1000)
@@ -85,7 +85,7 @@ if kind == "reward":
         step += 1
 
 if kind == "dpo":
-    from plaudit.training.comparisons import JudgedPrompt, Judgment
+    from plaudit.training.judged_prompts import JudgedPrompt, Judgment
     from plaudit.training.preference_parts import Learner, parts_of_a_step
 
     policy = make_trainable(model.network, lora, role="policy", seed=0)

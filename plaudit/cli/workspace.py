@@ -136,8 +136,10 @@ def status(workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: Json = False
     for run in opened.runs():
         seconds = run.info.get("seconds")
         facts = {"run": run.name, "status": run.status, "seconds": seconds, "parents": run.parents}
+        facts["sources"] = run.sources.by_kind
         runs.append(facts | {"warnings": run.warnings})
-        parents = ", ".join(f"{role}={name}" for role, name in run.parents.items())
+        made_from = run.parents | {kind: "+".join(names) for kind, names in run.sources.by_kind.items()}
+        parents = ", ".join(f"{role}={name}" for role, name in made_from.items())
         took = f"{seconds:.0f} s" if seconds is not None else ""
         lines.append(f"{run.name:<14} {run.status:<12} {took:>7}  {parents}")
         lines += [f"{'':<14} ! {warning}" for warning in run.warnings]

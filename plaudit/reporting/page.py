@@ -229,7 +229,10 @@ def lineage_row(run: Run) -> dict[str, Any]:
     return {
         "name": run.name,
         "kind": run.kind,
-        "parents": [f"{role}: {short_name(reference)}" for role, reference in run.parents.items()],
+        "parents": [
+            *(f"{role}: {short_name(reference)}" for role, reference in run.parents.items()),
+            *(f"{kind}: {', '.join(names)}" for kind, names in run.sources.by_kind.items()),
+        ],
         "data": data,
         "seed": run.info["seed"],
         "created": run.info["created"][:16].replace("T", " "),

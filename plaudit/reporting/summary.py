@@ -14,7 +14,7 @@ def lineage(workspace: Workspace, run: Run) -> list[Run]:
     ordered: dict[str, Run] = {}
 
     def visit(current: Run) -> None:
-        for parent in sorted(set(current.parents.values())):
+        for parent in sorted({*current.parents.values(), *current.sources.names}):
             if parent in known and parent not in ordered:
                 visit(known[parent])
         ordered[current.name] = current

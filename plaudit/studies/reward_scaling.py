@@ -40,8 +40,8 @@ def reward_scaling(workspace: Workspace, config: Config | None = None, *, resume
     config = config or workspace.config()
     sources, data = choose_judgments(workspace, config)
     models = [named_policy(workspace, name, setting="reward_scaling.models") for name in config.reward_scaling.models]
-    parents = sources | {f"model_{i}": name for i, name in enumerate(models)}
-    with workspace.new_run("study", config, parents=parents, data=data) as run:
+    parents = {f"model_{i}": name for i, name in enumerate(models)}
+    with workspace.new_run("study", config, parents=parents, sources=sources, data=data) as run:
         return _run(workspace, run, config)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from plaudit.config import Config
+from plaudit.config import Config, PreferSettings
 from plaudit.errors import DataError, ModelError
 from plaudit.files import read_json, write_text
 from plaudit.judgments import exact_name, mixture
@@ -22,28 +22,26 @@ from plaudit.models.named import named_policy
 from plaudit.models.network import Network, make_trainable
 from plaudit.models.saving import rehearse_causal, save_causal
 from plaudit.progress import progress
+from plaudit.records import Comparison, Label
 from plaudit.stages import POLICIES
 from plaudit.statistics.enough import few_prompts, few_steps, smaller_batches
 from plaudit.statistics.intervals import share
 from plaudit.text.batches import batches_by_weight, micro_batches
-from plaudit.training.comparisons import (
-    JudgedPrompt,
-    LabelledResponse,
+from plaudit.training.choosing import (
+    COMPARISONS,
+    JudgmentSet,
     check_kinds,
-    choose_comparisons,
+    choose,
     choose_labels,
     data_snapshot,
     has_comparisons,
-    label_parents,
-    load_judged_prompts,
-    load_labelled_responses,
-    source_parents,
-    without_ties,
 )
+from plaudit.training.encoding import load_judged_prompts, load_labelled_responses
+from plaudit.training.judged_prompts import JudgedPrompt, LabelledResponse, without_ties
 from plaudit.training.preference_parts import Learner, parts_of_a_step
 from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
 from plaudit.training.watch import Watch
-from plaudit.workspace import Run, Workspace
+from plaudit.workspace import Run, Sources, Workspace
 
 
 def prefer(workspace: Workspace, config: Config | None = None, *, resume: str | None = None, keep: bool = False) -> Run:
@@ -62,31 +60,42 @@ def prefer(workspace: Workspace, config: Config | None = None, *, resume: str | 
     settings = config.prefer
     loss = PREFERENCE_LOSSES[settings.loss]
     wanted = settings.comparisons
-    labels = choose_labels(workspace, wanted, setting="prefer.comparisons") if loss.unpaired else []
-    of_labels = label_parents(workspace, labels, wanted)
-    if wanted is not None:
-        names = {exact_name(workspace, name) for name in wanted}
-        only = {name for name in of_labels.values() if not has_comparisons(workspace, name)}
-        wanted = sorted(names - only)
-    only_labels = bool(labels) and (wanted == [] or (wanted is None and not workspace.store.comparisons()))
-    comparisons = (
-        []
-        if only_labels
-        else choose_comparisons(workspace, wanted, setting="prefer.comparisons", criteria=settings.wanted_criteria)
-    )
-    if settings.comparisons is None:
-        check_kinds(workspace, [*comparisons, *labels], "comparisons and labels", "prefer.comparisons")
+    labels: JudgmentSet[Label] = JudgmentSet([])
+    if loss.unpaired:
+        labels = choose_labels(workspace, wanted, setting="prefer.comparisons")
+    comparisons = _comparisons_beside(workspace, settings, labels)
+    if wanted is None:
+        both: list[Comparison | Label] = [*comparisons.rows, *labels.rows]
+        check_kinds(workspace, both, "comparisons and labels", "prefer.comparisons")
     parents = {"policy": named_policy(workspace, settings.policy, setting="prefer.policy")}
-    parents |= source_parents(workspace, comparisons, wanted)
     if loss.reference:
         reference = settings.reference or settings.policy
         parents["reference"] = named_policy(workspace, reference, setting="prefer.reference")
-    parents |= of_labels
-    data = data_snapshot(comparisons, labels)
-    if keep and (known := workspace.find_run("prefer", config, parents=parents, data=data)) is not None:
+    sources = Sources(comparisons=comparisons.sources, labels=labels.sources)
+    data = data_snapshot(comparisons.rows, labels.rows)
+    if (
+        keep
+        and (known := workspace.find_run("prefer", config, parents=parents, sources=sources, data=data)) is not None
+    ):
         return known if known.status == "complete" else prefer(workspace, resume=known.name)
-    with workspace.new_run("prefer", config, parents=parents, data=data) as run:
+    with workspace.new_run("prefer", config, parents=parents, sources=sources, data=data) as run:
         return _run(workspace, run, config)
+
+
+def _comparisons_beside(
+    workspace: Workspace, settings: PreferSettings, labels: JudgmentSet[Label]
+) -> JudgmentSet[Comparison]:
+    """The comparisons that are asked for; none where labels are all that the named sources, or the workspace, have."""
+    wanted = settings.comparisons
+    if wanted is None:
+        only_labels = bool(labels.rows) and not workspace.store.comparisons()
+    else:
+        names = {exact_name(workspace, name) for name in wanted}
+        wanted = sorted(names - {name for name in labels.sources if not has_comparisons(workspace, name)})
+        only_labels = bool(labels.rows) and not wanted
+    if only_labels:
+        return JudgmentSet([])
+    return choose(workspace, COMPARISONS, wanted, setting="prefer.comparisons", criteria=settings.wanted_criteria)
 
 
 def _run(workspace: Workspace, run: Run, config: Config) -> Run:

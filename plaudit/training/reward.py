@@ -30,7 +30,7 @@ from plaudit.statistics.enough import few_prompts, few_steps, smaller_batches, u
 from plaudit.statistics.reward_quality import Judged, fitted_temperature, margins, rating_quality, reward_quality
 from plaudit.text.batches import batches_by_weight, collate, micro_batches
 from plaudit.text.chat import TokenSequence
-from plaudit.training.comparisons import JudgedPrompt, prompt_groups
+from plaudit.training.judged_prompts import JudgedPrompt, prompt_groups
 from plaudit.training.reward_data import RewardData, choose_judgments, load_reward_data
 from plaudit.training.reward_parts import LOG_TIE, losses_by_head
 from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
@@ -55,10 +55,13 @@ def reward(workspace: Workspace, config: Config | None = None, *, resume: str | 
             return _run(workspace, run, run.config())
     config = config or workspace.config()
     sources, data = choose_judgments(workspace, config)
-    parents = {"model": named_policy(workspace, config.reward.model, setting="reward.model")} | sources
-    if keep and (known := workspace.find_run("reward", config, parents=parents, data=data)) is not None:
+    parents = {"model": named_policy(workspace, config.reward.model, setting="reward.model")}
+    if (
+        keep
+        and (known := workspace.find_run("reward", config, parents=parents, sources=sources, data=data)) is not None
+    ):
         return known if known.status == "complete" else reward(workspace, resume=known.name)
-    with workspace.new_run("reward", config, parents=parents, data=data) as run:
+    with workspace.new_run("reward", config, parents=parents, sources=sources, data=data) as run:
         return _run(workspace, run, config)
 
 

@@ -15,17 +15,10 @@ from plaudit.models.loading import LoadedModel
 from plaudit.progress import say
 from plaudit.records import unit_interval
 from plaudit.training.annotators import combine_annotators
-from plaudit.training.comparisons import (
-    JudgedPrompt,
-    choose_comparisons,
-    choose_ratings,
-    data_snapshot,
-    label_parents,
-    load_judged_prompts,
-    load_rated_prompts,
-    source_parents,
-)
-from plaudit.workspace import Run, Workspace
+from plaudit.training.choosing import COMPARISONS, RATINGS, choose, data_snapshot
+from plaudit.training.encoding import load_judged_prompts, load_rated_prompts
+from plaudit.training.judged_prompts import JudgedPrompt
+from plaudit.workspace import Run, Sources, Workspace
 
 
 @dataclass(frozen=True)
@@ -41,14 +34,15 @@ class RewardData:
     scales: dict[str, tuple[float, float]]
 
 
-def choose_judgments(workspace: Workspace, config: Config) -> tuple[dict[str, str], dict[str, Any]]:
-    """(role -> source, snapshot) of what `reward` asks for. Raises DataError when there is nothing."""
-    wanted: dict[str, Any] = {"setting": "reward.comparisons", "criteria": config.reward.wanted_criteria}
-    if REWARD_LOSSES[config.reward.loss].learns_from == "ratings":
-        ratings = choose_ratings(workspace, config.reward.comparisons, **wanted)
-        return label_parents(workspace, ratings, config.reward.comparisons), data_snapshot([], ratings)
-    comparisons = choose_comparisons(workspace, config.reward.comparisons, **wanted)
-    return source_parents(workspace, comparisons, config.reward.comparisons), data_snapshot(comparisons)
+def choose_judgments(workspace: Workspace, config: Config) -> tuple[Sources, dict[str, Any]]:
+    """(sources, snapshot) of what `reward` asks for. Raises DataError when there is nothing."""
+    settings = config.reward
+    wanted: dict[str, Any] = {"setting": "reward.comparisons", "criteria": settings.wanted_criteria}
+    if REWARD_LOSSES[settings.loss].learns_from == "ratings":
+        ratings = choose(workspace, RATINGS, settings.comparisons, **wanted)
+        return Sources(labels=ratings.sources), data_snapshot([], ratings.rows)
+    comparisons = choose(workspace, COMPARISONS, settings.comparisons, **wanted)
+    return Sources(comparisons=comparisons.sources), data_snapshot(comparisons.rows)
 
 
 def load_reward_data(workspace: Workspace, run: Run, model: LoadedModel, config: Config) -> RewardData:

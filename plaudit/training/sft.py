@@ -24,7 +24,7 @@ from plaudit.text.batches import shuffled_batches
 from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
 from plaudit.training.supervised import encode_demonstrations, likelihood_step, mean_loss
 from plaudit.training.watch import Watch
-from plaudit.workspace import Run, Workspace
+from plaudit.workspace import Run, Sources, Workspace
 
 GIVEN = "given"
 """A source: whatever no run has made."""
@@ -56,10 +56,10 @@ def sft(workspace: Workspace, config: Config | None = None, *, resume: str | Non
         for source in config.sft.sources
         if workspace.is_run(source)
     ]
-    parents |= {f"demonstrations {name}": name for name in made}
-    if keep and (known := workspace.find_run("sft", config, parents=parents, data=data)) is not None:
+    sources = Sources(demonstrations=tuple(sorted(set(made))))
+    if keep and (known := workspace.find_run("sft", config, parents=parents, sources=sources, data=data)) is not None:
         return known if known.status == "complete" else sft(workspace, resume=known.name)
-    with workspace.new_run("sft", config, parents=parents, data=data) as run:
+    with workspace.new_run("sft", config, parents=parents, sources=sources, data=data) as run:
         return _run(workspace, run, config)
 
 

@@ -130,7 +130,7 @@ def test_only_who_has_not_judged_yet_is_asked_and_the_new_run_stands_for_all(sam
     assert both.result["judgments"] == 2 * first.result["judgments"]
     model = f"reward.model={sampled.config().model.name}"
     learnt = plaudit.reward(sampled, sampled.config(overrides=[model, "reward.comparisons=[latest:judge]"]))
-    assert learnt.parents["comparisons_0"] == both.name
+    assert learnt.sources.comparisons == (both.name,)
     assert learnt.info["data"]["comparisons"]["count"] == both.result["judgments"]
 
 

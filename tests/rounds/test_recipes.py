@@ -269,7 +269,7 @@ def test_direct_rlaif_from_its_yaml(tiny_quickstart):
 def test_constitutional_ai_from_its_yaml(tiny_quickstart):
     workspace, evaluation = tiny_quickstart("constitutional-ai")
     second, reward, rl = (workspace.run(name) for name in ("sft-002", "reward-001", "rl-001"))
-    assert second.parents["demonstrations revise-001"] == "revise-001"
+    assert second.sources.demonstrations == ("revise-001",)
     assert second.config().sft.sources == ["given", "revise-001"]
     assert workspace.run("sample-002").parents["policy"] == "sft-002"
     assert reward.config().reward.comparisons == ["judge-001", "judge-002"]

@@ -70,8 +70,7 @@ def test_a_run_on_a_snapshot_is_the_same_whatever_was_said_since(workspace, tmp_
     config = workspace.config(overrides=[f"{stage}.comparisons={SNAPSHOT}", *changes])
     train = getattr(plaudit, stage)
     before = train(workspace, config)
-    sources = {role: name for role, name in before.parents.items() if role[:-1] in ("comparisons_", "labels_")}
-    assert set(sources.values()) == {"snapshot:first"}
+    assert before.sources.names == {"snapshot:first"}
     say_more_and_leave_out(workspace, tmp_path)
     after = train(workspace, config)
     assert after.info["data"] == before.info["data"]
@@ -81,7 +80,8 @@ def test_a_run_on_a_snapshot_is_the_same_whatever_was_said_since(workspace, tmp_
     assert all(torch.equal(value, weights(after)[name]) for name, value in weights(resumed).items())
     everything = train(workspace, workspace.config(overrides=changes))
     assert everything.info["data"] != before.info["data"]
-    assert all(name.startswith("import-") for role, name in everything.parents.items() if role[:-1] == "comparisons_")
+    assert everything.sources.comparisons
+    assert all(name.startswith("import-") for name in everything.sources.comparisons)
 
 
 def test_a_snapshot_beside_imports_is_named_beside_them(workspace, tmp_path):
@@ -89,7 +89,7 @@ def test_a_snapshot_beside_imports_is_named_beside_them(workspace, tmp_path):
     (theirs,) = {c.run for c in workspace.store.comparisons()}
     config = workspace.config(overrides=[f'reward.comparisons=["snapshot:first", "{theirs}"]'])
     run = plaudit.reward(workspace, config)
-    assert [run.parents[f"comparisons_{i}"] for i in (0, 1)] == [theirs, "snapshot:first"]
+    assert run.sources.comparisons == (theirs, "snapshot:first")
     assert run.info["data"]["comparisons"]["count"] == 20
 
 

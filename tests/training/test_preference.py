@@ -213,7 +213,7 @@ def test_mismatched_pairs_fit_the_context():
     from types import SimpleNamespace
 
     from plaudit.text.chat import TokenSequence
-    from plaudit.training.comparisons import LabelledResponse
+    from plaudit.training.judged_prompts import LabelledResponse
     from plaudit.training.preference_parts import _kto_point
 
     seen = []

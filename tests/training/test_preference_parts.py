@@ -22,7 +22,7 @@ from plaudit.objectives import (
     simpo,
 )
 from plaudit.text.chat import TokenSequence
-from plaudit.training.comparisons import JudgedPrompt, Judgment, LabelledResponse
+from plaudit.training.judged_prompts import JudgedPrompt, Judgment, LabelledResponse
 from plaudit.training.preference_parts import Learner, parts_of_a_step
 
 PROMPT_ONE, PROMPT_TWO = [1, 5], [2, 5, 6]

@@ -20,7 +20,7 @@ from plaudit.statistics.reward_quality import Judged
 from plaudit.text.batches import collate
 from plaudit.text.chat import TokenSequence
 from plaudit.training.annotators import combine_annotators
-from plaudit.training.comparisons import JudgedPrompt, Judgment, Rating
+from plaudit.training.judged_prompts import JudgedPrompt, Judgment, Rating
 from plaudit.training.reward import _temperatures
 from plaudit.training.reward_parts import LOG_TIE, group_losses, losses_by_head, ranks_of
 

@@ -53,7 +53,8 @@ def test_every_run_is_complete_and_knows_where_it_came_from(finished):
     runs = {run.kind: run for run in finished.runs()}
     assert {run.status for run in runs.values()} == {"complete"}
     assert runs["sample"].parents == {"policy": "sft-001"}
-    assert runs["reward"].parents == {"model": "sft-001", "comparisons_0": "judge-001"}
+    assert runs["reward"].parents == {"model": "sft-001"}
+    assert runs["reward"].sources.by_kind == {"comparisons": ["judge-001"]}
     assert runs["rl"].parents == {"policy": "sft-001", "reward": "reward-001"}
     assert runs["evaluate"].parents == {"policy": "rl-001", "baseline": "sft-001", "reward": "reward-001"}
     for run in runs.values():
@@ -223,7 +224,8 @@ def test_a_reward_model_uses_the_comparisons_it_is_told_to(finished):
     assert same_weights(finished.run("reward-001"), one)
     assert one.info["data"] == finished.run("reward-001").info["data"]
     both = plaudit.reward(finished, finished.config(overrides=["reward.model=sft-001"]))
-    assert set(both.parents.values()) == {"sft-001", "judge-001", judged.name}
+    assert set(both.parents.values()) == {"sft-001"}
+    assert both.sources.comparisons == tuple(sorted(["judge-001", judged.name]))
     assert both.info["data"]["comparisons"]["count"] == 2 * one.info["data"]["comparisons"]["count"]
     with pytest.raises(DataError, match="no comparisons of import-1"):
         plaudit.reward(finished, finished.config(overrides=["reward.comparisons=[import-1]"]))
