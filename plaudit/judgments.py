@@ -9,11 +9,11 @@ from typing import Generic, TypeVar
 
 from plaudit.progress import say
 from plaudit.records import Comparison, Label, is_named
+from plaudit.references import LATEST, SNAPSHOT, parse
+from plaudit.references import is_of as is_reference
 from plaudit.store import Store
 from plaudit.workspace import Workspace
 
-SNAPSHOT = "snapshot:"
-"""Before a snapshot's name, where judge runs and imports are named."""
 PEOPLE, MODELS, SIMULATED = "people", "models", "simulated annotators"
 KINDS = {"person": PEOPLE, "imported": PEOPLE, "model": MODELS, "simulated": SIMULATED}
 """Of an annotator in the store -> in words. Who a file names is a person, unless file or import say otherwise."""
@@ -58,7 +58,7 @@ def judgments_of(workspace: Workspace, names: Iterable[str] | None, read: Callab
         found = {row.id: row for row in read(workspace.store)}
     else:
         wanted = [exact_name(workspace, name) for name in names]
-        parts = {part for name in wanted if not name.startswith(SNAPSHOT) for part in parts_of(workspace, name)}
+        parts = {part for name in wanted if not is_reference(SNAPSHOT, name) for part in parts_of(workspace, name)}
         found = {row.id: row for row in read(workspace.store) if is_of(row, parts)} if parts else {}
     unfinished: Counter[str] = Counter()
     broken = {run.name for run in workspace.runs("judge") if run.status != "complete"}
@@ -69,8 +69,8 @@ def judgments_of(workspace: Workspace, names: Iterable[str] | None, read: Callab
         for row in lost:
             del found[row.id]
     for name in names or ():
-        if name.startswith(SNAPSHOT):
-            fixed = workspace.store.of_snapshot(name.removeprefix(SNAPSHOT))
+        if is_reference(SNAPSHOT, name):
+            fixed = workspace.store.of_snapshot(parse(name).name)
             found |= {row.id: row for row in read(fixed)}
     rows = latest([found[name] for name in sorted(found)])
     return Found(rows, unfinished, len(found) - len(rows))
@@ -78,7 +78,7 @@ def judgments_of(workspace: Workspace, names: Iterable[str] | None, read: Callab
 
 def exact_name(workspace: Workspace, name: str) -> str:
     """A run's own name for `latest:judge`; anything else as it is."""
-    return workspace.lineage_name(name) if name.startswith("latest:") else name
+    return workspace.lineage_name(name) if is_reference(LATEST, name) else name
 
 
 def parts_of(workspace: Workspace, name: str) -> set[tuple[str, str | None]]:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any, Literal
 
-from plaudit.stages import STAGES
+from plaudit.stages import RUN
 
 Message = dict[str, str]
 Split = Literal["train", "held_out", "aside"]
@@ -23,8 +22,6 @@ Choice = Literal["first", "second", "tie"]
 AnnotatorKind = Literal["person", "simulated", "model", "imported"]
 """Imported: somebody named by a file that does not say what they are, which is taken to be a person."""
 
-RUN = re.compile(rf"({'|'.join(STAGES)})-\d{{3,}}")
-"""Names of runs."""
 GRADES = {1: "negligibly better", 2: "slightly better", 3: "better", 4: "significantly better"}
 """Llama 2's four grades of a preference (Touvron et al. 2023, section 3.2.1)."""
 

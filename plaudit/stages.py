@@ -7,6 +7,7 @@ here.
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -185,6 +186,8 @@ _ALL = (
 )
 
 STAGES: dict[str, Stage] = {stage.kind: stage for stage in _ALL}
+RUN = re.compile(rf"({'|'.join(STAGES)})-\d{{3,}}")
+"""Names of runs."""
 RECIPE_STAGES = tuple(stage.kind for stage in _ALL if stage.in_recipes)
 POLICIES = tuple(stage.kind for stage in _ALL if stage.makes_policy)
 """Kinds whose runs have a model that writes answers."""

@@ -34,8 +34,8 @@ from plaudit.errors import ConfigError, WorkspaceError, nearest
 from plaudit.files import write_json, write_text
 from plaudit.ownership import described, living_owner, owned
 from plaudit.progress import say, warn
-from plaudit.records import RUN
-from plaudit.stages import STAGES, Stage
+from plaudit.references import LATEST, RUN_KIND, Reference, is_of, parse
+from plaudit.stages import RUN, STAGES, Stage
 from plaudit.store import Store
 from plaudit.timing import now
 
@@ -43,7 +43,6 @@ CONFIG_NAME = "plaudit.yaml"
 DATABASE_NAME = "feedback.sqlite"
 DATABASE_VARIABLE = "PLAUDIT_DATABASE"
 """Of the environment: goes before `data.database`, so that a password need not stand in a file."""
-LATEST = "latest:"
 RUN_LIKE = re.compile(r"(?P<word>[A-Za-z_]+)[-_ ]?(?P<number>\d+)")
 """What somebody may type for a run's name."""
 SOURCE_AS_PARENT = re.compile(r"(?P<kind>comparisons(?=_\d)|labels(?=_\d)|demonstrations(?= )).+")
@@ -299,7 +298,7 @@ class Workspace:
         Raises WorkspaceError when there is none, it is incomplete, or it is of another kind.
         """
         kinds = (kind,) if isinstance(kind, str) else kind
-        found = self._latest(reference, setting) if reference.startswith(LATEST) else self._named(reference, setting)
+        found = self._latest(reference, setting) if is_of(LATEST, reference) else self._named(reference, setting)
         if kinds is not None and found.kind not in kinds:
             raise WorkspaceError(
                 f"{_of(setting)}run `{found.name}` is of kind `{found.kind}`, but {_one_of(kinds)} run is needed here."
@@ -307,7 +306,7 @@ class Workspace:
         return found
 
     def _latest(self, reference: str, setting: str | None) -> Run:
-        wanted = reference.removeprefix(LATEST)
+        wanted = parse(reference).name
         if wanted not in STAGES:
             raise WorkspaceError(
                 f"{_of(setting)}`{reference}`: there are no `{wanted}` runs.{nearest(wanted, STAGES)} "
@@ -348,7 +347,7 @@ class Workspace:
 
     def is_run(self, reference: str) -> bool:
         """Whether the text names a run, there or not: `latest:KIND`, or a stage's name with a number."""
-        return reference.startswith(LATEST) or RUN.fullmatch(reference) is not None
+        return parse(reference).kind in (LATEST, RUN_KIND)
 
     def model_source(
         self, reference: str, *, kind: str | Collection[str] | None = None, setting: str | None = None
@@ -380,7 +379,7 @@ class Workspace:
         if rest and "/" not in word and "\\" not in word:
             raise WorkspaceError(
                 f"{_of(setting)}`{reference}` is neither a run nor a model: write latest:KIND, a run's name, a folder "
-                f"or a hub name.{nearest(reference, [LATEST + kind for kind in STAGES])}"
+                f"or a hub name.{nearest(reference, [Reference(LATEST, kind).text for kind in STAGES])}"
             )
         match = RUN_LIKE.fullmatch(reference)
         if match and (len(match["number"]) >= 3 or nearest(match["word"].lower(), STAGES, cutoff=0.6)):

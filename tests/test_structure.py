@@ -13,7 +13,7 @@ ROOT = Path(plaudit.__file__).parent
 LAYERS = [
     ["errors", "losses", "objectives", "timing", "guidelines"],
     ["stages"],
-    ["records"],
+    ["records", "references"],
     ["config", "files", "functions", "ownership", "progress"],
     ["statistics"],
     ["text", "store"],

@@ -8,9 +8,9 @@ from pydantic import Field, model_validator
 
 from plaudit.config.endpoint import EndpointSettings
 from plaudit.config.section import Positive, Section
+from plaudit.references import FUNCTION, REWARD, parse
 
 ENDPOINT = "endpoint"
-REWARD = "reward:"
 
 
 class ModelJudgeSettings(Section):
@@ -50,7 +50,7 @@ class ModelJudgeSettings(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> ModelJudgeSettings:
-        speaks = self.source != ENDPOINT and not self.source.startswith((REWARD, "function:"))
+        speaks = self.source != ENDPOINT and parse(self.source).kind not in (REWARD, FUNCTION)
         if (self.source == ENDPOINT) != (self.endpoint is not None):
             raise ValueError("source: endpoint goes together with the settings of an `endpoint`")
         if self.samples > 1 and not self.reasoning:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -10,10 +9,8 @@ from plaudit.config.recipe import RecipeSettings, StageSettings
 from plaudit.config.resolve import Config, merge, resolve
 from plaudit.config.stages import WHO_CAN_JUDGE
 from plaudit.errors import ConfigError, nearest
+from plaudit.references import LATEST, OF_OTHERS, STAGE, Reference, is_of, parse
 from plaudit.stages import STAGES
-
-NAMED, LATEST = "stage:", "latest:"
-REFERENCE = re.compile(r"(?P<prefix>judge:|reward:|model:)?(?P<run>(?:latest|stage):.+)")
 
 
 def stage_config(config: Config, number: int, made: Mapping[str, str]) -> Config:
@@ -35,8 +32,8 @@ def stage_config(config: Config, number: int, made: Mapping[str, str]) -> Config
     plain = config.model_copy(update={"recipe": RecipeSettings()}).model_dump(mode="json")
     values = _exact(merge(plain, stage.settings), made)
     for section in sections:
-        for reference in _references(values[section], NAMED):
-            known = ", ".join(name for name in made if name.startswith(NAMED)) or "none before it has a name"
+        for reference in _references(values[section], STAGE):
+            known = ", ".join(name for name in made if is_of(STAGE, name)) or "none before it has a name"
             raise ConfigError(f"{where}: `{reference}` in `{section}` is no stage before it ({known}).")
     try:
         return resolve(values=values)
@@ -56,7 +53,7 @@ def check_recipe(config: Config, there: Collection[str] = ()) -> None:
             raise ConfigError(f"{_where(config, number)}: there is nobody to judge.\n{WHO_CAN_JUDGE}")
         section = getattr(found, stage.stage).model_dump(mode="json")
         for reference in _references(section, LATEST):
-            kind = reference.partition(LATEST)[2]
+            kind = _to_a_run(reference).name
             if kind not in there:
                 raise ConfigError(
                     f"{_where(config, number)}: `{reference}` in `{stage.stage}`, but no stage before it makes a "
@@ -67,7 +64,8 @@ def check_recipe(config: Config, there: Collection[str] = ()) -> None:
 
 def names_of(stage: StageSettings, run: str) -> dict[str, str]:
     """What later stages may call the run of a stage."""
-    return {f"{LATEST}{stage.stage}": run} | ({f"{NAMED}{stage.name}": run} if stage.name is not None else {})
+    named = {} if stage.name is None else {Reference(STAGE, stage.name).text: run}
+    return {Reference(LATEST, stage.stage).text: run} | named
 
 
 def _where(config: Config, number: int) -> str:
@@ -81,8 +79,15 @@ def _exact(value: Any, made: Mapping[str, str]) -> Any:
         return {key: _exact(one, made) for key, one in value.items()}
     if isinstance(value, list):
         return [_exact(one, made) for one in value]
-    match = REFERENCE.fullmatch(value) if isinstance(value, str) else None
-    return value if match is None else (match["prefix"] or "") + made.get(match["run"], match["run"])
+    if not isinstance(value, str) or (run := _to_a_run(value)).kind not in (LATEST, STAGE):
+        return value
+    return value.removesuffix(run.text) + made.get(run.text, run.text)
+
+
+def _to_a_run(text: str) -> Reference:
+    """The reference itself, or the one within: the judge:, reward: or model: before it aside."""
+    found = parse(text)
+    return parse(found.name) if found.kind in OF_OTHERS else found
 
 
 def _references(value: Any, kind: str) -> Iterator[str]:
@@ -90,5 +95,5 @@ def _references(value: Any, kind: str) -> Iterator[str]:
     if isinstance(value, dict | list):
         for one in value.values() if isinstance(value, dict) else value:
             yield from _references(one, kind)
-    elif isinstance(value, str) and (match := REFERENCE.fullmatch(value)) and match["run"].startswith(kind):
+    elif isinstance(value, str) and _to_a_run(value).kind == kind:
         yield value

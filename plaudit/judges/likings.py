@@ -111,27 +111,18 @@ def load_liking(
         return liking_of_rules(utility, taste)
     name = model or utility
     scores = _by_model(workspace, name, config, answers) if model else _by_function(name, answers)
-    wrong = [(answer, score) for answer, score in zip(answers, scores, strict=True) if not math.isfinite(score)]
-    if wrong:
-        (prompt, response), score = wrong[0]
-        raise DataError(
-            f"{name} gives {score} for {len(wrong)} of {len(scores)} answers, first for prompt "
-            f"{prompt.text[:60]!r} and answer {response.text[:60]!r}.\nA utility must be a finite number."
-        )
     ids = [response.id for _, response in answers]
     return liking_of_scores(dict(zip(ids, scores, strict=True)), name)
 
 
 def _by_function(name: str, answers: Sequence[tuple[Prompt, Response]]) -> list[float]:
-    function = load_function(name, setting="judge.utility")
-    try:
-        returned = function([prompt.messages for prompt, _ in answers], [response.text for _, response in answers])
-        scores = [float(value) for value in returned]
-    except Exception as error:  # whatever the user's code raises, or returns
-        raise DataError(f"{name} failed on {len(answers)} answers: {type(error).__name__}: {error}") from error
-    if len(scores) != len(answers):
-        raise DataError(f"{name} returned {len(scores)} numbers for {len(answers)} answers.")
-    return scores
+    found = load_function(name, setting="judge.utility").numbers(
+        [prompt.messages for prompt, _ in answers],
+        [response.text for _, response in answers],
+        each="answers",
+        shown=lambda row: f"prompt {answers[row][0].text[:60]!r} and answer {answers[row][1].text[:60]!r}",
+    )
+    return [score for score in found if score is not None]
 
 
 def _by_model(
@@ -147,4 +138,7 @@ def _by_model(
     missing = sum(scores is None for scores in found)
     if missing:
         raise DataError(f"{missing} answers are beyond the context of {name}, so it cannot judge them.")
-    return [model.scores.sign * sum(scores) / len(scores) for scores in found if scores is not None]
+    known = [model.scores.sign * sum(scores) / len(scores) for scores in found if scores is not None]
+    if not all(map(math.isfinite, known)):
+        raise DataError(f"{name} gives scores that are no finite numbers, so it cannot judge.")
+    return known

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from plaudit.config import Config, EndpointSettings, ModelJudgeSettings
-from plaudit.config.model_judges import REWARD
 from plaudit.errors import DataError
-from plaudit.functions import is_function, load_function
+from plaudit.functions import UserFunction, is_function, load_function
 from plaudit.guidelines import guideline_for
 from plaudit.judges import reading
 from plaudit.judges.ai import AIJudge, Judged, Pair, comparison_of
@@ -23,6 +22,7 @@ from plaudit.models.loading import load_causal, load_reward, one_head
 from plaudit.models.named import named_policy, named_reward
 from plaudit.progress import progress, say
 from plaudit.records import Annotator, Comparison, Message, Prompt, Response
+from plaudit.references import REWARD, Reference, is_of, parse
 from plaudit.rewards.answers import score_answers
 from plaudit.stages import POLICIES
 from plaudit.store.importing import read_judged
@@ -112,8 +112,7 @@ class RewardModelJudge:
 class FunctionJudge:
     """A Python function f(prompts, firsts, seconds) -> P(first is better), or None for no verdict; in both orders."""
 
-    call: Callable[[list[list[Message]], list[str], list[str]], Any]
-    name: str
+    function: UserFunction
 
     def judge(self, pairs: Sequence[Pair]) -> list[Judged | None]:
         """Raises DataError when it fails, or gives something else than as many numbers from 0 to 1."""
@@ -126,16 +125,10 @@ class FunctionJudge:
         ]
 
     def _asked(self, prompts: list[list[Message]], one: list[str], other: list[str]) -> list[float | None]:
-        try:
-            given = list(self.call(prompts, one, other))
-        except Exception as error:  # whatever the user's function raises
-            raise DataError(f"the judge {self.name} failed: {type(error).__name__}: {error}") from None
-        if len(given) != len(prompts):
-            raise DataError(f"the judge {self.name} gave {len(given)} verdicts on {len(prompts)} pairs.")
-        for value in given:
-            if value is not None and (isinstance(value, bool) or not 0 <= float(value) <= 1):
-                raise DataError(f"the judge {self.name} gave {value!r}; a verdict is a number from 0 to 1, or None.")
-        return [None if value is None else float(value) for value in given]
+        return self.function.numbers(
+            prompts, one, other, each="pairs", shown=lambda row: f"answers {one[row][:60]!r} and {other[row][:60]!r}",
+            least=0, most=1, may_be_none=True,
+        )  # fmt: skip
 
 
 def annotator_of(settings: ModelJudgeSettings) -> Annotator:
@@ -179,10 +172,12 @@ def load_judge(
     workspace: Workspace, settings: ModelJudgeSettings, config: Config, folder: Path
 ) -> AIJudge | RewardModelJudge | FunctionJudge:
     """Raises ConfigError, DataError or ModelError for what cannot be loaded, before anything is judged."""
-    if settings.source.startswith(REWARD):
-        return RewardModelJudge(workspace, settings.source.removeprefix(REWARD), config, settings.criterion)
+    if is_of(REWARD, settings.source):
+        return RewardModelJudge(workspace, parse(settings.source).name, config, settings.criterion)
     if is_function(settings.source):
-        return FunctionJudge(load_function(settings.source, setting=f"judge.models: {settings.name}"), settings.name)
+        return FunctionJudge(
+            load_function(settings.source, setting=f"judge.models: {settings.name}", name=f"the judge {settings.name}")
+        )
     guideline: str | tuple[str, ...]
     if settings.constitution is not None:
         guideline = tuple(principle.comparison for principle in load_principles(settings.constitution))
@@ -201,8 +196,8 @@ def judge_lineage(workspace: Workspace, settings: ModelJudgeSettings) -> str:
     if settings.endpoint is not None:
         return f"{settings.endpoint.model} at {settings.endpoint.base_url}"
     setting = f"judge.models: {settings.name}"
-    if source.startswith(REWARD):
-        return REWARD + named_reward(workspace, source.removeprefix(REWARD), setting=setting)
+    if is_of(REWARD, source):
+        return Reference(REWARD, named_reward(workspace, parse(source).name, setting=setting)).text
     return source if is_function(source) else named_policy(workspace, source, setting=setting)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from plaudit.config import Combine, Config, ModelJudgeSettings, RewardSource
-from plaudit.config.model_judges import ENDPOINT, REWARD
+from plaudit.config.model_judges import ENDPOINT
 from plaudit.errors import ConfigError, ModelError, nearest
 from plaudit.functions import is_function, load_function
 from plaudit.judges.ai import AIJudge
@@ -14,6 +14,7 @@ from plaudit.judges.models import judge_lineage, load_judge
 from plaudit.models.loading import LoadedModel, load_reward, one_head
 from plaudit.models.named import named_policy, named_reward
 from plaudit.records import Message
+from plaudit.references import FUNCTION, JUDGE, REWARD, Reference, is_of, parse
 from plaudit.rewards.rating import RatingScorer
 from plaudit.rewards.scoring import (
     Answered,
@@ -27,8 +28,6 @@ from plaudit.rewards.scoring import (
 )
 from plaudit.text.chat import TokenSequence
 from plaudit.workspace import Run, Workspace
-
-JUDGE = "judge:"
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,8 @@ def source_lineage(workspace: Workspace, source: str, config: Config, *, setting
     """
     if is_function(source):
         return {source: source}
-    if source.startswith(JUDGE):
-        name = source.removeprefix(JUDGE)
+    if is_of(JUDGE, source):
+        name = parse(source).name
         if (judge := _judge_named(name, config)) is not None:
             if judge.form != "rate":
                 raise ConfigError(
@@ -71,9 +70,9 @@ def source_lineage(workspace: Workspace, source: str, config: Config, *, setting
                 )
             return {source: source, f"model {name}": judge_lineage(workspace, judge)}
         known = [judge.name for judge in config.judge.models]
-        if (near := nearest(name, known)) or name == ENDPOINT or name.startswith(REWARD) or is_function(name):
+        if (near := nearest(name, known)) or name == ENDPOINT or parse(name).kind in (REWARD, FUNCTION):
             raise ConfigError(f"`{source}` is none of `judge.models` ({', '.join(known) or 'there are none'}).{near}")
-        return {source: JUDGE + named_policy(workspace, name, setting=setting)}
+        return {source: Reference(JUDGE, named_policy(workspace, name, setting=setting)).text}
     return {source: named_reward(workspace, source, setting=setting)}
 
 
@@ -109,13 +108,13 @@ def load_scorer(
     loaded: list[LoadedScorer] = []
     weights: list[float] = []
     for source in sources:
-        if is_function(source.source) or source.source.startswith(JUDGE):
+        if is_function(source.source) or is_of(JUDGE, source.source):
             _refuse_head(source, setting)
         if is_function(source.source):
-            function = FunctionScorer(load_function(source.source, setting=setting), source.source)
+            function = FunctionScorer(load_function(source.source, setting=setting))
             _try_it(function)
             found = [LoadedScorer(function)]
-        elif source.source.startswith(JUDGE):
+        elif is_of(JUDGE, source.source):
             rater = _rater(workspace, run, source.source, config, setting)
             found = [LoadedScorer(rater, raters=[rater])]
         else:
@@ -169,7 +168,7 @@ def _refuse_head(wanted: RewardSource, setting: str) -> None:
 
 def _rater(workspace: Workspace, run: Run, source: str, config: Config, setting: str) -> RatingScorer:
     """`judge:NAME` of `judge.models`, or `judge:MODEL` with the plain question."""
-    name = source.removeprefix(JUDGE)
+    name = parse(source).name
     settings = _judge_named(name, config)
     if settings is None:
         settings = ModelJudgeSettings(name=name, source=name, form="rate")

@@ -5,14 +5,15 @@ B answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from plaudit.errors import DataError, ModelError
+from plaudit.errors import ModelError
+from plaudit.functions import UserFunction
 from plaudit.models.loading import LoadedModel
 from plaudit.objectives import mean_minus_deviation, safety_gated_scores, whitened_safety_gated_scores, worst_case
 from plaudit.records import Message
@@ -109,35 +110,18 @@ class FunctionScorer:
     the same length, and must return as many finite numbers.
     """
 
-    function: Callable[..., Any]
-    name: str
+    function: UserFunction
 
     def __call__(self, answers: Sequence[Answered]) -> Tensor:
-        """Raises DataError, naming the prompt and the value, unless it returns one finite number an answer."""
+        """[B]. Raises DataError, naming the prompt and the value, unless it returns one finite number an answer."""
         prompts, responses = [a.conversation for a in answers], [a.text for a in answers]
-        try:
-            returned = self.function(prompts, responses)
-        except Exception as error:  # whatever the user's code raises
-            raise DataError(
-                f"{self.name} failed on {len(answers)} responses: {type(error).__name__}: {error}"
-            ) from error
-        try:
-            values = list(returned)
-            scores = [float(value) for value in values]
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{self.name} must return one number for each response, but: {error}.") from error
-        if len(scores) != len(answers):
-            raise DataError(f"{self.name} returned {len(scores)} scores for {len(answers)} responses.")
-        found = torch.tensor(scores, dtype=torch.float32)
-        wrong = (~found.isfinite()).nonzero()
-        if len(wrong):
-            first = int(wrong[0])
-            raise DataError(
-                f"{self.name} returned {values[first]} for {len(wrong)} of {len(answers)} responses, first for prompt "
-                f"{prompts[first][-1]['content'][:60]!r} and response {responses[first][:60]!r}.\n"
-                "A reward must be a finite number."
-            )
-        return found
+        found = self.function.numbers(
+            prompts,
+            responses,
+            each="responses",
+            shown=lambda row: f"prompt {prompts[row][-1]['content'][:60]!r} and response {responses[row][:60]!r}",
+        )
+        return torch.tensor(found, dtype=torch.float32)
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from plaudit.config import Config
 from plaudit.errors import DataError
-from plaudit.functions import is_function, load_function
+from plaudit.functions import UserFunction, is_function, load_function
 from plaudit.models.loading import LoadedModel, load_causal
 from plaudit.records import Message
+from plaudit.references import parse
 from plaudit.sampling.episodes import User
 from plaudit.sampling.in_process import sample
 from plaudit.stages import POLICIES
 from plaudit.workspace import Workspace
 
-MODEL = "model:"
 ROLE = (
     "You play a person who talks with an assistant. Write the person's next message, in the person's voice, and "
     "nothing else."
@@ -31,10 +28,10 @@ def load_user(workspace: Workspace, config: Config) -> User | None:
     if reference is None:
         return None
     if is_function(reference):
-        user = FunctionUser(load_function(reference, setting="rl.episodes.user"), reference)
+        user = FunctionUser(load_function(reference, setting="rl.episodes.user"))
         user([[{"role": "user", "content": "How are you?"}, {"role": "assistant", "content": "Well, thank you."}]])
         return user
-    source = workspace.model_source(reference.removeprefix(MODEL), kind=POLICIES, setting="rl.episodes.user")
+    source = workspace.model_source(parse(reference).name, kind=POLICIES, setting="rl.episodes.user")
     model = load_causal(source, config.model)
     return ModelUser(model, config)
 
@@ -42,20 +39,16 @@ def load_user(workspace: Workspace, config: Config) -> User | None:
 class FunctionUser:
     """A Python callable f(conversation) -> the user's next turn, or None to end."""
 
-    def __init__(self, function: Callable[..., Any], name: str):
+    def __init__(self, function: UserFunction):
         self.function = function
-        self.name = name
 
     def __call__(self, conversations: list[list[Message]]) -> list[str | None]:
         """One turn each. Raises DataError for anything but a text or None, or when the function fails."""
         turns: list[str | None] = []
         for conversation in conversations:
-            try:
-                turn = self.function(conversation)
-            except Exception as error:  # whatever the user's code raises
-                raise DataError(f"{self.name} failed: {type(error).__name__}: {error}") from error
+            turn = self.function(conversation)
             if turn is not None and (not isinstance(turn, str) or not turn.strip()):
-                raise DataError(f"{self.name} must return a text, or None to end; it returned {turn!r}.")
+                raise DataError(f"{self.function.name} must return a text, or None to end; it returned {turn!r}.")
             turns.append(turn)
         return turns
 

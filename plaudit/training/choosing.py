@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from plaudit.errors import DataError
-from plaudit.judgments import SNAPSHOT, Found, exact_name, is_of, judgments_of, mixture, mixture_lines, parts_of
+from plaudit.judgments import Found, exact_name, is_of, judgments_of, mixture, mixture_lines, parts_of
 from plaudit.progress import say
 from plaudit.records import DESIRABLE, SAFE, Comparison, Label
+from plaudit.references import SNAPSHOT
+from plaudit.references import is_of as is_reference
 from plaudit.store import Store
 from plaudit.store.database import snapshot
 from plaudit.workspace import Run, Workspace
@@ -104,7 +106,7 @@ def choose_labels(workspace: Workspace, wanted: Sequence[str] | None, *, setting
 
 def _check_names(workspace: Workspace, wanted: Sequence[str] | None) -> None:
     for name in wanted or ():
-        if not name.startswith(SNAPSHOT):
+        if not is_reference(SNAPSHOT, name):
             workspace.lineage_name(name)
 
 
@@ -113,7 +115,7 @@ def _check_found(
 ) -> None:
     """Raise DataError for a source that was named and has none, and where nothing is left."""
     if wanted is not None:
-        named = [name for name in wanted if not name.startswith(SNAPSHOT)]
+        named = [name for name in wanted if not is_reference(SNAPSHOT, name)]
         unknown = sorted({exact_name(workspace, name) for name in named if not _has(workspace, found.rows, name)})
         if unknown:
             known = ", ".join(sorted({row.run for row in kind.read(workspace.store)})) or "none yet"
@@ -179,7 +181,9 @@ def _sources(
     if wanted is None:
         return tuple(sorted({row.run for row in rows}))
     names = {exact_name(workspace, name) for name in wanted}
-    return tuple(sorted(name for name in names if rows and (name.startswith(SNAPSHOT) or _has(workspace, rows, name))))
+    return tuple(
+        sorted(name for name in names if rows and (is_reference(SNAPSHOT, name) or _has(workspace, rows, name)))
+    )
 
 
 def data_snapshot(comparisons: Sequence[Comparison], labels: Sequence[Label] = ()) -> dict[str, Any]:

@@ -6,10 +6,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from plaudit.config import Config
-from plaudit.judgments import SNAPSHOT, judgments_of
+from plaudit.judgments import judgments_of
 from plaudit.models.loading import LoadedModel
 from plaudit.progress import say
 from plaudit.records import SAFE, Comparison, Label, Response, implied_comparisons
+from plaudit.references import SNAPSHOT
+from plaudit.references import is_of as is_reference
 from plaudit.store import Store
 from plaudit.text.chat import TokenSequence
 from plaudit.text.prompts import encode_prompts
@@ -113,7 +115,7 @@ def _safety_labels(workspace: Workspace, sources: set[str]) -> dict[str, bool]:
     From the snapshots alone where there is no other source: what was said later must not change the run.
     """
     votes: dict[str, list[float]] = defaultdict(list)
-    fixed = bool(sources) and all(name.startswith(SNAPSHOT) for name in sources)
+    fixed = bool(sources) and all(is_reference(SNAPSHOT, name) for name in sources)
     labels = judgments_of(workspace, sources if fixed else None, lambda store: store.labels(SAFE))
     for label in labels.rows:
         votes[label.response].append(label.value)

@@ -8,6 +8,7 @@ import pytest
 import plaudit
 from plaudit.config import ModelJudgeSettings, resolve
 from plaudit.errors import ConfigError, DataError
+from plaudit.functions import UserFunction
 from plaudit.judges.endpoint.questions import Reply, Unanswered
 from plaudit.judges.models import EndpointSpeaker, FunctionJudge, load_exemplars
 from plaudit.judges.wording import LABELS
@@ -106,14 +107,16 @@ def test_a_reward_models_verdict_is_the_sigmoid_of_its_difference(sampled):
 
 
 def test_a_function_that_gives_nonsense_is_refused(sampled):
-    with pytest.raises(DataError, match=r"gave 2\.0"):
+    with pytest.raises(
+        DataError, match=r"the judge machine returned 2\.0 for .* first for answers .* a number from 0 to 1, or None"
+    ):
         judge(sampled, source=f"function:{sampled.path / 'judges.py'}:bad")
 
 
 def test_a_pair_without_a_verdict_is_counted():
     prompt = Prompt([{"role": "user", "content": "q"}])
     pairs = [(prompt, Response("a", prompt.id, "NONE", "r"), Response("b", prompt.id, "x", "r"))]
-    calls = FunctionJudge(lambda p, a, b: [None for _ in p], "f")
+    calls = FunctionJudge(UserFunction(lambda p, a, b: [None for _ in p], "f"))
     assert calls.judge(pairs) == [None]
 
 

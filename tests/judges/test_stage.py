@@ -101,7 +101,11 @@ def test_rules_functions_and_reward_models_can_be_what_is_liked(sampled, tmp_pat
     run, longest = winners(f"judge.utility=function:{file}:most")
     assert all(len(responses[a]) >= len(responses[b]) for a, b in longest)
     assert run.result["utility"].endswith(":most")
-    for name, message in (("short", "1 numbers for"), ("nothing", "failed on"), ("broken", "must be a finite number")):
+    for name, message in (
+        ("short", "1 numbers for"),
+        ("nothing", "returned None for"),
+        ("broken", "must return a finite number"),
+    ):
         with pytest.raises(DataError, match=message):
             judged(sampled, f"judge.utility=function:{file}:{name}")
     model = f"reward.model={sampled.config().model.name}"

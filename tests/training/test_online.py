@@ -317,8 +317,8 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_loaded(four_an
     ("name", "error", "message"),
     [
         ("broken", DataError, "for 2 of 2|returned nan for"),
-        ("short", DataError, "returned 1 scores for 2 responses"),
-        ("nothing", DataError, "must return one number for each response"),
+        ("short", DataError, "returned 1 numbers for 2 responses"),
+        ("nothing", DataError, "returned None for 2 responses. It must return a finite number for each"),
         ("wroth", ConfigError, "Did you mean `worth`"),
         ("not_a_function", ConfigError, "has no function"),
     ],
