@@ -68,13 +68,13 @@ def test_numbers_of_a_function_are_one_for_each_row():
     ],
 )
 def test_what_a_function_should_not_return_is_named(returned, more, message):
-    with pytest.raises(DataError, match="function:f.py:f") as refused:
+    with pytest.raises(DataError, match=r"function:f\.py:f") as refused:
         numbers(returned, **more)
     assert message in str(refused.value)
 
 
 def test_what_a_function_raises_is_a_message():
-    with pytest.raises(DataError, match="f failed on 2 things: ZeroDivisionError: division by zero"):
+    with pytest.raises(DataError, match=r"f failed on 2 things: ZeroDivisionError: division by zero"):
         UserFunction(lambda: 1 / 0, "f")(about="2 things")
     with pytest.raises(DataError, match="f failed: ZeroDivisionError"):
         UserFunction(lambda: 1 / 0, "f")()
