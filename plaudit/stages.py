@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from plaudit.losses import PREFERENCE_LOSSES, REWARD_LOSSES
+from plaudit.methods import PREFERENCE_LOSSES, REWARD_LOSSES
 
 COMMON = ("seed", "model", "data")
 """Sections of the settings that every stage reads, beside the one of its own name."""

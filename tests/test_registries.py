@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from plaudit import objectives
 from plaudit.cli import app
 from plaudit.config import Config, PreferSettings, RewardSettings
-from plaudit.losses import PREFERENCE_LOSSES, REWARD_LOSSES
+from plaudit.methods import PREFERENCE_LOSSES, REWARD_LOSSES
 from plaudit.stages import STAGES
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -9,7 +9,7 @@ from plaudit.algorithms.p3o import P3O
 from plaudit.algorithms.ppo import PPO
 from plaudit.algorithms.reinforce import Reinforce
 from plaudit.algorithms.rloo import Rloo
-from plaudit.algorithms.rollouts import Algorithm
+from plaudit.algorithms.base import Algorithm
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
     "reinforce": Reinforce,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from plaudit.algorithms.rollouts import Advantages, Algorithm, Piece, Rollouts
+from plaudit.algorithms.base import Advantages, Algorithm, Piece, Rollouts
 from plaudit.config import RlSettings
 from plaudit.objectives import clipped_surrogate, group_relative_advantages
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from plaudit.algorithms.rollouts import Advantages, Algorithm, Needs, Piece, Rollouts
+from plaudit.algorithms.base import Advantages, Algorithm, Needs, Piece, Rollouts
 from plaudit.config import RlSettings
 from plaudit.objectives import (
     clipped_surrogate,

@@ -16,7 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from plaudit.algorithms.rollouts import Advantages, Algorithm, Needs, Piece, Rollouts
+from plaudit.algorithms.base import Advantages, Algorithm, Needs, Piece, Rollouts
 from plaudit.objectives import dpo, hinge, ipo
 
 

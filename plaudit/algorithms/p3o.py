@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from plaudit.algorithms.rollouts import Advantages, Algorithm, Needs, Piece, Rollouts
+from plaudit.algorithms.base import Advantages, Algorithm, Needs, Piece, Rollouts
 from plaudit.objectives import pairwise_surrogate_joint, pairwise_surrogate_separate
 
 SURROGATES = {"separate": pairwise_surrogate_separate, "joint": pairwise_surrogate_joint}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from plaudit.algorithms.rollouts import Advantages, Algorithm, Needs, Piece, Rollouts
+from plaudit.algorithms.base import Advantages, Algorithm, Needs, Piece, Rollouts
 from plaudit.objectives import clipped_surrogate, generalised_advantages, rescale, whiten
 
 

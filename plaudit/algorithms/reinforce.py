@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from plaudit.algorithms.rollouts import Advantages, Algorithm, Needs, Piece, Rollouts
+from plaudit.algorithms.base import Advantages, Algorithm, Needs, Piece, Rollouts
 from plaudit.config import RlSettings
 from plaudit.objectives import clipped_surrogate, generalised_advantages, leave_one_out_advantages, policy_gradient
 

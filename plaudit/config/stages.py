@@ -11,7 +11,7 @@ from plaudit.config.endpoint import EndpointSettings
 from plaudit.config.model_judges import ENDPOINT, ModelJudgeSettings
 from plaudit.config.section import NotNegative, OptimiserSettings, Positive, Rate, Section, Share
 from plaudit.config.simulated import RuleSettings, SimulatedAnnotatorSettings, expand_presets
-from plaudit.losses import PREFERENCE_LOSSES, REWARD_LOSSES
+from plaudit.methods import PREFERENCE_LOSSES, REWARD_LOSSES
 
 if TYPE_CHECKING:
     PreferenceLossName = str

@@ -12,7 +12,7 @@ from plaudit.config import Config
 from plaudit.errors import DataError
 from plaudit.evaluation.scaling import CELLS, Cell, fit_scaling, read_cells
 from plaudit.files import write_text
-from plaudit.losses import REWARD_LOSSES
+from plaudit.methods import REWARD_LOSSES
 from plaudit.models.named import named_policy
 from plaudit.models.network import Network
 from plaudit.progress import say

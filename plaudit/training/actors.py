@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from plaudit.algorithms.rollouts import Needs
+from plaudit.algorithms.base import Needs
 from plaudit.config import Config, RewardSource
 from plaudit.judges.models import spent_by
 from plaudit.models.loading import LoadedModel, load_causal, reward_from_causal

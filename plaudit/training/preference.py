@@ -16,7 +16,7 @@ from plaudit.config import Config, PreferSettings
 from plaudit.errors import DataError, ModelError
 from plaudit.files import read_json, write_text
 from plaudit.judgments import exact_name, mixture
-from plaudit.losses import PREFERENCE_LOSSES
+from plaudit.methods import PREFERENCE_LOSSES
 from plaudit.models.loading import LoadedModel, load_causal
 from plaudit.models.named import named_policy
 from plaudit.models.network import Network, make_trainable

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from plaudit import objectives
 from plaudit.config import PreferSettings
-from plaudit.losses import PREFERENCE_LOSSES
+from plaudit.methods import PREFERENCE_LOSSES
 from plaudit.models.network import Network
 from plaudit.objectives import kto, kto_reference_point, log_odds
 from plaudit.text.batches import collate, micro_batches

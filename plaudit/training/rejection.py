@@ -11,7 +11,7 @@ import json
 import statistics
 from typing import Any
 
-from plaudit.algorithms.rollouts import Needs
+from plaudit.algorithms.base import Needs
 from plaudit.config import Config
 from plaudit.errors import DataError
 from plaudit.files import write_text

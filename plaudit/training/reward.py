@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from plaudit.config import Config, RewardSettings
 from plaudit.errors import DataError
 from plaudit.judgments import MODELS, PEOPLE, SIMULATED, kinds
-from plaudit.losses import REWARD_LOSSES
+from plaudit.methods import REWARD_LOSSES
 from plaudit.models.loading import LoadedModel, load_causal, reward_from_causal
 from plaudit.models.named import named_policy
 from plaudit.models.network import Network, make_trainable

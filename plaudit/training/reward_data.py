@@ -10,7 +10,7 @@ from typing import Any
 
 from plaudit.config import Config
 from plaudit.errors import DataError
-from plaudit.losses import REWARD_LOSSES
+from plaudit.methods import REWARD_LOSSES
 from plaudit.models.loading import LoadedModel
 from plaudit.progress import say
 from plaudit.records import unit_interval

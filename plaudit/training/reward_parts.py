@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from plaudit.config import RewardSettings
-from plaudit.losses import REWARD_LOSSES
+from plaudit.methods import REWARD_LOSSES
 from plaudit.objectives import (
     MARGINS,
     bradley_terry,

@@ -12,7 +12,7 @@ from itertools import chain, islice, pairwise
 import torch
 from torch import Tensor
 
-from plaudit.algorithms.rollouts import Algorithm, Rollouts
+from plaudit.algorithms.base import Algorithm, Rollouts
 from plaudit.config import Config
 from plaudit.objectives import k1, kl_penalised_rewards, masked_mean
 from plaudit.rewards.scoring import Scorer

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from plaudit.algorithms.rollouts import Advantages, Algorithm, Piece, Rollouts
+from plaudit.algorithms.base import Advantages, Algorithm, Piece, Rollouts
 from plaudit.models.network import Network
 from plaudit.objectives import clipped_value_error, k2, k3, masked_mean, masked_variance, response_weights
 from plaudit.text.batches import draw_without_replacement, micro_batches

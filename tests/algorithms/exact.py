@@ -8,7 +8,7 @@ from itertools import product
 import torch
 
 from plaudit.algorithms import ALGORITHMS
-from plaudit.algorithms.rollouts import Piece, Rollouts
+from plaudit.algorithms.base import Piece, Rollouts
 from plaudit.config import RlSettings
 from plaudit.objectives import kl_penalised_rewards, scores_at_the_end
 

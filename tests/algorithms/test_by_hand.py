@@ -7,7 +7,7 @@ import torch
 from exact import algorithm
 
 from plaudit.algorithms import ALGORITHMS
-from plaudit.algorithms.rollouts import Piece, Rollouts
+from plaudit.algorithms.base import Piece, Rollouts
 
 NAN = float("nan")
 SAMPLES = {"reinforce": 1, "ppo": 1, "ppo-lagrangian": 1}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from exact import BETA, REFERENCE, REWARD, Draws, algorithm
 
-from plaudit.algorithms.rollouts import Piece, Rollouts
+from plaudit.algorithms.base import Piece, Rollouts
 from plaudit.objectives import kl_penalised_rewards, scores_at_the_end
 
 LOGITS = torch.tensor([0.3, -0.2, 0.5, 0.1], dtype=torch.float64)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from exact import algorithm
 
-from plaudit.algorithms.rollouts import Piece, Rollouts
+from plaudit.algorithms.base import Piece, Rollouts
 from plaudit.objectives import kl_penalised_rewards, scores_at_the_end
 
 PATHS = [(0, 0), (0, 1), (1, 0), (1, 1)]

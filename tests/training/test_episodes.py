@@ -126,7 +126,7 @@ def test_a_user_that_says_no_text_is_refused(four_answers, users):
 def test_what_stands_in_the_users_turn_carries_no_loss(four_answers):
     """The gradient is that of the policy's own tokens: the sum over them by hand, whatever the advantage elsewhere."""
     from plaudit.algorithms import ALGORITHMS
-    from plaudit.algorithms.rollouts import Piece
+    from plaudit.algorithms.base import Piece
 
     mask = torch.tensor([[True, False, True]])
     advantages = torch.tensor([[2.0, 99.0, 3.0]])

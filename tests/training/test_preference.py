@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 import plaudit
 from plaudit.config import resolve
 from plaudit.errors import ConfigError, DataError, ModelError
-from plaudit.losses import PREFERENCE_LOSSES
+from plaudit.methods import PREFERENCE_LOSSES
 from plaudit.models.network import Network
 
 LOSSES = tuple(PREFERENCE_LOSSES)

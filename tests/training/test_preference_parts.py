@@ -7,7 +7,7 @@ import torch
 from tabular import Tabular
 
 from plaudit.config import PreferSettings
-from plaudit.losses import PREFERENCE_LOSSES
+from plaudit.methods import PREFERENCE_LOSSES
 from plaudit.objectives import (
     apo_down,
     apo_zero,
