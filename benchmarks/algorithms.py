@@ -40,7 +40,9 @@ ENTRANTS: dict[str, list[str]] = {
     "REINFORCE, batch baseline": ["rl.algorithm=reinforce"],
     "DPO": ["prefer.policy=sft-001", "prefer.comparisons=[judge-001]", "prefer.batch_size=5",
             "prefer.optimiser.learning_rate=0.0003"],
-    "Online DPO": ["rl.algorithm=online-dpo", *GROUP],
+    "Online DPO": ["rl.algorithm=online-dpo", *GROUP, "rl.online_dpo.beta=0.1"],
+    "GSPO": ["rl.algorithm=gspo", *GROUP],
+    "CISPO": ["rl.algorithm=cispo", *GROUP],
     "Rejection sampling": [
         "rl.algorithm=rejection", "rl.rejection.rounds=2", "rl.rejection.prompts_per_round=40",
         "rl.rejection.samples_per_prompt=4", "rl.rejection.batch_size=4", "rl.rejection.optimiser.learning_rate=0.0006",
@@ -51,8 +53,8 @@ ENTRANTS: dict[str, list[str]] = {
     ],
     "Best of 4, no training": ["evaluate.best_of=4"],
     "GRPO, as first published": [
-        "rl.algorithm=grpo", *GROUP, "rl.grpo={divide_by_deviation: true, reduction: response_mean}",
-        "rl.kl_placement=loss", "rl.kl_estimator=k3",
+        "rl.algorithm=grpo", *GROUP, "rl.grpo={scale_by_std: true, reduction: response_mean}",
+        "rl.kl_term=k3",
     ],
     "Rejection sampling, then PPO": [
         "rl.algorithm=rejection-then-ppo", "rl.steps=5", "rl.rejection.rounds=1", "rl.rejection.prompts_per_round=40",

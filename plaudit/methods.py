@@ -1,13 +1,74 @@
-"""The losses that `prefer.loss` and `reward.loss` name: an entry says what each needs.
+"""What `rl.algorithm`, `prefer.loss` and `reward.loss` name: an entry says what each needs.
 
-Settings, help texts, the loops and the tests read these entries. A new preference loss is a function in `objectives/`,
-an entry here, and a row of docs/algorithms.md.
+Settings, help texts, the loops, reports and the tests read these entries. A new preference loss is a function in
+`objectives/`, an entry here, and a row of docs/algorithms.md; a new online algorithm is a file in `algorithms/`, an
+entry here, and a row there.
 """
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class OnlineAlgorithm:
+    """An optimiser of the policy against a reward.
+
+    algorithm     "module:class" of what turns rollouts into advantages and a loss; none for rejection sampling, which
+                  fine-tunes on its best samples
+    critics       value models beside the policy: of the "reward", of the "cost"
+    compares      whether it needs several responses to each prompt
+    whole_groups  whether its loss needs all responses to a prompt in one micro-batch
+    reference     whether its loss needs the reference's log-probs even where the KL has no price
+    own_kl        the setting under `rl` that is its price of KL, in place of `kl_coefficient`
+    kl_in_reward  whether the KL can only be charged in the reward
+    clip          (below, above): change of a probability ratio past which gain is ignored, unless `rl.clip` and
+                  `rl.clip_high` say otherwise; None for no bound on that side
+    constrained   whether it keeps a cost under a threshold
+    then          the algorithm of a second run, which starts from this one
+    """
+
+    algorithm: str = ""
+    critics: tuple[str, ...] = ()
+    compares: bool = False
+    whole_groups: bool = False
+    reference: bool = False
+    own_kl: str | None = None
+    kl_in_reward: bool = False
+    clip: tuple[float | None, float] = (0.2, 0.2)
+    constrained: bool = False
+    then: str | None = None
+
+    def load(self) -> Any:
+        """Its class, imported when it is asked for."""
+        module, _, name = self.algorithm.partition(":")
+        return getattr(importlib.import_module(f"plaudit.algorithms.{module}"), name)
+
+
+ALGORITHMS: dict[str, OnlineAlgorithm] = {
+    "reinforce": OnlineAlgorithm("reinforce:Reinforce"),
+    "rloo": OnlineAlgorithm("rloo:Rloo", compares=True),
+    "grpo": OnlineAlgorithm("grpo:Grpo", compares=True),
+    "gspo": OnlineAlgorithm("gspo:GSPO", compares=True, clip=(3e-4, 4e-4)),
+    "cispo": OnlineAlgorithm("cispo:CISPO", compares=True, clip=(None, 4.0)),
+    "ppo": OnlineAlgorithm("ppo:PPO", critics=("reward",)),
+    "p3o": OnlineAlgorithm("p3o:P3O", compares=True, whole_groups=True),
+    "ppo-lagrangian": OnlineAlgorithm(
+        "lagrangian:PPOLagrangian", critics=("reward", "cost"), kl_in_reward=True, constrained=True
+    ),
+    "online-dpo": OnlineAlgorithm(
+        "online_dpo:OnlineDPO",
+        compares=True,
+        whole_groups=True,
+        reference=True,
+        own_kl="online_dpo.beta",
+        kl_in_reward=True,
+    ),
+    "rejection": OnlineAlgorithm(),
+    "rejection-then-ppo": OnlineAlgorithm(then="ppo"),
+}
 
 
 @dataclass(frozen=True)

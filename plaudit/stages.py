@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from plaudit.methods import PREFERENCE_LOSSES, REWARD_LOSSES
+from plaudit.methods import ALGORITHMS, PREFERENCE_LOSSES, REWARD_LOSSES
 
 COMMON = ("seed", "model", "data")
 """Sections of the settings that every stage reads, beside the one of its own name."""
@@ -145,9 +145,8 @@ _ALL = (
         "plaudit.training.online:rl",
         purpose="optimise the policy",
         help="Optimise the policy for a reward, with a price on departing from where it started.\n\n"
-        "Algorithms (rl.algorithm): reinforce, rloo, grpo, ppo, p3o, ppo-lagrangian, online-dpo, rejection, "
-        "rejection-then-ppo. The reward (rl.reward) is a reward run, function:FILE.py:NAME, judge:MODEL, or a list of "
-        "several.",
+        f"Algorithms (rl.algorithm): {', '.join(ALGORITHMS)}.\n\n"
+        "The reward (rl.reward) is a reward run, function:FILE.py:NAME, judge:MODEL, or a list of several.",
         title="Policy optimisation",
         reads_also=("judge",),  # whose judges may rate
         shortcuts=(

@@ -22,14 +22,17 @@ import resource
 import sys
 import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from plaudit.config import Config, resolve
+import yaml
+
+from plaudit.config import Config, renamed, resolve
+from plaudit.config.resolve import read_yaml
 from plaudit.errors import ConfigError, WorkspaceError, nearest
 from plaudit.files import write_json, write_text
 from plaudit.ownership import described, living_owner, owned
@@ -144,7 +147,8 @@ class Run:
 
     def config(self) -> Config:
         """The resolved settings it ran with; where it knew no such setting yet, what was done then."""
-        return resolve(self.path / "config.yaml", below=BEFORE)
+        kept, _ = renamed.translated(read_yaml(self.path / "config.yaml"))
+        return resolve(values=kept, below=BEFORE)
 
     def update(self, **facts: Any) -> None:
         """Add facts to run.json."""
@@ -227,10 +231,23 @@ class Workspace:
                 f"{self.path.absolute()} is not a workspace (it has no {CONFIG_NAME}).\n"
                 f"Make one with `plaudit init {path}`, or name another with --workspace DIR."
             )
+        self._rename_settings()
         where = _database(self.path, self.config())
         if isinstance(where, Path) and (not where.exists() or where.stat().st_size == 0):
             self._refuse_to_lose(where)
         self.store = Store.open(where)
+
+    def _rename_settings(self) -> None:
+        """Write settings of an earlier version under the names of this one, and say so; the old file is kept."""
+        path = self.path / CONFIG_NAME
+        settings, changes = renamed.translated(read_yaml(path))
+        if not changes:
+            return
+        kept = path.with_suffix(".old.yaml")
+        with suppress(OSError):  # a workspace that may not be written to is read all the same
+            kept.write_bytes(path.read_bytes())
+            write_text(path, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+            say(f"{path}: settings have new names ({', '.join(changes)}). The file as it was is {kept.name}.")
 
     def _refuse_to_lose(self, database: Path) -> None:
         """A database that was lost is not one that was not made yet."""
@@ -257,7 +274,8 @@ class Workspace:
 
     def config(self, file: Path | None = None, overrides: list[str] | None = None) -> Config:
         """The workspace's settings, with a file and dotted overrides on top."""
-        return resolve(self.path / CONFIG_NAME, file, overrides=overrides)
+        kept, _ = renamed.translated(read_yaml(self.path / CONFIG_NAME))
+        return resolve(file, overrides=overrides, below=kept)
 
     def runs(self, kind: str | None = None) -> list[Run]:
         """Every run that can be read, in the order in which they were made, whatever the clock said; see `damaged`."""
@@ -401,7 +419,7 @@ class Workspace:
         start = run.parents.get("policy") or run.parents.get("model")
         while start is not None and run.kind == "rl" and self.is_run(start):
             first = self._named(start, None)
-            if first.kind != "rl" or first.config().rl.algorithm != "rejection-then-ppo":
+            if first.kind != "rl" or first.config().rl.needs.then is None:
                 break
             run, start = first, first.parents["policy"]
         return start

@@ -196,6 +196,7 @@ def four_answers(tmp_path_factory):
         "rl.samples_per_prompt=4",
         "rl.steps=30",
         "rl.kl_coefficient=0.1",
+        "rl.online_dpo.beta=0.1",
         "rl.optimiser={learning_rate: 0.006, schedule: constant}",
         "rl.value_optimiser={learning_rate: 0.01}",
         f"rl.reward=function:{base / 'rewards.py'}:worth",

@@ -4,6 +4,7 @@ import yaml
 from plaudit.config import Config, describe, recipe_file, resolve, shipped_recipes
 from plaudit.config.staging import check_recipe
 from plaudit.errors import ConfigError
+from plaudit.methods import ALGORITHMS
 
 
 def test_later_sources_win(tmp_path):
@@ -50,9 +51,9 @@ def test_the_resolved_configuration_reads_back_equal(tmp_path):
     assert resolve(tmp_path / "d.yaml") == config
 
 
-@pytest.mark.parametrize("algorithm", ["reinforce", "rloo", "grpo", "p3o", "ppo-lagrangian", "online-dpo", "rejection"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_in_the_quickstarts_workspace_another_algorithm_is_one_word_away(algorithm):
-    more = ["rl.lagrangian.cost=cost-001"] if algorithm == "ppo-lagrangian" else []
+    more = ["rl.lagrangian.cost=cost-001"] if ALGORITHMS[algorithm].constrained else []
     assert resolve(recipe_file(), overrides=[f"rl.algorithm={algorithm}", *more]).rl.algorithm == algorithm
 
 

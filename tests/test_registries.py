@@ -4,12 +4,15 @@ import re
 from pathlib import Path
 from typing import get_args
 
+import pytest
 from typer.testing import CliRunner
 
 from plaudit import objectives
+from plaudit.algorithms import make
+from plaudit.algorithms.base import Algorithm
 from plaudit.cli import app
-from plaudit.config import Config, PreferSettings, RewardSettings
-from plaudit.methods import PREFERENCE_LOSSES, REWARD_LOSSES
+from plaudit.config import Config, PreferSettings, RewardSettings, RlSettings
+from plaudit.methods import ALGORITHMS, PREFERENCE_LOSSES, REWARD_LOSSES
 from plaudit.stages import STAGES
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -35,6 +38,29 @@ def test_preference_losses_are_the_settings_choice_and_have_a_row_each():
         assert loss.scaled_by is None or loss.scaled_by in PreferSettings.model_fields
 
 
+def test_online_algorithms_are_the_settings_choice_and_have_a_row_each():
+    assert get_args(RlSettings.model_fields["algorithm"].annotation) == tuple(ALGORITHMS)
+    assert sorted(rows_after("algorithms.md", "## Online")) == sorted(ALGORITHMS)
+    compared = [name for name, entry in ALGORITHMS.items() if entry.compares]
+    assert ", ".join(compared) in re.sub(r"\s+", " ", RlSettings.model_fields["samples_per_prompt"].description)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_an_online_algorithm_is_what_its_entry_says(name):
+    entry = ALGORITHMS[name]
+    cost = {"lagrangian": {"cost": "reward-001"}} if entry.constrained else {}
+    settings = RlSettings(algorithm=name, **cost)
+    assert settings.group_size == (4 if entry.compares else 1)
+    assert settings.kl_price > 0
+    assert entry.then is None or ALGORITHMS[entry.then].algorithm
+    if entry.algorithm:
+        made = make(settings)
+        assert isinstance(made, Algorithm)
+        assert type(made).loss is not Algorithm.loss
+        assert made.bounds == {"clip": entry.clip[0], "clip_high": entry.clip[1]}
+        assert made.needs == entry
+
+
 def test_reward_losses_are_the_settings_choice_and_are_described():
     assert get_args(RewardSettings.model_fields["loss"].annotation) == tuple(REWARD_LOSSES)
     described = RewardSettings.model_fields["loss"].description
@@ -57,7 +83,7 @@ def test_every_stage_has_its_command_and_each_shortcut_sets_what_it_says():
             assert key in type(getattr(defaults, section)).model_fields
 
 
-def test_help_names_every_loss():
-    for words, names in ((["prefer"], PREFERENCE_LOSSES), (["reward"], REWARD_LOSSES)):
+def test_help_names_every_loss_and_algorithm():
+    for words, names in ((["prefer"], PREFERENCE_LOSSES), (["reward"], REWARD_LOSSES), (["rl"], ALGORITHMS)):
         shown = re.sub(r"\s+", " ", CliRunner().invoke(app, [*words, "--help"]).output)
         assert ", ".join(names) in re.sub(r"- ", "-", shown)

@@ -11,7 +11,7 @@ from plaudit.stages import STAGES
 ROOT = Path(plaudit.__file__).parent
 
 LAYERS = [
-    ["errors", "losses", "objectives", "timing", "guidelines"],
+    ["errors", "methods", "objectives", "timing", "guidelines"],
     ["stages"],
     ["records", "references"],
     ["config", "files", "functions", "ownership", "progress"],

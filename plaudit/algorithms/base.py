@@ -7,25 +7,13 @@ longest response of the batch). Grids are zero outside the mask.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 from torch import Tensor
 
 from plaudit.config import RlSettings
 from plaudit.objectives import Reduction
 from plaudit.text.chat import TokenSequence
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What an algorithm asks of the loop."""
-
-    critics: tuple[str, ...] = ()
-    """Value models beside the policy: of the "reward", of the "cost"."""
-    whole_groups: bool = False
-    """Whether its loss needs all responses to a prompt in one micro-batch."""
-    reference: bool = False
-    """Whether its loss needs the reference's log-probs even where the KL has no price."""
 
 
 @dataclass(frozen=True)
@@ -109,18 +97,27 @@ class Piece:
         return (log_probs - self.old_log_probs).masked_fill(~self.mask, 0.0).sum(dim=1)
 
 
-class Algorithm:
-    """An online algorithm: what it needs, its advantages, its loss. The loop does everything else.
+class Bounds(TypedDict):
+    """Of a probability ratio: see `objectives.clipped_surrogate`."""
 
-    Subclasses give `advantages` and `loss`; the rest has defaults.
+    clip: float | None
+    clip_high: float | None
+
+
+class Algorithm:
+    """An online algorithm: its advantages, its loss. What it needs stands in `plaudit.methods.ALGORITHMS`.
+
+    Subclasses give `advantages` and `loss`; the rest has defaults. The loop does everything else.
     """
 
-    needs = Needs()
     reduction: Reduction = "token_mean"
     """How losses per token become one number; a loss per response is always averaged over responses."""
 
     def __init__(self, settings: RlSettings):
         self.settings = settings
+        self.needs = settings.needs
+        low, high = settings.clip_range
+        self.bounds = Bounds(clip=low, clip_high=high)
 
     def observe(self, rollouts: Rollouts) -> dict[str, float]:
         """See a new rollout batch before anything is learnt from it; returns figures to log."""

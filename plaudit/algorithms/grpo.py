@@ -2,8 +2,8 @@
 
 Shao et al. 2024 (arXiv:2402.03300); Liu et al. 2025 (arXiv:2503.20783).
 
-As first published: `grpo.divide_by_deviation=true grpo.reduction=response_mean kl_placement=loss kl_estimator=k3`.
-Dr. GRPO: `grpo.divide_by_deviation=false grpo.reduction=constant_length`.
+As first published: `grpo.scale_by_std=true grpo.reduction=response_mean kl_term=k3`.
+Dr. GRPO: `grpo.scale_by_std=false grpo.reduction=constant_length`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Grpo(Algorithm):
 
     def advantages(self, rollouts: Rollouts) -> Advantages:
         """The same number at each of a response's tokens."""
-        standardise = self.settings.grpo.divide_by_deviation
+        standardise = self.settings.grpo.scale_by_std
         return Advantages(
             rollouts.at_each_token(group_relative_advantages(rollouts.grouped_returns, standardise=standardise))
         )
@@ -35,6 +35,6 @@ class Grpo(Algorithm):
             log_probs,
             piece.old_log_probs,
             piece.advantages,
-            clip=self.settings.clip,
+            **self.bounds,
             dual_clip=self.settings.dual_clip,
         )

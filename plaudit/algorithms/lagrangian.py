@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from plaudit.algorithms.base import Advantages, Algorithm, Needs, Piece, Rollouts
+from plaudit.algorithms.base import Advantages, Algorithm, Piece, Rollouts
 from plaudit.config import RlSettings
 from plaudit.objectives import (
     clipped_surrogate,
@@ -24,8 +24,6 @@ from plaudit.objectives import (
 
 class PPOLagrangian(Algorithm):
     """PPO on (A_reward - lambda A_cost) / (1 + lambda). No whitening: it would undo the balance of the two."""
-
-    needs = Needs(critics=("reward", "cost"))
 
     def __init__(self, settings: RlSettings):
         super().__init__(settings)
@@ -79,11 +77,10 @@ class PPOLagrangian(Algorithm):
 
     def loss(self, log_probs: Tensor, piece: Piece) -> tuple[Tensor, Tensor]:
         """Per token: one surrogate of the combined advantage, or one each, combined after clipping as in the paper."""
-        clip = self.settings.clip
-        loss, clipped = clipped_surrogate(log_probs, piece.old_log_probs, piece.advantages, clip=clip)
+        loss, clipped = clipped_surrogate(log_probs, piece.old_log_probs, piece.advantages, **self.bounds)
         if piece.cost_advantages is None:
             return loss, clipped
-        of_cost, cost_clipped = clipped_surrogate(log_probs, piece.old_log_probs, -piece.cost_advantages, clip=clip)
+        of_cost, cost_clipped = clipped_surrogate(log_probs, piece.old_log_probs, -piece.cost_advantages, **self.bounds)
         # The cost's loss already has its sign: pushing the cost down is gaining by -A_C.
         combined = lagrangian_advantages(
             loss, -of_cost, multiplier=self.multiplier, rescale=self.settings.lagrangian.rescale

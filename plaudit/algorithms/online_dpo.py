@@ -3,7 +3,7 @@
 Guo et al. 2024 (arXiv:2402.04792). The reference stays the policy that the run began with.
 
 With the DPO loss and soft labels, sigmoid(score difference), the optimum is that of the KL-regularised reward,
-pi_ref exp(R / beta) / Z with R the score and beta = `rl.kl_coefficient`; IPO and hinge end elsewhere. Hard labels (the
+pi_ref exp(R / beta) / Z with R the score and beta = `rl.online_dpo.beta`; IPO and hinge end elsewhere. Hard labels (the
 higher score always wins), as published, give the DPO loss no finite optimum: what holds the policy back then is that it
 soon samples few pairs that differ.
 """
@@ -16,14 +16,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from plaudit.algorithms.base import Advantages, Algorithm, Needs, Piece, Rollouts
+from plaudit.algorithms.base import Advantages, Algorithm, Piece, Rollouts
 from plaudit.objectives import dpo, hinge, ipo
 
 
 class OnlineDPO(Algorithm):
     """The best against the worst of a prompt's responses by score."""
 
-    needs = Needs(whole_groups=True, reference=True)
     reduction = "response_sum"
 
     def advantages(self, rollouts: Rollouts) -> Advantages:
@@ -43,9 +42,9 @@ class OnlineDPO(Algorithm):
 
         settings = self.settings.online_dpo
         loss: Callable[[Tensor, Tensor], Tensor] = {
-            "dpo": partial(dpo, beta=self.settings.kl_coefficient),
-            "hinge": partial(hinge, beta=self.settings.kl_coefficient),
-            "ipo": partial(ipo, tau=self.settings.kl_coefficient),
+            "dpo": partial(dpo, beta=settings.beta),
+            "hinge": partial(hinge, beta=settings.beta),
+            "ipo": partial(ipo, tau=settings.beta),
         }[settings.loss]
         policy_gap, reference_gap = gap(log_probs), gap(piece.reference_log_probs)
         lead = (scores.gather(1, best) - scores.gather(1, worst)).squeeze(1)  # [P] not negative

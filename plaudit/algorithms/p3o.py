@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from plaudit.algorithms.base import Advantages, Algorithm, Needs, Piece, Rollouts
+from plaudit.algorithms.base import Advantages, Algorithm, Piece, Rollouts
 from plaudit.objectives import pairwise_surrogate_joint, pairwise_surrogate_separate
 
 SURROGATES = {"separate": pairwise_surrogate_separate, "joint": pairwise_surrogate_joint}
@@ -19,7 +19,6 @@ SURROGATES = {"separate": pairwise_surrogate_separate, "joint": pairwise_surroga
 class P3O(Algorithm):
     """A response's loss is the mean over the others to its prompt, so that the batch's mean is that over all pairs."""
 
-    needs = Needs(whole_groups=True)
     reduction = "response_sum"
 
     def advantages(self, rollouts: Rollouts) -> Advantages:
@@ -31,12 +30,14 @@ class P3O(Algorithm):
         size = piece.group_size
         log_ratio = piece.log_ratio(log_probs).view(-1, size)  # [P, K]
         returns = piece.returns.view(-1, size)
+        bound, _ = self.settings.clip_range
+        assert bound is not None  # as its entry has it
         first, second = (~torch.eye(size, dtype=torch.bool, device=returns.device)).nonzero(as_tuple=True)
         losses, clipped = SURROGATES[self.settings.p3o.clipping](
             log_ratio[:, first].flatten(),
             log_ratio[:, second].flatten(),
             (returns[:, first] - returns[:, second]).flatten(),
-            clip=self.settings.clip,
+            clip=bound,
         )  # [P K (K - 1)], the partners of one response side by side
         by_response = (-1, size - 1)
         return losses.view(by_response).mean(dim=1), clipped.view(by_response).any(dim=1)

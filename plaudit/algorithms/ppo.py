@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from plaudit.algorithms.base import Advantages, Algorithm, Needs, Piece, Rollouts
+from plaudit.algorithms.base import Advantages, Algorithm, Piece, Rollouts
 from plaudit.objectives import clipped_surrogate, generalised_advantages, rescale, whiten
 
 
 class PPO(Algorithm):
     """Clipped surrogate on generalised advantages."""
-
-    needs = Needs(critics=("reward",))
 
     def advantages(self, rollouts: Rollouts) -> Advantages:
         """Targets come from the advantages before whitening; whitening is over the whole rollout batch."""
@@ -37,6 +35,6 @@ class PPO(Algorithm):
             log_probs,
             piece.old_log_probs,
             piece.advantages,
-            clip=self.settings.clip,
+            **self.bounds,
             dual_clip=self.settings.dual_clip,
         )

@@ -8,8 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from plaudit.algorithms.base import Advantages, Algorithm, Needs, Piece, Rollouts
-from plaudit.config import RlSettings
+from plaudit.algorithms.base import Advantages, Algorithm, Piece, Rollouts
 from plaudit.objectives import clipped_surrogate, generalised_advantages, leave_one_out_advantages, policy_gradient
 
 
@@ -17,11 +16,6 @@ class Reinforce(Algorithm):
     """Reward-to-go minus a baseline, summed over a response's tokens."""
 
     reduction = "response_sum"
-
-    def __init__(self, settings: RlSettings):
-        super().__init__(settings)
-        if settings.reinforce.baseline == "value":
-            self.needs = Needs(critics=("reward",))
 
     def advantages(self, rollouts: Rollouts) -> Advantages:
         """[none] the reward-to-go; [batch] minus the mean return of the other responses; [value] minus V."""
@@ -40,5 +34,5 @@ class Reinforce(Algorithm):
     def loss(self, log_probs: Tensor, piece: Piece) -> tuple[Tensor, Tensor]:
         """Per token; with `clip_ratio` the clipped surrogate, whose gradient at ratio 1 is the same."""
         if self.settings.reinforce.clip_ratio:
-            return clipped_surrogate(log_probs, piece.old_log_probs, piece.advantages, clip=self.settings.clip)
+            return clipped_surrogate(log_probs, piece.old_log_probs, piece.advantages, **self.bounds)
         return policy_gradient(log_probs, piece.advantages), torch.zeros_like(piece.mask)

@@ -26,5 +26,5 @@ class Rloo(Algorithm):
         if self.settings.rloo.clip_ratio:
             log_ratio = piece.log_ratio(log_probs)
             advantages = piece.advantages.sum(dim=1) / piece.mask.sum(dim=1)  # [b] the number that is at each token
-            return clipped_surrogate(log_ratio, torch.zeros_like(log_ratio), advantages, clip=self.settings.clip)
+            return clipped_surrogate(log_ratio, torch.zeros_like(log_ratio), advantages, **self.bounds)
         return policy_gradient(log_probs, piece.advantages), torch.zeros_like(piece.mask)

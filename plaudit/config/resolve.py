@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from plaudit.config import renamed
 from plaudit.config.recipe import RecipeSettings
 from plaudit.config.rl import RlSettings
 from plaudit.config.section import Section, Seed
@@ -72,15 +73,14 @@ def resolve(
 
     below   in place of the defaults, where nothing else is said
 
-    Raises ConfigError for a missing or broken file, an unknown key, or a value out of range.
+    Raises ConfigError for a missing or broken file, an unknown key, an old name, or a value out of range.
     """
+    given = [read_yaml(path) for path in files if path is not None]
+    given += [values or {}, *(_parse_override(override) for override in overrides or [])]
     merged: dict[str, Any] = below or {}
-    for path in files:
-        if path is not None:
-            merged = merge(merged, read_yaml(path))
-    merged = merge(merged, values or {})
-    for override in overrides or []:
-        merged = merge(merged, _parse_override(override))
+    for settings in given:
+        renamed.refuse(settings)
+        merged = merge(merged, settings)
     try:
         return Config.model_validate(merged)
     except ValidationError as error:

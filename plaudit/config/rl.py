@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from dataclasses import replace
+from functools import reduce
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from plaudit.config.section import OptimiserSettings, Positive, Rate, Reduction, Section, Share
+from plaudit.methods import ALGORITHMS, OnlineAlgorithm
 
-COMPARE = ("rloo", "grpo", "p3o", "online-dpo")
-"""Algorithms that need several responses to each prompt."""
+if TYPE_CHECKING:
+    AlgorithmName = str
+else:
+    AlgorithmName = Literal[tuple(ALGORITHMS)]
 Combine = Literal["sum", "worst-case", "mean-minus-deviation", "safety-gated"]
 
 
@@ -48,13 +53,13 @@ class RlooSettings(Section):
 
 
 class GrpoSettings(Section):
-    """GRPO alone. The defaults are Dr. GRPO's advantages over all tokens alike."""
+    """GRPO, GSPO and CISPO. The defaults are Dr. GRPO's advantages over all tokens alike."""
 
-    divide_by_deviation: bool = False
+    scale_by_std: bool = False
     """Divide advantages by the group's standard deviation (K - 1, plus 1e-4) as first published."""
     reduction: Reduction = "token_mean"
-    """Of losses per token: `response_mean` as first published makes long wrong answers cheap; Dr. GRPO has
-    `constant_length`."""
+    """Of losses per token (grpo, cispo): `response_mean` as first published makes long wrong answers cheap; Dr. GRPO
+    has `constant_length`."""
 
 
 class P3OSettings(Section):
@@ -88,8 +93,10 @@ class LagrangianSettings(Section):
 
 
 class OnlineDpoSettings(Section):
-    """Online DPO alone; its beta is `rl.kl_coefficient`."""
+    """Online DPO alone."""
 
+    beta: Rate = 0.05
+    """Implied reward per nat of departure from the reference: its price of KL, where others have `kl_coefficient`."""
     loss: Literal["dpo", "ipo", "hinge"] = "dpo"
     """Of the best against the worst response of each prompt."""
     labels: Literal["soft", "hard"] = "soft"
@@ -147,17 +154,7 @@ class EpisodeSettings(Section):
 class RlSettings(Section):
     """Policy optimisation against a reward."""
 
-    algorithm: Literal[
-        "reinforce",
-        "rloo",
-        "grpo",
-        "ppo",
-        "p3o",
-        "ppo-lagrangian",
-        "online-dpo",
-        "rejection",
-        "rejection-then-ppo",
-    ] = "ppo"
+    algorithm: AlgorithmName = "ppo"
     """The optimiser of the policy."""
     policy: str = "latest:sft"
     """What the policy starts from; also the reference of the KL penalty."""
@@ -180,20 +177,18 @@ class RlSettings(Section):
     prompts_per_step: Positive = 32
     """Prompts in a rollout batch, drawn without replacement until all were seen."""
     samples_per_prompt: Positive | None = None
-    """Responses for each of them: 2 or more for rloo, grpo, p3o and online-dpo; null for 4 there, and 1 elsewhere."""
+    """Responses for each of them: 2 or more for algorithms that compare them (rloo, grpo, gspo, cispo, p3o,
+    online-dpo); null for 4 there, and 1 elsewhere."""
     temperature: Rate = 1.0
     """Of sampling and of every log-prob: policy, old policy and reference alike."""
-    top_p: Share = 1.0
-    """Only 1 can be trained with: log-probs would otherwise be of another distribution than the samples."""
     max_new_tokens: Positive = 128
     """Length limit of a response, tokens."""
     episodes: EpisodeSettings = EpisodeSettings()
     kl_coefficient: Annotated[float, Field(ge=0)] = 0.05
-    """Reward lost per nat of departure from the reference. At 0 the reference is never run, and no KL is shown."""
-    kl_placement: Literal["reward", "loss"] = "reward"
-    """Charge the KL in each token's reward, or add its estimate to the loss."""
-    kl_estimator: Literal["k1", "k2", "k3"] = "k1"
-    """k1 in the reward; k2 or k3 in the loss. The others have a wrong gradient and are refused."""
+    """Reward lost per nat of departure from the reference. At 0 the reference is never run, and no KL is shown.
+    Unused by online-dpo, which has `online_dpo.beta`."""
+    kl_term: Literal["reward", "k2", "k3"] = "reward"
+    """Charge the KL in each token's reward (by k1, exact), or add the estimate k2 or k3 to the loss."""
     kl_target: Rate | None = None
     """Steer `kl_coefficient` so that a response departs by this many nats; null keeps it fixed."""
     kl_horizon: Positive = 10_000
@@ -210,9 +205,11 @@ class RlSettings(Section):
     """Passes over each rollout batch."""
     minibatches: Positive = 2
     """Optimiser steps per pass, each on whole prompts, as equal in number as they can be."""
-    clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Change of the probability ratio past which further gain is ignored (ppo, ppo-lagrangian, grpo, p3o; reinforce
-    and rloo with `clip_ratio`)."""
+    clip: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Change of the probability ratio past which further gain is ignored (not online-dpo; reinforce and rloo with
+    `clip_ratio`). Null for 0.2, in gspo for 0.0003 down and 0.0004 up, in cispo for weights of at most 5."""
+    clip_high: Rate | None = None
+    """The same upwards, where it is not to be `clip` (not p3o): DAPO's wider bound, 0.28 there."""
     dual_clip: Annotated[float, Field(gt=1)] | None = None
     """Ratio past which a loss is ignored as well (ppo, grpo)."""
     value_clip: Rate | None = 0.2
@@ -253,9 +250,33 @@ class RlSettings(Section):
     length alone."""
 
     @property
+    def needs(self) -> OnlineAlgorithm:
+        """What the algorithm needs, as it is set here."""
+        entry = ALGORITHMS[self.algorithm]
+        if self.algorithm == "reinforce" and self.reinforce.baseline == "value":
+            return replace(entry, critics=("reward",))
+        return entry
+
+    @property
     def group_size(self) -> int:
         """Responses to a prompt."""
-        return self.samples_per_prompt or (4 if self.algorithm in COMPARE else 1)
+        return self.samples_per_prompt or (4 if self.needs.compares else 1)
+
+    @property
+    def clip_range(self) -> tuple[float | None, float | None]:
+        """(down, up) of a probability ratio; None for no bound."""
+        low, high = self.needs.clip
+        if self.clip is not None:
+            low = high = self.clip
+        return low, high if self.clip_high is None else self.clip_high
+
+    @property
+    def kl_price(self) -> float:
+        """Reward lost per nat of departure from the reference."""
+        if self.needs.own_kl is None:
+            return self.kl_coefficient
+        price: Any = reduce(getattr, self.needs.own_kl.split("."), self)
+        return float(price)
 
     @model_validator(mode="after")
     def _refuse_what_is_known_to_be_wrong(self) -> RlSettings:
@@ -265,24 +286,12 @@ class RlSettings(Section):
         return self
 
     def _contradictions(self) -> list[tuple[bool, str]]:
-        in_reward = self.kl_placement == "reward"
-        with_value = self.algorithm == "reinforce" and self.reinforce.baseline == "value"
-        has_critic = self.algorithm in ("ppo", "ppo-lagrangian", "rejection-then-ppo") or with_value
+        needs = self.needs
+        has_critic = bool(needs.critics or (needs.then is not None and ALGORITHMS[needs.then].critics))
         return [
             (
-                in_reward and self.kl_estimator != "k1",
-                f"kl_estimator {self.kl_estimator} in the reward has another gradient than the KL's, and k3 there "
-                "drives rare tokens to nothing; use k1, or kl_placement: loss",
-            ),
-            (
-                not in_reward and self.kl_estimator == "k1",
-                "kl_estimator k1 as a loss has no gradient in expectation, so nothing would hold the policy back; "
-                "use k2 (or k3 as in GRPO), or kl_placement: reward",
-            ),
-            (
-                self.top_p < 1,
-                "top_p under 1 in training samples leaves the removed mass in every probability ratio; sample with "
-                "top_p: 1 and lower the temperature instead",
+                self.kl_term != "reward" and needs.kl_in_reward and needs.own_kl is None,
+                f"{self.algorithm} charges the KL in reward and cost; use kl_term: reward",
             ),
             (
                 self.missing_eos_penalty > 0 and self.missing_eos_score is not None,
@@ -290,13 +299,13 @@ class RlSettings(Section):
                 "a score of its own; set missing_eos_score: null for the penalty",
             ),
             (
-                self.algorithm == "online-dpo" and self.kl_coefficient == 0,
-                "online-dpo takes kl_coefficient as its beta, and with beta 0 it learns nothing",
+                needs.own_kl is not None and (self.kl_target is not None or self.kl_term != "reward"),
+                f"{self.algorithm} has its KL in the loss already, with a fixed price, {needs.own_kl}; leave kl_target "
+                "and kl_term as they are",
             ),
             (
-                self.algorithm == "online-dpo" and (self.kl_target is not None or not in_reward),
-                "online-dpo has its KL in the loss already, with kl_coefficient as a fixed beta; leave kl_target and "
-                "kl_placement as they are",
+                self.algorithm == "p3o" and self.clip_high is not None,
+                "p3o clips both responses of a pair by one bound; set rl.clip, and leave rl.clip_high unset",
             ),
             (
                 self.value_warmup_steps > 0 and not has_critic,
@@ -312,24 +321,20 @@ class RlSettings(Section):
                 "rejection sampling is likelihood training as it is; pretraining.text is for the other algorithms",
             ),
             (
-                self.kl_target is not None and self.kl_coefficient == 0,
+                self.kl_target is not None and self.kl_price == 0,
                 "kl_target steers kl_coefficient by factors, so it cannot start from 0",
             ),
             (
-                self.algorithm == "ppo-lagrangian" and not in_reward,
-                "ppo-lagrangian charges the KL in reward and cost; use kl_placement: reward",
+                needs.constrained and self.lagrangian.cost is None,
+                f"{self.algorithm} needs a cost model; set rl.lagrangian.cost to a reward run or a function",
             ),
             (
-                self.algorithm == "ppo-lagrangian" and self.lagrangian.cost is None,
-                "ppo-lagrangian needs a cost model; set rl.lagrangian.cost to a reward run or a function",
-            ),
-            (
-                self.algorithm in COMPARE and self.group_size < 2,
+                needs.compares and self.group_size < 2,
                 f"{self.algorithm} compares responses to one prompt; set rl.samples_per_prompt to 2 or more, or to "
                 "null for 4",
             ),
             (
-                self.algorithm.startswith("rejection") and self.episodes.user is not None,
+                not needs.algorithm and self.episodes.user is not None,
                 "rejection sampling imitates single answers; leave rl.episodes.user unset",
             ),
             (

@@ -21,6 +21,7 @@ from plaudit.objectives.lagrangian import lagrangian_advantages, next_log_multip
 from plaudit.objectives.policy_losses import (
     clipped_surrogate,
     clipped_value_error,
+    clipped_weight_gradient,
     pairwise_surrogate_joint,
     pairwise_surrogate_separate,
     policy_gradient,
@@ -73,6 +74,7 @@ __all__ = [
     "centring_penalty",
     "clipped_surrogate",
     "clipped_value_error",
+    "clipped_weight_gradient",
     "conservative_dpo",
     "cost_comparison",
     "cpo",

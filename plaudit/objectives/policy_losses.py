@@ -30,22 +30,26 @@ def clipped_surrogate(
     old_log_probs: Tensor,
     advantages: Tensor,
     *,
-    clip: float = 0.2,
+    clip: float | None = 0.2,
+    clip_high: float | None = None,
     dual_clip: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """PPO's pessimistic surrogate, as a loss.
 
         ratio = exp(log_probs - old_log_probs)
-        loss  = max(-A ratio, -A clip(ratio, 1 - clip, 1 + clip))
+        loss  = max(-A ratio, -A clip(ratio, 1 - clip, 1 + clip_high))
 
-    Schulman et al. 2017 (arXiv:1707.06347) eq. 7. With `dual_clip` c, the loss at negative advantages is at
-    most -c A (Ye et al. 2020, arXiv:1912.09729): a token that became likely by accident is not pushed without bound.
+    Schulman et al. 2017 (arXiv:1707.06347) eq. 7, where both bounds are one; apart in Yu et al. 2025
+    (arXiv:2503.14476), where the wider upper bound lets rare tokens grow. With `dual_clip` c, the loss at negative
+    advantages is at most -c A (Ye et al. 2020, arXiv:1912.09729): a token that became likely by accident is not pushed
+    without bound.
     Per token [B, T], or with log-probs summed over responses per response [B].
 
     log_probs      of the sampled tokens under the policy being trained, nats
     old_log_probs  under the policy that sampled them, nats
     advantages     the same shape
-    clip           change of the ratio past which further gain is ignored
+    clip           fall of the ratio past which further gain is ignored; None for no bound
+    clip_high      rise of the ratio past which further gain is ignored; None for `clip`
     dual_clip      ratio past which a loss is ignored, over 1; None for no bound
 
     Returns (loss, bool: where a bound is the binding term, so that no gradient flows).
@@ -54,12 +58,48 @@ def clipped_surrogate(
     advantages = advantages.detach()
     ratio = (log_probs - old_log_probs.detach()).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     free = -advantages * ratio
-    bounded = -advantages * ratio.clamp(1 - clip, 1 + clip)
+    bounded = -advantages * _bounded(ratio, clip, clip_high)
     loss, clipped = torch.maximum(free, bounded), bounded > free
     if dual_clip is not None:
         most = torch.where(advantages < 0, -advantages * dual_clip, torch.inf)
         loss, clipped = torch.minimum(loss, most), clipped | (loss > most)
     return loss, clipped
+
+
+def clipped_weight_gradient(
+    log_probs: Tensor,
+    old_log_probs: Tensor,
+    advantages: Tensor,
+    *,
+    clip: float | None = None,
+    clip_high: float | None = 4.0,
+) -> tuple[Tensor, Tensor]:
+    """CISPO's loss: the policy gradient, each token weighed by its clipped ratio. No token's gradient is dropped.
+
+        weight = stop_gradient(clip(ratio, 1 - clip, 1 + clip_high)),  ratio = exp(log_probs - old_log_probs)
+        loss   = -weight A log_probs
+
+    MiniMax 2025 (arXiv:2506.13585) eq. 4 and 5. Where no weight is clipped its gradient is that of -A ratio, which is
+    unbiased off the policy that sampled.
+
+    log_probs      [B, T]  of the sampled tokens under the policy being trained, nats
+    old_log_probs  [B, T]  under the policy that sampled them, nats
+    advantages     [B, T]
+    clip                   fall of the ratio past which it weighs no less; None for no bound, as published
+    clip_high              rise of the ratio past which it weighs no more; None for `clip`
+
+    Returns ([B, T] loss, [B, T] bool: where the weight is clipped).
+    """
+    check_shapes("B T", log_probs, old_log_probs, advantages)
+    ratio = (log_probs - old_log_probs).detach().clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    weight = _bounded(ratio, clip, clip_high)
+    return -weight * advantages.detach() * log_probs, weight != ratio
+
+
+def _bounded(ratio: Tensor, low: float | None, high: float | None) -> Tensor:
+    """Within 1 - low and 1 + high."""
+    high = low if high is None else high
+    return ratio.clamp(-torch.inf if low is None else 1 - low, torch.inf if high is None else 1 + high)
 
 
 def pairwise_surrogate_separate(

@@ -10,14 +10,15 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from plaudit.config import renamed
 from plaudit.config.resolve import read_yaml
-from plaudit.config.rl import COMPARE
 from plaudit.errors import WorkspaceError
 from plaudit.files import read_json_lines, write_json, write_text
 from plaudit.reporting.annotators import annotator_rows, liked
 from plaudit.reporting.drawing import Plot, duration, percent
 from plaudit.reporting.plots import (
     agreement_plot,
+    entry_of,
     prefer_plots,
     pretrain_plots,
     reward_plots,
@@ -349,7 +350,7 @@ def _rl_facts(
     gaps = [row["first_ratio_gap"] for row in rows if "first_ratio_gap" in row]
     ratios = [row["largest_log_ratio"] for row in rows if "largest_log_ratio" in row]
     first, last = result.get("first", {}), result.get("last", {})
-    if str(settings.get("algorithm")).startswith("rejection"):
+    if not entry_of(settings).algorithm:
         return [
             ("Algorithm", "rejection sampling"),
             ("Rounds", _number(result.get("rounds"), 0)),
@@ -360,12 +361,19 @@ def _rl_facts(
         ("Algorithm", str(settings.get("algorithm", "not recorded"))),
         ("Steps", _number(result.get("steps"), 0)),
         ("Responses a step", _responses(settings)),
-        ("Price of KL", _number(settings.get("kl_coefficient"), 3, " a nat")),
+        ("Price of KL", _number(_price_of_kl(settings), 3, " a nat")),
         ("Score, first to last tenth", _from_to(first.get("score"), last.get("score"), "")),
         ("KL, first to last tenth", _from_to(first.get("kl"), last.get("kl"), " nats")),
         ("Largest |log ratio| before an update", f"{max(gaps):.2g} (should be 0)" if gaps else "not measured"),
         ("Largest |log ratio| of a token", f"{max(ratios):.2g}" if ratios else "not measured"),
     ]
+
+
+def _price_of_kl(settings: Mapping[str, Any]) -> float | None:
+    found: Any = settings
+    for part in (entry_of(settings).own_kl or "kl_coefficient").split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
 
 
 def _from_to(first: float | None, last: float | None, unit: str) -> str:
@@ -376,7 +384,7 @@ def _responses(settings: Mapping[str, Any]) -> str:
     prompts = settings.get("prompts_per_step")
     if prompts is None or "samples_per_prompt" not in settings:
         return "not recorded"
-    return f"{prompts} × {settings['samples_per_prompt'] or (4 if settings.get('algorithm') in COMPARE else 1)}"
+    return f"{prompts} × {settings['samples_per_prompt'] or (4 if entry_of(settings).compares else 1)}"
 
 
 def _win_rates(summary: Mapping[str, Any]) -> Plot:
@@ -479,9 +487,9 @@ def _share_range(interval: Interval) -> str:
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    """The run's settings as they were written: also those of another version of Plaudit."""
+    """The run's settings as they were written, under the names of this version: also those of another version."""
     path = run.path / "config.yaml"
-    return read_yaml(path) if path.exists() else {}
+    return renamed.translated(read_yaml(path))[0] if path.exists() else {}
 
 
 def _without_folders(settings: Any, key: str = "") -> Any:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from plaudit.methods import ALGORITHMS, OnlineAlgorithm
 from plaudit.reporting.drawing import (
     MARK,
     TEXT,
@@ -109,19 +110,23 @@ def reward_plots(run: str, rows: Rows, result: Mapping[str, Any]) -> list[Plot]:
     ]
 
 
-WITH_CRITIC = ("ppo", "ppo-lagrangian")
-OF_SOME_ALGORITHMS = {
-    "Value loss": WITH_CRITIC,
-    "Explained variance of the returns": WITH_CRITIC,
-    "Cost": ("ppo-lagrangian",),
-    "Multiplier of the constraint": ("ppo-lagrangian",),
-    "Best and median of the samples": ("rejection",),
-    "Price of KL": (),
-    "Loss on pretraining texts": (),
+OF_SOME_ALGORITHMS: dict[str, Callable[[OnlineAlgorithm], bool]] = {
+    "Value loss": lambda entry: bool(entry.critics),
+    "Explained variance of the returns": lambda entry: bool(entry.critics),
+    "Cost": lambda entry: entry.constrained,
+    "Multiplier of the constraint": lambda entry: entry.constrained,
+    "Best and median of the samples": lambda entry: not entry.algorithm,
+    "Price of KL": lambda entry: False,
+    "Loss on pretraining texts": lambda entry: False,
 }
-"""Plots that only these algorithms always have: for others they are left out where there is nothing to draw."""
+"""Plots that only some algorithms always have: for others they are left out where there is nothing to draw."""
 NOT_OF_REJECTION = {"KL from the reference", "Score against distance", "Entropy", "Clipping", "Gradient norms",
                     "Sampler against trainer"}  # fmt: skip
+
+
+def entry_of(settings: Mapping[str, Any]) -> OnlineAlgorithm:
+    """The algorithm that a run's `rl` settings name; PPO's entry where they name none that is known."""
+    return ALGORITHMS.get(str(settings.get("algorithm")), ALGORITHMS["ppo"])
 
 
 def rl_plots(run: str, rows: Rows, settings: Mapping[str, Any]) -> list[Plot]:
@@ -270,9 +275,9 @@ def rl_plots(run: str, rows: Rows, settings: Mapping[str, Any]) -> list[Plot]:
             "should stay tiny and not grow.",
         ),
     ]
-    algorithm = "rejection" if "rejection" in str(settings.get("algorithm")) else settings.get("algorithm", "ppo")
-    left_out = {title for title, having in OF_SOME_ALGORITHMS.items() if algorithm not in having}
-    left_out |= NOT_OF_REJECTION if algorithm == "rejection" else set()
+    entry = entry_of(settings)
+    left_out = {title for title, always in OF_SOME_ALGORITHMS.items() if not always(entry)}
+    left_out |= NOT_OF_REJECTION if not entry.algorithm else set()
     return [plot for plot in plots if plot.svg or plot.title not in left_out]
 
 

@@ -149,7 +149,7 @@ def _combined(
                 safety.score,
                 config.rl.safety_threshold,
                 frozenset(config.rl.safety_sources),
-                whitened=not config.rl.algorithm.startswith("rejection"),  # which compares scores of several rounds
+                whitened=bool(config.rl.needs.algorithm),  # which compares scores of several rounds
             )
         case "worst-case" | "mean-minus-deviation":
             if len(loaded) < 2:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from plaudit.algorithms.base import Needs
 from plaudit.config import Config, RewardSource
 from plaudit.judges.models import spent_by
 from plaudit.models.loading import LoadedModel, load_causal, reward_from_causal
@@ -78,7 +77,7 @@ def lineage(workspace: Workspace, config: Config) -> dict[str, str]:
     rewards = reward_sources(config)
     alone = len(rewards) == 1
     sources = {"reward" if alone else f"reward_{i}": s.source for i, s in enumerate(rewards)}
-    if config.rl.algorithm == "ppo-lagrangian" and config.rl.lagrangian.cost is not None:
+    if config.rl.needs.constrained and config.rl.lagrangian.cost is not None:
         sources["cost"] = config.rl.lagrangian.cost
     for role, source in sources.items():
         found = source_lineage(
@@ -88,8 +87,10 @@ def lineage(workspace: Workspace, config: Config) -> dict[str, str]:
     return parents
 
 
-def load_actors(workspace: Workspace, run: Run, config: Config, needs: Needs) -> Actors:
+def load_actors(workspace: Workspace, run: Run, config: Config, critics_of: tuple[str, ...]) -> Actors:
     """Load and check every network and function before any work starts.
+
+    critics_of  what value models are to predict: "reward", "cost"
 
     Raises ConfigError, DataError, ModelError or WorkspaceError for whatever is missing or does not fit.
     """
@@ -121,7 +122,7 @@ def load_actors(workspace: Workspace, run: Run, config: Config, needs: Needs) ->
     policy = make_trainable(model.network, config.model.lora, role="policy", seed=config.seed)
     critics = {
         name: _make_critic(name, scorers[name], model, policy, config, seed=config.seed + 1 + number)
-        for number, name in enumerate(needs.critics)
+        for number, name in enumerate(critics_of)
     }
     return Actors(
         model=model,

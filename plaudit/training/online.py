@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from plaudit.algorithms import ALGORITHMS
+from plaudit import algorithms
 from plaudit.config import Config
 from plaudit.errors import ConfigError, DataError, ModelError
 from plaudit.models.saving import rehearse_causal, save_causal
@@ -22,7 +22,7 @@ from plaudit.text.batches import draw_without_replacement
 from plaudit.text.prompts import fitting
 from plaudit.training.actors import lineage, load_actors
 from plaudit.training.rejection import rejection_sampling
-from plaudit.training.rollouts import Batching, measure
+from plaudit.training.rollouts import Batching, PolicyPasses, charge_kl, figures, measure, score
 from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
 from plaudit.training.supervised import encode_texts
 from plaudit.training.updates import learn
@@ -90,24 +90,25 @@ def _weak_rewards(workspace: Workspace, parents: dict[str, str]) -> list[str]:
 
 def second_part(run: Run, config: Config) -> Config | None:
     """Settings of the PPO that follows a run of rejection sampling; None where nothing follows."""
-    if run.config().rl.algorithm != "rejection-then-ppo":
+    then = run.config().rl.needs.then
+    if then is None:
         return None
     content = config.model_dump()
-    return Config.model_validate({**content, "rl": {**content["rl"], "algorithm": "ppo", "policy": run.name}})
+    return Config.model_validate({**content, "rl": {**content["rl"], "algorithm": then, "policy": run.name}})
 
 
 def _dispatch(workspace: Workspace, run: Run, config: Config) -> Run:
     prompts = workspace.store.prompts("train")
     run.check_data(snapshot("prompts", (p.id for p in prompts)))
-    if config.rl.algorithm.startswith("rejection"):
+    if not config.rl.needs.algorithm:
         return rejection_sampling(workspace, run, config, prompts)
     return _run(workspace, run, config, prompts)
 
 
 def _run(workspace: Workspace, run: Run, config: Config, prompts: list[Prompt]) -> Run:
     settings = config.rl
-    algorithm = ALGORITHMS[settings.algorithm](settings)
-    actors = load_actors(workspace, run, config, algorithm.needs)
+    algorithm = algorithms.make(settings)
+    actors = load_actors(workspace, run, config, algorithm.needs.critics)
     limit = actors.model.prompt_limit(config.data.max_prompt_tokens, settings.max_new_tokens)
     prompts = fitting(actors.model.format, prompts, limit=limit)
     texts = encode_texts(actors.model, settings.pretraining.text, settings.pretraining.max_tokens)
@@ -133,7 +134,8 @@ def _run(workspace: Workspace, run: Run, config: Config, prompts: list[Prompt]) 
         rehearse_causal(actors.policy, actors.model, config.model, run.path)
     if "algorithm" in checkpoint:
         algorithm.load_state(checkpoint["algorithm"])
-    kl_coefficient = checkpoint.get("kl_coefficient", settings.kl_coefficient)
+    kl_coefficient = checkpoint.get("kl_coefficient", settings.kl_price)
+    passes = PolicyPasses(actors.policy, settings.temperature)
 
     watch = Watch(run)
     with progress("policy optimisation", settings.steps) as advance:
@@ -152,17 +154,35 @@ def _run(workspace: Workspace, run: Run, config: Config, prompts: list[Prompt]) 
                 user=actors.user,
                 turns=settings.episodes.turns,
             )
-            rollouts, facts, kept = measure(
-                actors, algorithm, episodes, batching, step=step, kl_coefficient=kl_coefficient
+            scored = score(actors, episodes, settings)
+            measured = measure(
+                actors,
+                passes,
+                episodes,
+                scored.mask,
+                batching,
+                step=step,
+                with_reference=algorithm.needs.reference or kl_coefficient > 0,
             )
+            sequences = [episode.sequence for episode in episodes]
+            rollouts = charge_kl(sequences, scored, measured, settings, kl_coefficient=kl_coefficient)
+            facts = figures(rollouts, scored, measured, episodes)
             _check_sampler(facts["sampler_gap"], step + 1, settings.most_sampler_gap)
-            facts |= algorithm.observe(rollouts) | actors.unread_ratings()
+            facts |= algorithm.observe(rollouts)
+            facts |= actors.unread_ratings()
             advantages = algorithm.advantages(rollouts)
             facts |= learn(
-                actors, algorithm, rollouts, advantages, batching, optimisers,
-                kept=kept, texts=texts, step=step, kl_coefficient=kl_coefficient,
-            )  # fmt: skip
-            kept = None  # not while the next step is sampled
+                actors,
+                passes,
+                algorithm,
+                rollouts,
+                advantages,
+                batching,
+                optimisers,
+                texts=texts,
+                step=step,
+                kl_coefficient=kl_coefficient,
+            )
             for optimiser in optimisers.values():
                 optimiser.move_schedule_to((step + 1) * updates_of_a_step)  # also after an early stop
             if settings.kl_target is not None:

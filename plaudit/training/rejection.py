@@ -11,7 +11,6 @@ import json
 import statistics
 from typing import Any
 
-from plaudit.algorithms.base import Needs
 from plaudit.config import Config
 from plaudit.errors import DataError
 from plaudit.files import write_text
@@ -38,7 +37,7 @@ def rejection_sampling(workspace: Workspace, run: Run, config: Config, prompts: 
     best and of the median of each prompt's samples (the gain that more samples can give), and the loss.
     """
     settings = config.rl.rejection
-    actors = load_actors(workspace, run, config, Needs())
+    actors = load_actors(workspace, run, config, critics_of=())
     limit = actors.model.prompt_limit(config.data.max_prompt_tokens, config.rl.max_new_tokens)
     prompts = fitting(actors.model.format, prompts, limit=limit)
     start = trainable_state(actors.policy)

@@ -1,4 +1,4 @@
-"""From episodes to rollouts: scores, and every log-prob and value before the first update.
+"""From episodes to rollouts: score, measure, charge the KL. What a step does before the first update.
 
 B episodes, T tokens after the prompt.
 """
@@ -12,8 +12,9 @@ from itertools import chain, islice, pairwise
 import torch
 from torch import Tensor
 
-from plaudit.algorithms.base import Algorithm, Rollouts
-from plaudit.config import Config
+from plaudit.algorithms.base import Rollouts
+from plaudit.config import Config, RlSettings
+from plaudit.models.network import Network
 from plaudit.objectives import k1, kl_penalised_rewards, masked_mean
 from plaudit.rewards.scoring import Scorer
 from plaudit.sampling.episodes import Episode
@@ -60,88 +61,147 @@ class Batching:
             yield indices, collate([sequences[i] for i in indices], device=self.device)
 
 
-@dataclass(frozen=True)
-class PolicyPass:
-    """The policy's way through a micro-batch, to go back on.
+class PolicyPasses:
+    """The policy's forward passes: one that measured is not done again where the only update would repeat it."""
 
-    states     [M, D]
-    log_probs  [b, T]
+    def __init__(self, policy: Network, temperature: float):
+        self.policy = policy
+        self.temperature = temperature
+        self._kept: tuple[Tensor, Tensor] | None = None
+
+    def measure(self, batch: TokenBatch, *, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """([M, D] states, [b, T] log-probs, [b, T] entropy), of numbers alone.
+
+        keep  whether `learn` is asked for this very batch next, before any update
+        """
+        with torch.set_grad_enabled(keep):
+            states = self.policy.states(batch)
+            log_probs, entropy = self.policy.log_probs_of(
+                states, batch, temperature=self.temperature, with_entropy=True
+            )
+        assert entropy is not None
+        if keep:
+            self._kept = states, log_probs
+        return states, log_probs.detach(), entropy
+
+    def learn(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        """([M, D] states, [b, T] log-probs), with gradient: of the pass that was kept, which is then forgotten."""
+        if self._kept is not None:
+            kept, self._kept = self._kept, None
+            return kept
+        states = self.policy.states(batch)
+        return states, self.policy.log_probs_of(states, batch, temperature=self.temperature)[0]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What episodes are worth, before any price of KL. T is the length of the longest.
+
+    mask     [B, T] bool: the policy's tokens
+    rewards  [B, T] each score at the last token of what it is of
+    costs    [B, T] the same of the cost; None without a cost model
+    raw      [answers] as the scorer gave them, before the rule for unfinished answers
     """
 
-    states: Tensor
+    mask: Tensor
+    rewards: Tensor
+    costs: Tensor | None
+    raw: Tensor
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the networks say of the episodes' tokens before the first update, zero behind the mask.
+
+    log_probs, entropy   [B, T] of the policy, nats
+    reference_log_probs  [B, T] nats; None where nothing needs them
+    values               critic -> [B, T]
+    """
+
     log_probs: Tensor
+    entropy: Tensor
+    reference_log_probs: Tensor | None
+    values: dict[str, Tensor]
+
+
+def score(actors: Actors, episodes: list[Episode], settings: RlSettings) -> Scored:
+    """Score episodes by the reward, and by the cost where there is one."""
+    mask = _mask([episode.sequence for episode in episodes])
+    rewards, raw = _task_rewards(actors.score, episodes, mask.shape[1], settings, unfinished=True)
+    costs = None
+    if actors.cost is not None:
+        costs, _ = _task_rewards(actors.cost, episodes, mask.shape[1], settings, unfinished=False)
+    return Scored(mask, rewards, costs, raw)
 
 
 @torch.no_grad()
 def measure(
     actors: Actors,
-    algorithm: Algorithm,
+    passes: PolicyPasses,
     episodes: list[Episode],
+    mask: Tensor,
     batching: Batching,
     *,
     step: int,
-    kl_coefficient: float,
-) -> tuple[Rollouts, dict[str, float], PolicyPass | None]:
-    """Rollouts, the step's figures, and the policy's pass where it is what the only update would do again.
+    with_reference: bool,
+) -> Measured:
+    """Run every network once over the episodes, in the batches that the first pass of learning will see.
 
-    The reference is run only where something needs it. A pass is kept where one micro-batch is all there is to learn
-    from; beside it only the critics are run, without gradients.
+    The policy's pass is kept where one micro-batch is all there is to learn from; beside it only the critics are run,
+    without gradients.
     """
     config, settings = batching.config, batching.config.rl
     sequences = [episode.sequence for episode in episodes]
-    longest = max(len(s.response_ids) for s in sequences)
-    needs_reference = algorithm.needs.reference or kl_coefficient > 0
-    names = ["policy", "entropy", *(["reference"] if needs_reference else []), *actors.critics]
-    grids = {name: torch.zeros(len(sequences), longest) for name in names}
-    rewards, scores, raw_scores = _task_rewards(actors.score, episodes, longest, config, unfinished=True)
-    costs = episode_costs = None
-    if actors.cost is not None:
-        costs, episode_costs, _ = _task_rewards(actors.cost, episodes, longest, config, unfinished=False)
+    names = ["policy", "entropy", *(["reference"] if with_reference else []), *actors.critics]
+    grids = {name: torch.zeros(mask.shape) for name in names}
     minibatches = batching.minibatches(len(sequences), step, epoch=0)
     pieces = (piece for rows in minibatches for piece in batching.micro(sequences, rows))
     begun = list(islice(pieces, 2))
     once = len(begun) == 1 and settings.epochs == 1 and not config.model.compile  # compiled only where it learns
     for indices, batch in chain(begun, pieces):
         found = {}
-        if needs_reference:
+        if with_reference:
             found["reference"] = actors.reference.log_probs(batch, temperature=settings.temperature)[0]
-        with torch.set_grad_enabled(once):
-            states = actors.policy.states(batch)
-            log_probs, entropy = actors.policy.log_probs_of(
-                states, batch, temperature=settings.temperature, with_entropy=True
-            )
-        assert entropy is not None
-        found |= {"policy": log_probs.detach(), "entropy": entropy}
+        states, found["policy"], found["entropy"] = passes.measure(batch, keep=once)
         found |= {name: critic.values(batch, states) for name, critic in actors.critics.items()}
         for name, values in found.items():
             grids[name][indices, : values.shape[1]] = values.float().cpu()
-    kept = PolicyPass(states, log_probs) if once else None
-    mask = _mask(sequences, longest)
     grids = {name: grid.masked_fill(~mask, 0.0) for name, grid in grids.items()}
-    in_reward = settings.kl_placement == "reward"
-    priced = rewards
-    if needs_reference and in_reward:
-        priced = kl_penalised_rewards(rewards, grids["policy"], grids["reference"], mask, coefficient=kl_coefficient)
-    if costs is not None and needs_reference and settings.lagrangian.rescale:
-        # the price of KL is then the coefficient for every lambda
-        costs = kl_penalised_rewards(costs, grids["policy"], grids["reference"], mask, coefficient=-kl_coefficient)
-    rollouts = Rollouts(
-        sequences=sequences,
-        group_size=batching.group_size,
-        mask=mask,
-        scores=scores,
-        rewards=priced,
+    return Measured(
         log_probs=grids["policy"],
+        entropy=grids["entropy"],
         reference_log_probs=grids.get("reference"),
-        costs=costs,
-        episode_costs=episode_costs,
         values={name: grids[name] for name in actors.critics},
     )
-    return rollouts, _facts(rollouts, episodes, raw_scores, grids["entropy"]), kept
 
 
-def _mask(sequences: Sequence[TokenSequence], longest: int) -> Tensor:
+def charge_kl(
+    sequences: list[TokenSequence], scored: Scored, measured: Measured, settings: RlSettings, *, kl_coefficient: float
+) -> Rollouts:
+    """Rollouts for the algorithm: with the price of KL in the rewards, where the settings have it there."""
+    rewards, costs, reference = scored.rewards, scored.costs, measured.reference_log_probs
+    if reference is not None and settings.kl_term == "reward":
+        rewards = kl_penalised_rewards(rewards, measured.log_probs, reference, scored.mask, coefficient=kl_coefficient)
+    if reference is not None and costs is not None and settings.lagrangian.rescale:
+        # the price of KL is then the coefficient for every lambda
+        costs = kl_penalised_rewards(costs, measured.log_probs, reference, scored.mask, coefficient=-kl_coefficient)
+    return Rollouts(
+        sequences=sequences,
+        group_size=settings.group_size,
+        mask=scored.mask,
+        scores=scored.rewards.sum(dim=1),
+        rewards=rewards,
+        log_probs=measured.log_probs,
+        reference_log_probs=reference,
+        costs=costs,
+        episode_costs=None if scored.costs is None else scored.costs.sum(dim=1),
+        values=measured.values,
+    )
+
+
+def _mask(sequences: Sequence[TokenSequence]) -> Tensor:
     """[B, T] bool: the policy's tokens."""
+    longest = max(len(sequence.response_ids) for sequence in sequences)
     mask = torch.zeros(len(sequences), longest, dtype=torch.bool)
     for row, sequence in enumerate(sequences):
         learnt = [True] * len(sequence.response_ids) if sequence.learnt is None else sequence.learnt
@@ -150,13 +210,12 @@ def _mask(sequences: Sequence[TokenSequence], longest: int) -> Tensor:
 
 
 def _task_rewards(
-    scorer: Scorer, episodes: list[Episode], longest: int, config: Config, *, unfinished: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """([B, T] scores where they fall, [B] their sum by episode, [answers] scores as the scorer gave them).
+    scorer: Scorer, episodes: list[Episode], longest: int, settings: RlSettings, *, unfinished: bool
+) -> tuple[Tensor, Tensor]:
+    """([B, T] scores where they fall, [answers] scores as the scorer gave them).
 
     unfinished  whether the settings' rule for unfinished answers applies
     """
-    settings = config.rl
     last_only = settings.episodes.reward == "end"
     scored = [
         (row, end, answer)
@@ -172,10 +231,11 @@ def _task_rewards(
         values = torch.where(finished, values, values - settings.missing_eos_penalty)
     rewards = torch.zeros(len(episodes), longest)
     rewards[[row for row, _, _ in scored], [end - 1 for _, end, _ in scored]] = values
-    return rewards, rewards.sum(dim=1), raw
+    return rewards, raw
 
 
-def _facts(rollouts: Rollouts, episodes: list[Episode], raw_scores: Tensor, entropy: Tensor) -> dict[str, float]:
+def figures(rollouts: Rollouts, scored: Scored, measured: Measured, episodes: list[Episode]) -> dict[str, float]:
+    """What is logged of a rollout batch."""
     mask = rollouts.mask
     sampled = torch.zeros(mask.shape)
     for row, episode in enumerate(episodes):
@@ -184,8 +244,8 @@ def _facts(rollouts: Rollouts, episodes: list[Episode], raw_scores: Tensor, entr
         "reward": float(rollouts.returns.mean()),
         "score": float(rollouts.scores.mean()),
         "score_std": float(rollouts.scores.std(correction=0)),
-        "raw_score": float(raw_scores.mean()),
-        "entropy": float(masked_mean(entropy, mask)),
+        "raw_score": float(scored.raw.mean()),
+        "entropy": float(masked_mean(measured.entropy, mask)),
         "length": float(mask.sum(dim=1).float().mean()),
         "finished_rate": sum(episode.finished for episode in episodes) / len(episodes),
         "sampler_gap": float(masked_mean((sampled - rollouts.log_probs).abs(), mask)),

@@ -16,7 +16,7 @@ from plaudit.objectives import clipped_value_error, k2, k3, masked_mean, masked_
 from plaudit.text.batches import draw_without_replacement, micro_batches
 from plaudit.text.chat import TokenSequence
 from plaudit.training.actors import Actors
-from plaudit.training.rollouts import Batching, PolicyPass
+from plaudit.training.rollouts import Batching, PolicyPasses
 from plaudit.training.step import Optimiser, total_norm
 
 KL_LOSSES = {"k2": k2, "k3": k3}
@@ -43,13 +43,13 @@ class _Totals:
 
 def learn(
     actors: Actors,
+    passes: PolicyPasses,
     algorithm: Algorithm,
     rollouts: Rollouts,
     advantages: Advantages,
     batching: Batching,
     optimisers: dict[str, Optimiser],
     *,
-    kept: PolicyPass | None,
     texts: list[TokenSequence],
     step: int,
     kl_coefficient: float,
@@ -57,7 +57,6 @@ def learn(
     """Train the policy and the critics on one rollout batch; returns the step's figures.
 
     optimisers  "policy" and each critic's
-    kept        the policy's pass through the only micro-batch of the only update, if it was kept
     texts       pretraining texts to mix in; none for no mix
     """
     settings = batching.config.rl
@@ -66,7 +65,9 @@ def learn(
     totals, updates, stopped = _Totals(), 0, False
     for epoch in range(settings.epochs):
         for rows in batching.minibatches(len(rollouts.sequences), step, epoch):
-            found, largest = _accumulate(actors, algorithm, rollouts, advantages, batching, rows, kl_coefficient, kept)
+            found, largest = _accumulate(
+                actors, passes, algorithm, rollouts, advantages, batching, rows, kl_coefficient
+            )
             if updates == 0:
                 facts["first_ratio_gap"] = largest  # |log ratio| before any update: 0 unless something is wrong
             moved = found.means()["approximate_kl"]
@@ -97,13 +98,13 @@ def learn(
 
 def _accumulate(
     actors: Actors,
+    passes: PolicyPasses,
     algorithm: Algorithm,
     rollouts: Rollouts,
     advantages: Advantages,
     batching: Batching,
     rows: list[int],
     kl_coefficient: float,
-    kept: PolicyPass | None,
 ) -> tuple[_Totals, float]:
     """Sum up the gradients of one minibatch; (its figures, largest |log ratio|)."""
     settings = batching.config.rl
@@ -123,17 +124,13 @@ def _accumulate(
                 return values.sum() / len(rows)
             return (values.masked_fill(~mask, 0.0) * weights[:, None]).sum()
 
-        if kept is None:
-            states = actors.policy.states(batch)
-            log_probs, _ = actors.policy.log_probs_of(states, batch, temperature=settings.temperature)
-        else:
-            states, log_probs = kept.states, kept.log_probs
+        states, log_probs = passes.learn(batch)
         piece = _piece(rollouts, advantages, cut, indices)
         loss, clipped = algorithm.loss(log_probs, piece)
         objective = reduce(loss)
         found.add("policy_loss", objective.detach() * len(rows), len(indices))
-        if settings.kl_placement == "loss" and piece.reference_log_probs is not None:
-            price = reduce(KL_LOSSES[settings.kl_estimator](log_probs, piece.reference_log_probs))
+        if settings.kl_term != "reward" and piece.reference_log_probs is not None:
+            price = reduce(KL_LOSSES[settings.kl_term](log_probs, piece.reference_log_probs))
             objective = objective + kl_coefficient * price
             found.add("kl_loss", price.detach() * len(rows), len(indices))
         head_coefficient = settings.value_head_coefficient  # its gradient goes back in one pass with the policy's

@@ -7,9 +7,10 @@ from itertools import product
 
 import torch
 
-from plaudit.algorithms import ALGORITHMS
+from plaudit.algorithms import make
 from plaudit.algorithms.base import Piece, Rollouts
 from plaudit.config import RlSettings
+from plaudit.methods import ALGORITHMS
 from plaudit.objectives import kl_penalised_rewards, scores_at_the_end
 
 REFERENCE = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
@@ -17,11 +18,21 @@ REWARD = torch.tensor([1.0, 0.0, 2.0, -1.0], dtype=torch.float64)
 BETA = 0.5
 OPTIMUM = [0.208307, 0.021143, 0.769596, 0.000954]  # REFERENCE * exp(REWARD / BETA) / 14.188786
 
+ONLINE = [name for name, entry in ALGORITHMS.items() if entry.algorithm]
+"""Those that learn from rollouts."""
+
+
+def group(name):
+    """Draws that the algorithm needs to compare, or one."""
+    return 2 if ALGORITHMS[name].compares else 1
+
 
 def algorithm(name, **settings):
     """One algorithm, without whitening, which would keep the steps from shrinking near the optimum."""
     defaults = {"algorithm": name, "samples_per_prompt": 2, "whiten_advantages": False}
-    return ALGORITHMS[name](RlSettings(**(defaults | settings)))
+    if ALGORITHMS[name].constrained:
+        defaults["lagrangian"] = {"cost": "reward-001", "multiplier": 1.0, "clipping": "separate"}
+    return make(RlSettings(**(defaults | settings)))
 
 
 class Draws:

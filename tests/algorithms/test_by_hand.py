@@ -4,13 +4,12 @@ import math
 
 import pytest
 import torch
-from exact import algorithm
+from exact import ONLINE, algorithm, group
 
-from plaudit.algorithms import ALGORITHMS
 from plaudit.algorithms.base import Piece, Rollouts
+from plaudit.methods import ALGORITHMS
 
 NAN = float("nan")
-SAMPLES = {"reinforce": 1, "ppo": 1, "ppo-lagrangian": 1}
 
 
 def grid(*rows):
@@ -76,7 +75,7 @@ def test_ppos_dual_clip_is_its_setting():
 
 
 def online_dpo(log_probs, batch, **settings):
-    made = algorithm("online-dpo", kl_coefficient=0.5, **settings)
+    made = algorithm("online-dpo", online_dpo={"beta": 0.5} | settings.pop("online_dpo", {}), **settings)
     return made.loss(log_probs, piece_of(batch, made.advantages(batch)))
 
 
@@ -121,19 +120,19 @@ def test_online_dpo_learns_nothing_from_a_draw_under_hard_labels_and_a_coins_los
 
 
 def test_online_dpo_needs_the_reference_whole_groups_and_no_advantage():
-    assert (ALGORITHMS["online-dpo"].needs.reference, ALGORITHMS["online-dpo"].needs.whole_groups) == (True, True)
-    assert ALGORITHMS["online-dpo"].needs.critics == ()
+    assert (ALGORITHMS["online-dpo"].reference, ALGORITHMS["online-dpo"].whole_groups) == (True, True)
+    assert ALGORITHMS["online-dpo"].critics == ()
     batch = rollouts()
     found = algorithm("online-dpo").advantages(batch)
     assert found.policy.shape == batch.rewards.shape
     assert (found.policy.abs().sum().item(), found.targets, found.cost) == (0, {}, None)
 
 
-@pytest.mark.parametrize("name", ["reinforce", "rloo", "grpo", "ppo", "p3o", "ppo-lagrangian", "online-dpo"])
+@pytest.mark.parametrize("name", ONLINE)
 def test_what_stands_in_the_padding_changes_no_loss_and_no_gradient(name):
     """Behind the mask there may be anything."""
-    batch = rollouts(group_size=SAMPLES.get(name, 2))
-    made = lagrangian() if name == "ppo-lagrangian" else algorithm(name)
+    batch = rollouts(group_size=group(name))
+    made = algorithm(name)
     made.observe(batch)
     advantages = made.advantages(batch)
     found = []
@@ -150,10 +149,10 @@ def test_what_stands_in_the_padding_changes_no_loss_and_no_gradient(name):
             assert torch.equal(one, another)
 
 
-@pytest.mark.parametrize("name", ["reinforce", "rloo", "grpo", "ppo", "p3o", "ppo-lagrangian"])
+@pytest.mark.parametrize("name", ONLINE)
 def test_advantages_are_nothing_in_the_padding(name):
-    batch = rollouts(group_size=SAMPLES.get(name, 2))
-    made = lagrangian() if name == "ppo-lagrangian" else algorithm(name)
+    batch = rollouts(group_size=group(name))
+    made = algorithm(name)
     found = made.advantages(batch)
     assert found.policy[~batch.mask].eq(0).all()
     for target in found.targets.values():
@@ -214,3 +213,29 @@ def test_the_multiplier_moves_by_the_mean_cost_of_the_last_episodes():
     assert figures["cost"] == pytest.approx(0.625)
     assert figures["recent_cost"] == pytest.approx(recent)
     assert figures["multiplier"] == pytest.approx(math.exp(0.5 * (recent - 0.25)))
+
+
+def test_gspo_clips_a_response_by_the_geometric_mean_of_its_ratios():
+    """Token ratios e^.4 and e^-.2 make e^.1; e^.5 of one token is beyond 1.2, and its gain is ignored."""
+    batch = rollouts()
+    made = algorithm("gspo", clip=0.2)
+    piece = piece_of(batch, made.advantages(batch), advantages=grid([2, 2], [3, 0], [-1, -1], [0, 0]))
+    moved = batch.log_probs + grid([0.4, -0.2], [0.5, 9], [0.5, 0.5], [0, 0])
+    moved.requires_grad_()
+    loss, clipped = made.loss(moved, piece)
+    assert loss.tolist() == pytest.approx([-2 * math.exp(0.1), -3 * 1.2, math.exp(0.5), 0])
+    assert clipped.tolist() == [False, True, False, False]
+    (gradient,) = torch.autograd.grad(loss.sum(), moved)
+    assert gradient[0].tolist() == pytest.approx([-math.exp(0.1)] * 2)  # each token's share of the mean is a half
+    assert gradient[1].tolist() == [0, 0]
+
+
+def test_cispo_weighs_each_token_by_its_ratio_up_to_its_bound():
+    batch = rollouts()
+    made = algorithm("cispo")
+    piece = piece_of(batch, made.advantages(batch), advantages=torch.ones_like(batch.rewards))
+    moved = (batch.log_probs + math.log(7)).requires_grad_()
+    loss, clipped = made.loss(moved, piece)
+    (gradient,) = torch.autograd.grad(loss[batch.mask].sum(), moved)
+    assert gradient[batch.mask].tolist() == pytest.approx([-5.0] * 7)
+    assert clipped.all()

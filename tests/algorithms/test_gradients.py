@@ -46,14 +46,15 @@ def test_unbiased_over_all_groups(name, settings, size):
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])
-def test_the_groups_own_mean_shrinks_the_gradient_without_turning_it(size):
-    found = Draws(LOGITS, size=size).gradient(algorithm("grpo"), LOGITS)
+@pytest.mark.parametrize("name", ["grpo", "gspo", "cispo"])
+def test_the_groups_own_mean_shrinks_the_gradient_without_turning_it(name, size):
+    found = Draws(LOGITS, size=size).gradient(algorithm(name), LOGITS)
     torch.testing.assert_close(found, true_gradient() * (size - 1) / size, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize(("size", "cosine"), [(2, 0.94839), (3, 0.96759), (4, 0.98080)])
 def test_dividing_by_the_deviation_turns_the_gradient(size, cosine):
-    made = algorithm("grpo", grpo={"divide_by_deviation": True})
+    made = algorithm("grpo", grpo={"scale_by_std": True})
     found = Draws(LOGITS, size=size).gradient(made, LOGITS)
     assert torch.cosine_similarity(found, true_gradient(), dim=0).item() == pytest.approx(cosine, abs=2e-4)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from exact import Draws
 
-from plaudit.algorithms import ALGORITHMS
+from plaudit.algorithms import make
 from plaudit.config import RlSettings
 from plaudit.objectives import lagrangian_advantages, next_log_multiplier
 
@@ -49,7 +49,7 @@ def test_published_saddles():
 @pytest.mark.parametrize("clipping", ["joint", "separate"])
 def test_the_algorithm_descends_to_the_saddle(rescale, expected, clipping):
     """Policy and multiplier move together, from exact expectations; the KL weighs beta for every lambda."""
-    made = ALGORITHMS["ppo-lagrangian"](settings(rescale=rescale, clipping=clipping, rate=0.05, window=1, maximum=50.0))
+    made = make(settings(rescale=rescale, clipping=clipping, rate=0.05, window=1, maximum=50.0))
     made.settings = made.settings.model_copy(update={"gae_lambda": 1.0})
     logits = REFERENCE.log().clone()
     for _ in range(2500):
@@ -78,13 +78,13 @@ def test_a_slack_constraint_lets_the_multiplier_go_and_an_impossible_one_meets_t
 
 
 def test_the_window_of_episodes_and_the_multiplier_survive_a_checkpoint():
-    made = ALGORITHMS["ppo-lagrangian"](settings(window=3))
+    made = make(settings(window=3))
     drawn = Draws(REFERENCE.log(), REWARD, reference=REFERENCE, cost=COST)
     for _ in range(3):
         figures = made.observe(drawn.rollouts)
     assert made.recent_costs == [-1.0, 1.0, -1.0]
     assert figures["recent_cost"] == pytest.approx(-1 / 3)
-    other = ALGORITHMS["ppo-lagrangian"](settings(window=3))
+    other = make(settings(window=3))
     other.load_state(made.state())
     assert other.multiplier == made.multiplier
     assert other.recent_costs == made.recent_costs
@@ -93,9 +93,7 @@ def test_the_window_of_episodes_and_the_multiplier_survive_a_checkpoint():
 def test_separate_clipping_equals_joint_where_nothing_is_clipped():
     logits = torch.tensor([0.1, -0.3], dtype=torch.float64)
     found = [
-        Draws(logits, REWARD, reference=REFERENCE, cost=COST).gradient(
-            ALGORITHMS["ppo-lagrangian"](settings(clipping=clipping)), logits
-        )
+        Draws(logits, REWARD, reference=REFERENCE, cost=COST).gradient(make(settings(clipping=clipping)), logits)
         for clipping in ("joint", "separate")
     ]
     torch.testing.assert_close(found[0], found[1], atol=1e-14, rtol=0)

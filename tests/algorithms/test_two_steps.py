@@ -47,7 +47,9 @@ def true_values(log_probs, rewards):
         ("grpo", {"grpo": {"reduction": "response_sum"}}, 2, 2.0),
         ("p3o", {}, 2, 1.0),
         ("p3o", {"p3o": {"clipping": "joint"}}, 2, 1.0),
-        ("online-dpo", {"kl_coefficient": BETA}, 2, 15.0),
+        ("cispo", {"grpo": {"reduction": "response_sum"}}, 2, 2.0),
+        ("gspo", {}, 2, 4.0),
+        ("online-dpo", {"online_dpo": {"beta": BETA}}, 2, 15.0),
     ],
 )
 def test_it_reaches_the_optimum_over_paths(name, settings, size, rate):

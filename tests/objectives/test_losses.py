@@ -7,6 +7,7 @@ from plaudit.objectives import (
     bradley_terry,
     clipped_surrogate,
     clipped_value_error,
+    clipped_weight_gradient,
     pairwise_surrogate_joint,
     pairwise_surrogate_separate,
 )
@@ -62,6 +63,37 @@ def test_clipped_surrogate_matches_its_truth_table(advantage, ratio, surrogate, 
     assert -loss.item() == pytest.approx(surrogate)
     assert -log_ratio.grad.item() == pytest.approx(slope * ratio)
     assert clipped.item() == (slope == 0)
+
+
+@pytest.mark.parametrize(
+    ("advantage", "ratio", "surrogate"),
+    [(1, 1.25, 1.25), (1, 1.4, 1.28), (1, 0.5, 0.5), (-1, 0.5, -0.8), (-1, 2.0, -2.0)],
+)
+def test_the_upper_bound_of_a_ratio_may_be_its_own(advantage, ratio, surrogate):
+    loss, _ = clipped_surrogate(grid(math.log(ratio)), grid(0.0), grid(advantage), clip=0.2, clip_high=0.28)
+    assert -loss.item() == pytest.approx(surrogate)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "clip", "high", "weight"),
+    [
+        (3.0, None, 4.0, 3.0),
+        (7.0, None, 4.0, 5.0),
+        (0.01, None, 4.0, 0.01),
+        (0.01, 0.2, 4.0, 0.8),
+        (7.0, 0.2, None, 1.2),
+        (7.0, None, None, 7.0),
+    ],
+)
+@pytest.mark.parametrize("advantage", [2.0, -2.0])
+def test_cispo_clips_the_weight_and_never_the_gradient(advantage, ratio, clip, high, weight):
+    """loss = -sg(w) A log pi, so its slope in log pi is -w A, on either side of either bound."""
+    log_probs = grid(math.log(ratio) - 3.0).requires_grad_()
+    loss, clipped = clipped_weight_gradient(log_probs, grid(-3.0), grid(advantage), clip=clip, clip_high=high)
+    loss.sum().backward()
+    assert loss.item() == pytest.approx(-weight * advantage * (math.log(ratio) - 3.0))
+    assert log_probs.grad.item() == pytest.approx(-weight * advantage)
+    assert clipped.item() == (weight != ratio)
 
 
 VALUE_TABLE = [  # value, old value, return, loss, gradient; clip 0.2

@@ -14,7 +14,8 @@ AXES = {
     "lagrangian_advantages": "B T", "policy_gradient": "B T", "clipped_value_error": "B T",
     "generalised_advantages": "B T",
     "kl_penalised_rewards": "B T", "masked_mean": "B T", "masked_variance": "B T", "whiten": "B T", "rescale": "B T",
-    "clipped_surrogate": "B T", "k1": "B T", "k2": "B T", "k3": "B T", "plackett_luce": "B T",
+    "clipped_surrogate": "B T", "clipped_weight_gradient": "B T", "k1": "B T", "k2": "B T", "k3": "B T",
+    "plackett_luce": "B T",
     "leave_one_out_advantages": "B T", "group_relative_advantages": "B T", "worst_case": "B T",
     "mean_minus_deviation": "B T", "last_true": "B T",
 }  # fmt: skip

@@ -125,13 +125,13 @@ def test_a_user_that_says_no_text_is_refused(four_answers, users):
 
 def test_what_stands_in_the_users_turn_carries_no_loss(four_answers):
     """The gradient is that of the policy's own tokens: the sum over them by hand, whatever the advantage elsewhere."""
-    from plaudit.algorithms import ALGORITHMS
+    from plaudit.algorithms import make
     from plaudit.algorithms.base import Piece
 
     mask = torch.tensor([[True, False, True]])
     advantages = torch.tensor([[2.0, 99.0, 3.0]])
     log_probs = torch.zeros(1, 3, requires_grad=True)
-    made = ALGORITHMS["reinforce"](four_answers.config().rl)
+    made = make(four_answers.config(overrides=["rl.algorithm=reinforce"]).rl)
     loss, _ = made.loss(log_probs, Piece(1, mask, torch.zeros(1, 3), advantages, torch.zeros(1), torch.zeros(1)))
     (gradient,) = torch.autograd.grad(loss.masked_fill(~mask, 0.0).sum(), log_probs)
     assert gradient[0].tolist() == [-2.0, 0.0, -3.0]

@@ -12,21 +12,13 @@ from torch.nn.utils.rnn import pad_sequence
 import plaudit
 from plaudit.algorithms.ppo import PPO
 from plaudit.errors import ConfigError, DataError, WorkspaceError
+from plaudit.methods import ALGORITHMS
 from plaudit.models.network import Network
-from plaudit.training import rollouts
+from plaudit.training.rollouts import PolicyPasses
 
 HEAD = "rl.value_head_coefficient=0.1"
-EVERY = (
-    "reinforce",
-    "rloo",
-    "grpo",
-    "ppo",
-    f"ppo {HEAD}",
-    "p3o",
-    "ppo-lagrangian",
-    f"ppo-lagrangian {HEAD}",
-    "online-dpo",
-)
+ONLINE = [name for name, entry in ALGORITHMS.items() if entry.algorithm]
+EVERY = ONLINE + [f"{name} {HEAD}" for name in ONLINE if ALGORITHMS[name].critics]
 
 
 @pytest.mark.parametrize(
@@ -38,15 +30,17 @@ EVERY = (
         ("rloo", []),
         ("rloo", ["rl.rloo.clip_ratio=true"]),
         ("grpo", []),
-        ("grpo", ["rl.grpo={divide_by_deviation: true, reduction: response_mean}", "rl.kl_placement=loss",
-                  "rl.kl_estimator=k3"]),
+        ("grpo", ["rl.grpo={scale_by_std: true, reduction: response_mean}", "rl.kl_term=k3"]),
+        ("gspo", []),
+        ("gspo", ["rl.grpo.scale_by_std=true"]),
+        ("cispo", []),
         ("ppo", []),
         ("ppo", ["model.lora=null", "rl.optimiser.learning_rate=0.002"]),
         ("ppo", [HEAD]),
         ("ppo", [HEAD, "model.lora=null", "rl.optimiser.learning_rate=0.002"]),
         ("p3o", []),
         ("p3o", ["rl.p3o.clipping=joint"]),
-        ("online-dpo", ["rl.kl_coefficient=0.5", "rl.online_dpo.labels=hard"]),
+        ("online-dpo", ["rl.online_dpo={beta: 0.5, labels: hard}"]),
         ("rejection", []),
     ],
 )  # fmt: skip
@@ -121,7 +115,8 @@ def test_the_only_update_goes_back_on_the_pass_that_was_measured(four_answers, n
     monkeypatch.setattr(Network, "log_probs_of", counted)
     run = train(four_answers, *common)
     assert passes == [False, True] * 2  # reference and policy, which alone is asked for its entropy
-    monkeypatch.setattr(rollouts, "PolicyPass", lambda *_: None)
+    measured = PolicyPasses.measure
+    monkeypatch.setattr(PolicyPasses, "measure", lambda self, batch, *, keep: measured(self, batch, keep=False))
     again = train(four_answers, *common)
     assert passes[4:] == [False, True, False] * 2
     for one, other in zip(rows(run), rows(again), strict=True):
@@ -182,7 +177,7 @@ def test_how_values_are_learnt_is_nothing_to_an_algorithm_that_learns_none(four_
         assert row == pytest.approx(same, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ["rloo", "grpo", "p3o"])
+@pytest.mark.parametrize("name", [n for n in ONLINE if ALGORITHMS[n].compares])
 def test_a_shift_of_each_prompts_rewards_changes_nothing(four_answers, name):
     common = [f"rl.algorithm={name}", "rl.steps=1", "rl.missing_eos_score=null"]
     plain = train(four_answers, *common)
@@ -192,7 +187,7 @@ def test_a_shift_of_each_prompts_rewards_changes_nothing(four_answers, name):
         torch.testing.assert_close(value, weights(plain)[key], atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", [n for n in EVERY if n != "online-dpo"])
+@pytest.mark.parametrize("name", [n for n in EVERY if ALGORITHMS[n.split()[0]].own_kl is None])
 def test_without_a_price_the_reference_is_never_run(four_answers, name, monkeypatch, without_trials):
     calls = []
     take = Network.log_probs_of
@@ -300,12 +295,12 @@ def test_rejection_sampling_keeps_the_best_of_all_rounds(four_answers):
         (["rl.algorithm=pp0"], "Did you mean `ppo`"),
         (["rl.algorithm=rloo", "rl.samples_per_prompt=1"], "compares responses to one prompt"),
         (["rl.algorithm=ppo-lagrangian"], "needs a cost model"),
-        (["rl.kl_estimator=k3"], "another gradient than the KL's"),
-        (["rl.kl_placement=loss"], "no gradient in expectation"),
-        (["rl.top_p=0.9"], "removed mass"),
+        (["rl.kl_term=k1"], "`rl.kl_term`.*'reward', 'k2' or 'k3'"),
+        (["rl.algorithm=ppo-lagrangian", "rl.lagrangian.cost=reward-001", "rl.kl_term=k2"], "in reward and cost"),
+        (["rl.algorithm=p3o", "rl.clip_high=0.3"], "one bound"),
         (["rl.missing_eos_penalty=1"], "either a penalty or a score"),
         (["rl.combine=safety-gated"], "list two runs"),
-        (["rl.algorithm=online-dpo", "rl.kl_coefficient=0"], "learns nothing"),
+        (["rl.algorithm=online-dpo", "rl.online_dpo.beta=0"], "`rl.online_dpo.beta`.*greater than 0"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_anything_is_loaded(four_answers, changes, message):
@@ -349,7 +344,7 @@ def test_math_of_the_optimum_used_above():
     ("changes", "message"),
     [
         (["rl.algorithm=online-dpo", "rl.kl_target=3"], "KL in the loss already"),
-        (["rl.algorithm=online-dpo", "rl.kl_placement=loss", "rl.kl_estimator=k2"], "KL in the loss already"),
+        (["rl.algorithm=online-dpo", "rl.kl_term=k2"], "KL in the loss already"),
         (["rl.algorithm=rloo", "rl.value_warmup_steps=2"], "rloo has none"),
         (["rl.minibatches=9"], "cannot be made of prompts_per_step: 8"),
         (["rl.algorithm=rejection", "rl.pretraining.text=t.jsonl"], "likelihood training as it is"),
@@ -460,7 +455,7 @@ def test_a_large_seed_is_a_seed(four_answers, tmp_path):
 
 
 def test_a_price_in_the_loss_is_not_in_the_reward_as_well(four_answers):
-    by_loss = train(four_answers, "rl.algorithm=rloo", "rl.steps=3", "rl.kl_placement=loss", "rl.kl_estimator=k2")
+    by_loss = train(four_answers, "rl.algorithm=rloo", "rl.steps=3", "rl.kl_term=k2")
     by_reward = train(four_answers, "rl.algorithm=rloo", "rl.steps=3")
     last = rows(by_loss)[-1]
     assert last["reward"] == pytest.approx(last["score"], abs=1e-5)
@@ -471,7 +466,7 @@ def test_a_price_in_the_loss_is_not_in_the_reward_as_well(four_answers):
 
 @pytest.mark.parametrize("estimator", ["k2", "k3"])
 def test_a_higher_price_in_the_loss_keeps_the_policy_nearer(four_answers, estimator):
-    common = ["rl.algorithm=grpo", "rl.kl_placement=loss", f"rl.kl_estimator={estimator}", "rl.steps=15"]
+    common = ["rl.algorithm=grpo", f"rl.kl_term={estimator}", "rl.steps=15"]
     far, near = (
         train(four_answers, *common, f"rl.kl_coefficient={price}").result["last"]["kl"] for price in (0.01, 3.0)
     )

@@ -7,14 +7,14 @@ import pytest
 import torch
 from tabular import Tabular
 
-from plaudit.algorithms import ALGORITHMS
+from plaudit.algorithms import make
 from plaudit.config import OptimiserSettings, resolve
 from plaudit.records import Prompt
 from plaudit.rewards.scoring import Answered
 from plaudit.sampling.episodes import Episode
 from plaudit.text.chat import TokenSequence
 from plaudit.training.actors import Critic
-from plaudit.training.rollouts import Batching, measure
+from plaudit.training.rollouts import Batching, PolicyPasses, charge_kl, figures, measure, score
 from plaudit.training.step import Optimiser
 from plaudit.training.updates import learn
 
@@ -36,10 +36,10 @@ def config(*changes):
 def episode(lead, turns, scores, *, finished=True):
     """Turns of the policy, lists of ids, with two ids of the user between them; the scores are found by the texts."""
     made = Episode(Prompt([{"role": "user", "content": f"{lead}"}]), [lead, 3], [])
-    for number, (ids, score) in enumerate(zip(turns, scores, strict=True)):
+    for number, (ids, worth) in enumerate(zip(turns, scores, strict=True)):
         if number:
             made._extend([4, 4], [0.0, 0.0], learnt=False)
-        made.answers.append(Answered([], TokenSequence(made.context, ids), f"{score}", finished, ""))
+        made.answers.append(Answered([], TokenSequence(made.context, ids), f"{worth}", finished, ""))
         made._extend(ids, [-1.0] * len(ids), learnt=True)
         made.ends.append(len(made.token_ids))
     return made
@@ -60,7 +60,7 @@ def scorer(answers):
 def stage(name="rloo", *changes, cost=None):
     """(actors, algorithm, batching, its config)."""
     settings = config(f"rl.algorithm={name}", *changes)
-    made = ALGORITHMS[name](settings.rl)
+    made = make(settings.rl)
     policy, reference = Tabular(TOKEN, LEAD, torch.float32), Tabular(REFERENCE, None, torch.float32)
     critics = {name: Critic(Tabular(VALUE, None, torch.float32), mean=0.1, std=2.0) for name in made.needs.critics}
     actors = SimpleNamespace(policy=policy, reference=reference, score=scorer, cost=cost, critics=critics)
@@ -70,12 +70,15 @@ def stage(name="rloo", *changes, cost=None):
 
 def measured(name="rloo", *changes, coefficient=0.3, **more):
     actors, made, batching, settings = stage(name, *changes, **more)
-    rollouts, facts, kept = measure(
-        actors, made, [one() for one in EPISODES], batching, step=1, kl_coefficient=coefficient
-    )
+    passes, episodes = PolicyPasses(actors.policy, TEMPERATURE), [one() for one in EPISODES]
+    scored = score(actors, episodes, settings.rl)
+    grids = measure(actors, passes, episodes, scored.mask, batching, step=1, with_reference=coefficient > 0)
+    sequences = [one.sequence for one in episodes]
+    rollouts = charge_kl(sequences, scored, grids, settings.rl, kl_coefficient=coefficient)
     return SimpleNamespace(
-        actors=actors, algorithm=made, batching=batching, config=settings, rollouts=rollouts, facts=facts, kept=kept
-    )
+        actors=actors, algorithm=made, batching=batching, config=settings, rollouts=rollouts, passes=passes,
+        facts=figures(rollouts, scored, grids, episodes),
+    )  # fmt: skip
 
 
 MASK = [[1, 1, 1, 0, 0], [1, 0, 0, 0, 0], [1, 0, 0, 1, 1], [1, 1, 0, 0, 0]]
@@ -161,13 +164,13 @@ def test_costs_bear_the_price_with_the_other_sign_where_the_two_are_rescaled():
 # Learning
 
 
-def learnt(found, *, optimiser=None, kept=None, coefficient=0.3):
+def learnt(found, *, optimiser=None, coefficient=0.3):
     settings = OptimiserSettings(learning_rate=0.05, warmup_share=0.0, **(optimiser or {}))
     roles = {"policy": found.actors.policy} | {name: critic.network for name, critic in found.actors.critics.items()}
     optimisers = {name: Optimiser(network, settings, 100) for name, network in roles.items()}
     advantages = found.algorithm.advantages(found.rollouts)
     facts = learn(
-        found.actors, found.algorithm, found.rollouts, advantages, found.batching, optimisers, kept=kept, texts=[],
+        found.actors, found.passes, found.algorithm, found.rollouts, advantages, found.batching, optimisers, texts=[],
         step=found.config.rl.value_warmup_steps, kl_coefficient=coefficient,
     )  # fmt: skip
     return facts, optimisers
@@ -224,7 +227,7 @@ def test_the_policys_gradient_is_that_of_the_loss_over_the_whole_step(budget):
 
 def test_a_price_in_the_loss_is_added_with_its_coefficient_and_logged():
     """k2 at the first update: half the squared log-ratio a token, reduced as the loss is."""
-    changes = ["rl.kl_placement=loss", "rl.kl_estimator=k2"]
+    changes = ["rl.kl_term=k2"]
     facts, _ = learnt(measured("rloo", *changes))
     gap = by_hand(TOKEN, LEAD) - by_hand(REFERENCE)
     assert facts["kl_loss"] == pytest.approx(float(0.5 * gap.square().sum()) / 4, rel=1e-5)
@@ -256,8 +259,8 @@ def test_in_the_critics_warm_up_the_policy_stays_and_its_schedule_goes_on():
     advantages = found.algorithm.advantages(found.rollouts)
     for step in range(3):
         learn(
-            found.actors, found.algorithm, found.rollouts, advantages, found.batching, optimisers, kept=None, texts=[],
-            step=step, kl_coefficient=0.3,
+            found.actors, found.passes, found.algorithm, found.rollouts, advantages, found.batching, optimisers,
+            texts=[], step=step, kl_coefficient=0.3,
         )  # fmt: skip
         assert torch.equal(before, found.actors.policy.token) == (step < 2)
         assert optimisers["policy"].steps_taken == optimisers["reward"].steps_taken == step + 1
@@ -278,8 +281,8 @@ def test_texts_are_mixed_in_by_their_coefficient_and_cost_a_token():
     policy = found.actors.policy
     loss = -sum(policy.of(text) for text in texts) / 3
     facts = learn(
-        found.actors, found.algorithm, found.rollouts, found.algorithm.advantages(found.rollouts), found.batching,
-        optimisers, kept=None, texts=texts, step=0, kl_coefficient=0.3,
+        found.actors, found.passes, found.algorithm, found.rollouts, found.algorithm.advantages(found.rollouts),
+        found.batching, optimisers, texts=texts, step=0, kl_coefficient=0.3,
     )  # fmt: skip
     assert facts["pretraining_loss"] == pytest.approx(loss, rel=1e-6)
     # d/d token: -1/3 each of 5, 6, 7; d/d lead: -2/3 and -1/3
