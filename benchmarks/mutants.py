@@ -63,7 +63,7 @@ NEAREST: dict[str, tuple[str, ...]] = {
     "plaudit/evaluation/overlap.py": STATISTICS,
     "plaudit/training/preference_parts.py": (*PARTS, "tests/training/test_preference.py"),
     "plaudit/training/preference.py": ("tests/training/test_preference.py",),
-    "plaudit/training/step.py": (*PARTS[::-1], "tests/models/test_adam.py", "tests/training/test_preference.py"),
+    "plaudit/training/step.py": (*PARTS[::-1], "tests/cpu/test_adam.py", "tests/training/test_preference.py"),
     "plaudit/training/rollouts.py": ONLINE,
     "plaudit/training/updates.py": ONLINE,
     "plaudit/training/reward_parts.py": REWARD,
@@ -78,7 +78,7 @@ NEAREST: dict[str, tuple[str, ...]] = {
     ),
     "plaudit/text/rows.py": ("tests/text/test_batches.py", "tests/models/test_packing.py"),
     "plaudit/sampling/decoders.py": (*SAMPLING, "tests/sampling/test_recorded.py", "tests/sampling/test_decoders.py"),
-    "plaudit/sampling/in_process.py": (*SAMPLING, "tests/sampling/test_recorded.py", "tests/models/test_code_pages.py"),
+    "plaudit/sampling/in_process.py": (*SAMPLING, "tests/sampling/test_recorded.py"),
     "plaudit/sampling/best_of_n.py": SAMPLING,
     "plaudit/sampling/episodes.py": ("tests/training/test_updates.py", "tests/training/test_episodes.py"),
 }  # fmt: skip

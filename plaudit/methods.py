@@ -1,4 +1,4 @@
-"""What `rl.algorithm`, `prefer.loss` and `reward.loss` name: an entry says what each needs.
+"""What `rl.algorithm`, `prefer.loss`, `reward.loss`, `judge.models` and metrics name: an entry says what each needs.
 
 Settings, help texts, the loops, reports and the tests read these entries. A new preference loss is a function in
 `objectives/`, an entry here, and a row of docs/algorithms.md; a new online algorithm is a file in `algorithms/`, an
@@ -10,6 +10,12 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 from typing import Any, Literal
+
+
+def _named(place: str) -> Any:
+    """What "module:name" names."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 @dataclass(frozen=True)
@@ -43,8 +49,7 @@ class OnlineAlgorithm:
 
     def load(self) -> Any:
         """Its class, imported when it is asked for."""
-        module, _, name = self.algorithm.partition(":")
-        return getattr(importlib.import_module(f"plaudit.algorithms.{module}"), name)
+        return _named(f"plaudit.algorithms.{self.algorithm}")
 
 
 ALGORITHMS: dict[str, OnlineAlgorithm] = {
@@ -147,4 +152,59 @@ REWARD_LOSSES: dict[str, RewardLoss] = {
     "plackett-luce": RewardLoss(learns_from="rankings"),
     "cost": RewardLoss(smooths=True, several_criteria=False, lower_is_better=True, needs_labels=True),
     "rating": RewardLoss(learns_from="ratings"),
+}
+
+
+@dataclass(frozen=True)
+class JudgeKind:
+    """A kind of judge that `judge.models` may have.
+
+    source      how its `source` is written
+    judge       "module:function" of `plaudit.judges`: f(workspace, settings, config, folder) gives what judges pairs
+    reads_words whether it is asked in words, so that it can rate, rank, reason and follow a constitution
+    """
+
+    source: str
+    judge: str
+    reads_words: bool = False
+
+    def load(self) -> Any:
+        """Its function, imported when it is asked for."""
+        return _named(f"plaudit.judges.{self.judge}")
+
+
+JUDGES: dict[str, JudgeKind] = {
+    "model": JudgeKind(
+        "a run, a Hugging Face folder, a hub name or the built-in model",
+        "models:language_model_judge",
+        reads_words=True,
+    ),
+    "endpoint": JudgeKind("`endpoint` with `endpoint` below", "models:language_model_judge", reads_words=True),
+    "reward": JudgeKind("`reward:RUN` for a reward model", "models:reward_model_judge"),
+    "function": JudgeKind("function:FILE.py:NAME", "models:function_judge"),
+}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of one answer, which `evaluate` gives for policy and baseline, with its interval.
+
+    title            as a report calls it
+    function         "module:function" of `plaudit.evaluation`: f(answers, references) gives a number of each
+    needs_reference  whether an answer is compared with the prompt's demonstration, so that only such prompts count
+    digits           decimals in a report
+    """
+
+    title: str
+    function: str
+    needs_reference: bool = True
+    digits: int = 3
+
+    def load(self) -> Any:
+        """Its function, imported when it is asked for."""
+        return _named(f"plaudit.evaluation.{self.function}")
+
+
+METRICS: dict[str, Metric] = {
+    "rouge_l": Metric("ROUGE-L against demonstrations", "overlap:rouge_l"),
 }

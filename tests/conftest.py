@@ -145,6 +145,17 @@ def workspace(tmp_path, tiny_model, prompts_file, demonstrations_file):
     return made
 
 
+@pytest.fixture(autouse=True)
+def engine_in_its_own_tests(request, monkeypatch):
+    """tests/cpu tests the CPU engine, whatever the rest of the suite is run with."""
+    if Path(__file__).parent / "cpu" not in request.path.parents:
+        return
+    from plaudit import cpu
+
+    monkeypatch.delenv(cpu.VARIABLE, raising=False)
+    cpu.use("auto")
+
+
 @pytest.fixture
 def without_trials(monkeypatch):
     """For tests that count a network's passes: nothing is tried before the first step."""

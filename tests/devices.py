@@ -33,5 +33,5 @@ def without_values(family, sizes):
     special = {"pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2}
     config = AutoConfig.for_model(family, **sizes, **special, vocab_size=150)
     with META:
-        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME, dtype=torch.bfloat16)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.register(), dtype=torch.bfloat16)
     return Network(model.eval().base_model, model.get_output_embeddings(), packs=True)

@@ -12,7 +12,8 @@ from plaudit.algorithms import make
 from plaudit.algorithms.base import Algorithm
 from plaudit.cli import app
 from plaudit.config import Config, PreferSettings, RewardSettings, RlSettings
-from plaudit.methods import ALGORITHMS, PREFERENCE_LOSSES, REWARD_LOSSES
+from plaudit.config.model_judges import ModelJudgeSettings
+from plaudit.methods import ALGORITHMS, JUDGES, METRICS, PREFERENCE_LOSSES, REWARD_LOSSES
 from plaudit.stages import STAGES
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -68,6 +69,29 @@ def test_reward_losses_are_the_settings_choice_and_are_described():
     for name in REWARD_LOSSES:
         assert f"{name}:" in described
         assert f"`{name}`" in page or f"reward.loss={name}" in page
+
+
+def test_every_kind_of_judge_is_described_and_can_be_loaded():
+    described = " ".join(ModelJudgeSettings.model_fields["source"].description.split())
+    sources = {"model": "sft-001", "reward": "reward:reward-001", "function": "function:judges.py:prefer"}
+    for name, kind in JUDGES.items():
+        assert kind.source.lower() in described.lower()
+        assert callable(kind.load())
+        if name != "endpoint":
+            assert ModelJudgeSettings(name="one", source=sources[name]).kind is kind
+            if not kind.reads_words:
+                with pytest.raises(ValueError, match="does not read or write words"):
+                    ModelJudgeSettings(name="one", source=sources[name], form="rank")
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric_gives_a_number_of_each_answer_and_the_most_to_the_reference_itself(name):
+    metric = METRICS[name]
+    reference = "Rain fell on the garden all night."
+    same, other, nothing = metric.load()([reference, "The garden is dry.", ""], [reference] * 3)
+    assert 0 <= nothing < other < same
+    page = (DOCS.parent / "plaudit" / "reporting" / "page.py").read_text(encoding="utf-8")
+    assert metric.title not in page  # it comes from the entry
 
 
 def test_every_stage_has_its_command_and_each_shortcut_sets_what_it_says():

@@ -69,6 +69,7 @@ class Commands(TyperGroup):
 def run(app: Any) -> None:
     """Run the command line to its end."""
     _tolerate_other_encodings()
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # what it warns of is not for those who type commands
     _give_way_where_busy()
     try:
         with _signals_as_stops():

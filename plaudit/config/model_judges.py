@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 
 from plaudit.config.endpoint import EndpointSettings
 from plaudit.config.section import Positive, Section
-from plaudit.references import FUNCTION, REWARD, parse
+from plaudit.methods import JUDGES, JudgeKind
+from plaudit.references import parse
 
 ENDPOINT = "endpoint"
 
@@ -48,9 +49,15 @@ class ModelJudgeSettings(Section):
     at_once: Positive = 64
     """Pairs (or prompts) that are judged before their judgments are kept."""
 
+    @property
+    def kind(self) -> JudgeKind:
+        """What it is, by how its source is written."""
+        if self.source == ENDPOINT:
+            return JUDGES["endpoint"]
+        return JUDGES.get(parse(self.source).kind, JUDGES["model"])
+
     @model_validator(mode="after")
     def _fits_together(self) -> ModelJudgeSettings:
-        speaks = self.source != ENDPOINT and parse(self.source).kind not in (REWARD, FUNCTION)
         if (self.source == ENDPOINT) != (self.endpoint is not None):
             raise ValueError("source: endpoint goes together with the settings of an `endpoint`")
         if self.samples > 1 and not self.reasoning:
@@ -61,7 +68,7 @@ class ModelJudgeSettings(Section):
             raise ValueError(
                 f"reasoning, clamp, exemplars and principles_per_pair are of comparisons; form is {self.form}"
             )
-        if not speaks and self.source != ENDPOINT and (self.form == "rank" or self.reasoning or self.constitution):
+        if not self.kind.reads_words and (self.form == "rank" or self.reasoning or self.constitution):
             raise ValueError(
                 f"{self.source} does not read or write words: leave form: rank, reasoning, constitution out"
             )

@@ -21,6 +21,11 @@ else:
     RewardLossName = Literal[tuple(REWARD_LOSSES)]
 
 
+def _as_written(value: object) -> object:
+    """YAML reads a plain off as false."""
+    return "off" if value is False else value
+
+
 class LoraSettings(Section):
     """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685): W + (alpha / rank) B A, with W frozen."""
 
@@ -42,6 +47,9 @@ class ModelSettings(Section):
     What is trained, and every loss, is held in float32."""
     device: str = "auto"
     """`cpu`, `cuda`, `mps`, or auto for the best one present."""
+    cpu_kernels: Annotated[Literal["auto", "off"], BeforeValidator(_as_written)] = "auto"
+    """auto computes by kernels compiled for this processor where the model is on a CPU and they give the numbers that
+    PyTorch gives; off by PyTorch alone, several times slower. PLAUDIT_CPU_KERNELS in the environment goes before it."""
     threads: Positive | Literal["auto"] = "auto"
     """Threads that compute on a CPU; auto takes what a container or the machine lends to the process, or one for every
     two million weights where that is less; OMP_NUM_THREADS goes before it. Never changes a result."""

@@ -14,9 +14,9 @@ import torch
 
 from plaudit.config import Config
 from plaudit.errors import ConfigError, DataError
-from plaudit.evaluation.overlap import rouge_l
 from plaudit.files import write_text
 from plaudit.judges.taste import taste_facts, utility
+from plaudit.methods import METRICS
 from plaudit.models.loading import LoadedModel, check_head, load_causal, load_reward, one_head
 from plaudit.models.named import named_policy, named_reward
 from plaudit.models.network import Network
@@ -204,7 +204,7 @@ def _compare(
         "best_of": config.evaluate.best_of,
         "best_of_kl_bound": best_of_n_kl_bound(config.evaluate.best_of),
         "perplexity": _perplexities(policy, baseline, config),
-        "rouge_l": _rouge(workspace, ours, theirs),
+        **_metrics(workspace, ours, theirs),
         "policy": _describe(ours, utilities[0], scores[0] if scores else None, config),
         "baseline": _describe(theirs, utilities[1], scores[1] if scores else None, config),
     }
@@ -289,17 +289,21 @@ def _perplexities(policy: LoadedModel, baseline: LoadedModel, config: Config) ->
     return result
 
 
-def _rouge(workspace: Workspace, ours: list[Answer], theirs: list[Answer]) -> dict[str, Interval] | None:
-    """ROUGE-L F1 against the held-out demonstrations; None when no held-out prompt has one."""
+def _metrics(workspace: Workspace, ours: list[Answer], theirs: list[Answer]) -> dict[str, Any]:
+    """Each of METRICS for both sides; None where no held-out prompt has the demonstration that it needs."""
     references = {d.prompt.id: d.text for d in workspace.store.demonstrations("held_out")}
-    result = {}
-    for name, answers in (("policy", ours), ("baseline", theirs)):
-        known = [a for a in answers if a.prompt.id in references]
-        if not known:
-            return None
-        values = rouge_l([a.text for a in known], [references[a.prompt.id] for a in known])
-        result[name] = mean(values, [a.prompt.id for a in known])
-    return result
+    found: dict[str, Any] = {}
+    for name, metric in METRICS.items():
+        measure = metric.load()
+        found[name] = {}
+        for side, answers in (("policy", ours), ("baseline", theirs)):
+            known = [a for a in answers if a.prompt.id in references or not metric.needs_reference]
+            if not known:
+                found[name] = None
+                break
+            values = measure([a.text for a in known], [references.get(a.prompt.id, "") for a in known])
+            found[name][side] = mean(values, [a.prompt.id for a in known])
+    return found
 
 
 def _reward_scores(scorer: RewardModelScorer, answers: list[Answer]) -> list[float]:

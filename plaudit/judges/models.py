@@ -168,16 +168,33 @@ def spent_by(speaker: Speaker) -> dict[str, Any] | None:
     return asdict(speaker.endpoint.spent) if isinstance(speaker, EndpointSpeaker) else None
 
 
-def load_judge(
+Judge = AIJudge | PairJudge
+
+
+def load_judge(workspace: Workspace, settings: ModelJudgeSettings, config: Config, folder: Path) -> Judge:
+    """The judge that the settings name, of the kinds in `plaudit.methods.JUDGES`.
+
+    Raises ConfigError, DataError or ModelError for what cannot be loaded, before anything is judged.
+    """
+    judge: Judge = settings.kind.load()(workspace, settings, config, folder)
+    return judge
+
+
+def reward_model_judge(
     workspace: Workspace, settings: ModelJudgeSettings, config: Config, folder: Path
-) -> AIJudge | RewardModelJudge | FunctionJudge:
-    """Raises ConfigError, DataError or ModelError for what cannot be loaded, before anything is judged."""
-    if is_of(REWARD, settings.source):
-        return RewardModelJudge(workspace, parse(settings.source).name, config, settings.criterion)
-    if is_function(settings.source):
-        return FunctionJudge(
-            load_function(settings.source, setting=f"judge.models: {settings.name}", name=f"the judge {settings.name}")
-        )
+) -> RewardModelJudge:
+    """`reward:RUN`."""
+    return RewardModelJudge(workspace, parse(settings.source).name, config, settings.criterion)
+
+
+def function_judge(workspace: Workspace, settings: ModelJudgeSettings, config: Config, folder: Path) -> FunctionJudge:
+    """`function:FILE.py:NAME`."""
+    setting = f"judge.models: {settings.name}"
+    return FunctionJudge(load_function(settings.source, setting=setting, name=f"the judge {settings.name}"))
+
+
+def language_model_judge(workspace: Workspace, settings: ModelJudgeSettings, config: Config, folder: Path) -> AIJudge:
+    """A model in this process or behind an endpoint, asked in words."""
     guideline: str | tuple[str, ...]
     if settings.constitution is not None:
         guideline = tuple(principle.comparison for principle in load_principles(settings.constitution))
@@ -237,7 +254,7 @@ def judge_samples(
 
 
 def _judged(
-    judge: AIJudge | RewardModelJudge | FunctionJudge, settings: ModelJudgeSettings, pairs: Sequence[Pair], run: str
+    judge: Judge, settings: ModelJudgeSettings, pairs: Sequence[Pair], run: str
 ) -> Iterator[tuple[int, list[Comparison], list[bool]]]:
     """(pairs gone through, their judgments, whether each was by its place) chunk by chunk."""
     if isinstance(judge, AIJudge) and settings.form != "compare":

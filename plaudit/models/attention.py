@@ -4,7 +4,7 @@ The body of a model runs on one row of tokens without padding; attention alone n
 together. `transformers` hands the body's extra arguments through to its attention: `layout` says it here.
 
 On a CPU, PyTorch's fused attention is slow where RLHF needs it most: backward in bfloat16, over short rows, and forward
-at one query token. There it is ours (`plaudit.kernels.row_attention` and `plaudit.kernels.rowwise`).
+at one query token. There it is the engine's (`plaudit.cpu`).
 
 H query heads in H/G groups of G share G key heads; d head width; N tokens of the packed row; A rows of at most Q
 queries and S keys.
@@ -12,6 +12,7 @@ queries and S keys.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -19,8 +20,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from plaudit.kernels import machine_code, row_attention
-from plaudit.kernels.row_attention import RowAttention
+from plaudit import cpu
 from plaudit.text.rows import LONGEST, AttentionRows
 
 NAME = "plaudit"
@@ -64,7 +64,11 @@ def attention(
     return layout.attend(query, key, value, scale=scale, window=sliding_window, softcap=softcap), None
 
 
-AttentionInterface.register(NAME, attention)
+@cache
+def register() -> str:
+    """Let models of this process use it; returns the name by which they do."""
+    AttentionInterface.register(NAME, attention)
+    return NAME
 
 
 def bias_where(allowed: Tensor) -> Tensor:
@@ -78,7 +82,7 @@ class PackedRows:
     def __init__(self, rows: AttentionRows):
         self.rows = rows
         self._biases: dict[tuple[int, int | None], Tensor] = {}
-        self._by_kernel: RowAttention | None = None
+        self._by_kernel: cpu.RowAttention | None = None
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, *, scale: float, window: int | None, softcap: float | None
@@ -94,9 +98,9 @@ class PackedRows:
     ) -> Tensor:
         """Of queries, keys and values, [N, H d] and [N, G d] x 2 -> [N, H d]."""
         short = self.rows.blocks[-1].keys.shape[1] <= LONGEST
-        if softcap is None and machine_code.knows(flat[0]) and (short or row_attention.has_unit_for(flat[0])):
-            if self._by_kernel is None:
-                self._by_kernel = RowAttention(self.rows)
+        if softcap is None and self._by_kernel is None:
+            self._by_kernel = cpu.row_attention(self.rows, flat[0], short=short)
+        if softcap is None and self._by_kernel is not None:
             query, key, value = flat
             return self._by_kernel(query, key, value, heads, scale, UNLIMITED if window is None else window)
         width = flat[0].shape[1] // heads

@@ -12,11 +12,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from plaudit import cpu
 from plaudit.config import ModelSettings
 from plaudit.errors import ModelError
-from plaudit.kernels.linear import fuse_linear
 from plaudit.models.attention import PackedRows
-from plaudit.models.fused_modules import fuse_modules
 
 
 def set_layers(body: nn.Module, settings: ModelSettings) -> None:
@@ -27,8 +26,7 @@ def set_layers(body: nn.Module, settings: ModelSettings) -> None:
     Raises ModelError where that cannot be: no compiler, or a family whose layers are not told apart.
     """
     if not settings.compile:
-        fuse_modules(body)
-        fuse_linear(body)
+        cpu.fuse(body)
         if not settings.activation_checkpointing:
             return
     layers = [module for module in body.modules() if isinstance(module, GradientCheckpointingLayer)]

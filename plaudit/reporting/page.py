@@ -14,6 +14,7 @@ from plaudit.config import renamed
 from plaudit.config.resolve import read_yaml
 from plaudit.errors import WorkspaceError
 from plaudit.files import read_json_lines, write_json, write_text
+from plaudit.methods import METRICS
 from plaudit.reporting.annotators import annotator_rows, liked
 from plaudit.reporting.drawing import Plot, duration, percent
 from plaudit.reporting.plots import (
@@ -157,7 +158,8 @@ def headline_figures(summary: Mapping[str, Any]) -> Iterator[Figure]:
     yield _change_figure("Length", summary["mean_length"], unit=" tokens")
     yield _change_figure("Finished answers", summary["finished_rate"], share=True)
     yield _perplexity_figure(summary)
-    yield _change_figure("ROUGE-L against demonstrations", summary["rouge_l"], digits=3)
+    for name, metric in METRICS.items():
+        yield _change_figure(metric.title, summary.get(name), digits=metric.digits)
     yield _reward_figure(summary)
     yield _agreement_figure(summary["agreement"])
     if people := summary["judgments_by_people"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from plaudit.errors import WorkspaceError
+from plaudit.methods import METRICS
 from plaudit.workspace import Run, Workspace
 
 
@@ -52,9 +53,7 @@ def summarise(workspace: Workspace, evaluation: Run) -> dict[str, Any]:
         "kl": result["kl"],
         "mean_length": {"before": result["baseline"]["length"], "after": result["policy"]["length"]},
         "finished_rate": {"before": result["baseline"]["finished_rate"], "after": result["policy"]["finished_rate"]},
-        "rouge_l": {"before": result["rouge_l"]["baseline"], "after": result["rouge_l"]["policy"]}
-        if result["rouge_l"]
-        else None,
+        **{name: _before_and_after(result.get(name)) for name in METRICS},
         "perplexity": {"before": perplexity["baseline"], "after": perplexity["policy"]},
         "perplexity_ratio": perplexity.get("ratio"),
         "agreement": agreements[-1] if agreements else None,
@@ -67,13 +66,17 @@ def summarise(workspace: Workspace, evaluation: Run) -> dict[str, Any]:
     }
 
 
+def _before_and_after(sides: dict[str, Any] | None) -> dict[str, Any] | None:
+    return {"before": sides["baseline"], "after": sides["policy"]} if sides else None
+
+
 def _check_figures(evaluation: Run) -> None:
     """Raise WorkspaceError for a result that somebody has cut."""
     result = evaluation.result
     missing = [
         name for name in ("win_rate", "perplexity", "policy", "baseline") if not isinstance(result.get(name), dict)
     ]
-    missing += [name for name in ("win_rate_by_reward", "kl", "rouge_l") if name not in result]
+    missing += [name for name in ("win_rate_by_reward", "kl") if name not in result]
     if missing:
         raise WorkspaceError(
             f"{evaluation.path / 'run.json'} is damaged: `{missing[0]}` is not in the result of {evaluation.name}. "

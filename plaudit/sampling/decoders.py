@@ -16,12 +16,10 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
-from plaudit.models import memory
+from plaudit import cpu
 from plaudit.models.attention import CacheColumns, CacheRows, PackedRows, bias_where
-from plaudit.models.laid_out import Products
 from plaudit.models.network import Network
 from plaudit.sampling import recorded
-from plaudit.sampling.fused import fused_step
 from plaudit.text.batches import collate
 from plaudit.text.chat import TokenSequence
 
@@ -54,7 +52,9 @@ class Decoder(Protocol):
         ...
 
 
-def make_decoder(network: Network, products: Products, rows: int, longest_prompt: int, max_new_tokens: int) -> Decoder:
+def make_decoder(
+    network: Network, products: cpu.Products, rows: int, longest_prompt: int, max_new_tokens: int
+) -> Decoder:
     """The fast one where the body takes packed batches."""
     if network.packs:
         return SlotDecoder(network, products, rows, longest_prompt, max_new_tokens)
@@ -70,9 +70,9 @@ class SlotDecoder:
 
     joins = True
 
-    def __init__(self, network: Network, products: Products, rows: int, longest_prompt: int, max_new_tokens: int):
+    def __init__(self, network: Network, products: cpu.Products, rows: int, longest_prompt: int, max_new_tokens: int):
         self.network = network
-        self.fused = fused_step(network, products)
+        self.fused = cpu.decode_step(network, products)
         self.longest_prompt = longest_prompt
         self.columns = longest_prompt + max_new_tokens + SPARE_COLUMNS
         self.column = longest_prompt  # the next to be written
@@ -80,7 +80,7 @@ class SlotDecoder:
         config: Any = network.body.config
         self.layers = [_Slots(self, rows) for _ in range(config.get_text_config().num_hidden_layers)]
         self.cache: Any = Cache(layers=list(self.layers))
-        self.pages: memory.Pages | None = None  # where it lies on a CPU
+        self.pages: cpu.Pages | None = None  # where it lies on a CPU
         self.first = 0  # of the columns that a step looks at
         self.targets: tuple[Tensor, Tensor, Tensor] | None = None  # of a prefill: (rows, columns, packed places)
         self.last: Tensor | None = None  # [1] `column` on the device, of a step that must not know it
@@ -149,11 +149,13 @@ class SlotDecoder:
 
     def zeros(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """For a layer's cache: what is masked is still multiplied, and 0 times what memory held may be no number."""
-        if like.device.type != "cpu":
+        if not cpu.serves(like):
             return like.new_zeros(shape)
         size = math.prod(shape) * like.element_size()
         if self.pages is None:  # of all layers together, as one of a few rows would not fill a large page
-            self.pages = memory.Pages(2 * len(self.layers) * size)
+            self.pages = cpu.pages(2 * len(self.layers) * size)
+        if self.pages is None:
+            return like.new_zeros(shape)
         return self.pages.take(size).view(like.dtype).view(shape)
 
     def _forward(self, ids: Tensor, positions: Tensor, layout: Any) -> Tensor:

@@ -13,19 +13,15 @@ import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 from weakref import WeakSet
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from plaudit import cpu
+from plaudit.cpu import BLOCK
 from plaudit.errors import ModelError
-from plaudit.kernels import machine_code, rowwise
-from plaudit.kernels.rowwise import BLOCK
-from plaudit.models import code_pages
-from plaudit.models.laid_out import Products, laid_out
 from plaudit.models.log_probs import rows_at_once, scale
 from plaudit.models.network import Network
 from plaudit.sampling.decoders import Decoder, make_decoder
@@ -86,7 +82,7 @@ def sample(
     if not prompts:
         return []
     most_rows = min(sequences_per_batch, len(prompts) * samples_per_prompt)
-    with torch.no_grad(), network.active(), laid_out(network, most_rows) as products:
+    with torch.no_grad(), network.active(), cpu.packed_weights(network, most_rows) as products:
         if network.body not in _tried:
             _try_decoding(network, products, most_rows)
             _tried.add(network.body)
@@ -104,7 +100,6 @@ def sample(
         ).run(progress, on_batch)
 
 
-MINUS_INFINITY = {"uint16": np.uint16(0xFF80), "float32": np.float32(-np.inf)}
 """In arrays of kernels, where bfloat16 are the bits of whole numbers."""
 
 _tried: WeakSet[nn.Module] = WeakSet()
@@ -115,7 +110,7 @@ MOST_ROUNDED_GAP = 0.3
 """The same where numbers are rounded to 16 bits."""
 
 
-def _try_decoding(network: Network, products: Products, most_rows: int) -> None:
+def _try_decoding(network: Network, products: cpu.Products, most_rows: int) -> None:
     """Sample a few tokens, and compare their log-probs with those of one pass over the whole.
 
     A family may keep a state that a cache of keys and values does not hold, or read padding.
@@ -161,7 +156,7 @@ class _Sampler:
     def __init__(
         self,
         network: Network,
-        products: Products,
+        products: cpu.Products,
         prompts: Sequence[list[int]],
         copies: int,
         *,
@@ -185,7 +180,7 @@ class _Sampler:
         self.samples = torch.zeros(0, dtype=torch.long, device=device)
         self.most_rows = most_rows
         self.by_kernel = (
-            machine_code.serve(network.body) and top_p == 1 and network.softcap is None and network.head in products
+            cpu.serves(network.body) and top_p == 1 and network.softcap is None and network.head in products
         )
         own = weakref.proxy(self)  # not a circle
         self.recorded_draw = Recorded(lambda *given: own._draw(*given))
@@ -259,8 +254,6 @@ class _Sampler:
             self.samples, running = self.samples[kept], running[kept]
         last = self.tokens[self.samples, (self.lengths[self.samples] - 1).clamp(min=0)]
         states = self.decoder.step(last, running)
-        if states.device.type == "cpu":
-            _give_back_code()
         return self._take(torch.arange(len(last), device=last.device), states, self.recorded_draw)
 
     def _take(self, rows: Tensor, states: Tensor, draw_from: Callable[[Tensor, Tensor], tuple[Tensor, ...]]) -> int:
@@ -298,14 +291,13 @@ class _Sampler:
         head: Any = self.network.head
         states = states.to(head.weight.dtype)
         if self.by_kernel:
-            tokens, log_probs = self.lengths.new_empty(len(states)), torch.empty_like(uniforms)
-            with machine_code.in_use():
-                logits = self.products[head].whole(machine_code.plain_array(states.contiguous()))  # [n, V]
-                if self.network.vocabulary is not None:
-                    logits[:, self.network.vocabulary :] = MINUS_INFINITY[logits.dtype.name]
-                arrays = [machine_code.plain_array(x.contiguous()) for x in (uniforms, tokens, log_probs)]
-                rowwise.draw(logits, np.float32(self.temperature), *arrays)
-            return tokens, log_probs
+            return cpu.draw(
+                self.products[head],
+                states,
+                uniforms,
+                temperature=self.temperature,
+                vocabulary=self.network.vocabulary,
+            )
         logits = head(states)[:, : self.network.vocabulary]  # [n, V]
         drawn = []
         size = rows_at_once(logits)
@@ -321,12 +313,6 @@ class _Sampler:
             ids, log_probs = self.tokens[sample, :length].tolist(), self.log_probs[sample, :length].tolist()
             found.append(Completion(ids, log_probs, bool(self.finished[sample])))
         return found
-
-
-@cache
-def _give_back_code() -> None:
-    """That loading kernels has read, once in a process."""
-    code_pages.give_back()
 
 
 def _uniforms(prompts: Sequence[list[int]], copies: int, limit: int, seed: int) -> Tensor:

@@ -10,16 +10,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from plaudit import cpu
 from plaudit.config import ModelSettings
 from plaudit.errors import ModelError
-from plaudit.kernels import machine_code, pairs, rowwise, tile_unit, tiles
 from plaudit.models.layers import set_layers
 from plaudit.models.loading import device_and_dtype, heads_of
 from plaudit.models.network import Network, takes_packed_batches
@@ -51,15 +50,15 @@ def prepared(settings: ModelSettings) -> Iterator[None]:
 
 def _what_to_make(settings: ModelSettings) -> tuple[int, int, str] | None:
     """(members, width, dtype); None where there is nothing to make, or it is not known for what."""
+    cpu.use(settings.cpu_kernels)
+    if not cpu.is_on():
+        return None
     try:
         device, dtype = device_and_dtype(settings)
         heads = heads_of(settings.name)
     except ModelError:  # what loads the model says it
         return None
-    last: Callable[..., Any] = rowwise.draw
-    if dtype == torch.bfloat16 and (tile_unit.available() or pairs.available()):
-        last = tiles.product if tile_unit.available() else pairs.product
-    if device.type != "cpu" or heads is None or torch.get_num_threads() < 2 or machine_code.is_kept(last):
+    if device.type != "cpu" or heads is None or torch.get_num_threads() < 2 or cpu.is_compiled_for(dtype):
         return None
     return *heads, str(dtype).removeprefix("torch.")
 

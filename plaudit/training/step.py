@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from plaudit import cpu
 from plaudit.config import OptimiserSettings
 from plaudit.errors import ModelError, WorkspaceError
-from plaudit.kernels import machine_code
-from plaudit.models import adam
 from plaudit.models.network import Network, load_trainable_state, trainable_state
 from plaudit.progress import say
 from plaudit.workspace import Run
@@ -22,8 +21,8 @@ from plaudit.workspace import Run
 
 def total_norm(gradients: list[Tensor]) -> float:
     """Of all numbers together, computed in float32 or finer; 0 of none."""
-    if all(map(machine_code.knows, gradients)):
-        return adam.total_norm(gradients)
+    if gradients and all(map(cpu.serves, gradients)):
+        return cpu.total_norm(gradients)
     return float(torch.nn.utils.get_total_norm(gradients))
 
 
@@ -63,7 +62,7 @@ class Optimiser:
 
     def step(self) -> float:
         """Apply the gradients that have been summed up, clear them, and return their norm before clipping."""
-        masters, most, fused = self.network.masters, self.settings.max_gradient_norm, adam.knows(self.parameters)
+        masters, most, fused = self.network.masters, self.settings.max_gradient_norm, cpu.knows(self.parameters)
         if masters is not None and not fused:
             masters.widen_gradients()
         norm = total_norm([gradient for gradient in self.gradients() if gradient is not None])
@@ -76,7 +75,7 @@ class Optimiser:
         for group in self._adam.param_groups:
             group["lr"] = self.learning_rate
         if fused:
-            adam.take_step(self._adam, min(1.0, most / (norm + 1e-6)), masters)
+            cpu.take_step(self._adam, min(1.0, most / (norm + 1e-6)), masters)
         else:
             if norm > most:
                 torch.nn.utils.clip_grads_with_norm_(self.parameters, most, torch.tensor(norm))

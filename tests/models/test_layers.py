@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 from conftest import make_model
-from torch.autograd.graph import saved_tensors_hooks
+from small_networks import SEQUENCES, measure
 
 from plaudit.config import LoraSettings, ModelSettings
 from plaudit.errors import ModelError
@@ -13,8 +13,6 @@ from plaudit.models.loading import load_causal
 from plaudit.models.network import make_trainable
 from plaudit.text.batches import collate
 from plaudit.text.chat import TokenSequence
-
-SEQUENCES = [TokenSequence([1, 30, 9], [44, 55, 66, 2]), TokenSequence([1, 50], [80, 81, 2]), TokenSequence([1], [2])]
 
 
 def trained(folder, lora, **changes):
@@ -26,24 +24,6 @@ def trained(folder, lora, **changes):
         for parameter in policy.trainable_parameters():
             parameter += 0.02 * torch.randn_like(parameter)
     return policy
-
-
-def measure(policy, sequences=SEQUENCES):
-    """(log-probs, gradients, bytes kept for the backward pass)."""
-    kept = 0
-
-    def pack(tensor):
-        nonlocal kept
-        kept += tensor.numel() * tensor.element_size()
-        return tensor
-
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
-        log_probs, _ = policy.log_probs(collate(sequences))
-    log_probs.square().sum().backward()
-    gradients = [parameter.grad.clone() for parameter in policy.trainable_parameters()]
-    for parameter in policy.trainable_parameters():
-        parameter.grad = None
-    return log_probs.detach(), gradients, kept
 
 
 @pytest.mark.parametrize("lora", [LoraSettings(rank=4), None])

@@ -5,7 +5,6 @@ import torch
 from conftest import make_model
 
 from plaudit.config import LoraSettings, ModelSettings
-from plaudit.kernels import machine_code
 from plaudit.models import log_probs
 from plaudit.models.loading import load_causal, reward_from_causal
 from plaudit.models.log_probs import chunked_log_probs
@@ -60,7 +59,7 @@ def test_pieces_change_neither_log_probs_nor_gradients(
 ):
     """By kernels and by tensors, under a frozen head and under one that is trained, all logits kept, some, or none."""
     monkeypatch.setattr(log_probs, "BYTES_KEPT", kept * 30 * 4)
-    monkeypatch.setattr(machine_code, "knows", lambda _: kernels_serve)
+    monkeypatch.setenv("PLAUDIT_CPU_KERNELS", "auto" if kernels_serve else "off")
     monkeypatch.setattr(log_probs, "BYTES_IN_CACHE", 4 * 30 * 4)  # four rows
     monkeypatch.setattr(log_probs, "TOKENS_PER_PRODUCT", tokens)
     monkeypatch.setattr(log_probs, "OUTPUTS_PER_PRODUCT", outputs)

@@ -6,50 +6,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import make_tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM
+from small_networks import FAMILIES, OPTIONS, PROMPTS, load, trained_log_probs
 
-from plaudit.config import LoraSettings, ModelSettings
+from plaudit import cpu
+from plaudit.config import LoraSettings
 from plaudit.models import attention
-from plaudit.models.laid_out import laid_out
-from plaudit.models.loading import load_causal
 from plaudit.models.network import make_trainable
 from plaudit.sampling import decoders, in_process
 from plaudit.sampling.in_process import draw, sample
 from plaudit.text.batches import collate
-from plaudit.text.chat import Stops, TokenSequence
-
-SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-GROUPED = {**SIZES, "num_key_value_heads": 2}
-FAMILIES = {
-    "llama": GROUPED,
-    "qwen2": GROUPED,
-    "qwen3": {**GROUPED, "head_dim": 8},
-    "mistral": {**GROUPED, "sliding_window": 5},
-    "gemma2": {**GROUPED, "head_dim": 8, "sliding_window": 5, "attn_logit_softcapping": 2.0},
-    "gemma3_text": {**GROUPED, "head_dim": 8, "sliding_window": 5},
-    "gpt_neox": SIZES,
-    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128},
-    "mpt": {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64},
-}
-PROMPTS = [[1, 50, 60], [1, 33, 44, 55, 66, 77], [9], [1, 2, 3, 4], [7, 7], [8, 9, 10, 11, 12, 13, 14, 15], [6]]
-OPTIONS = {"stops": Stops(frozenset(range(100, 150))), "max_new_tokens": 9, "seed": 3, "samples_per_prompt": 3}
-
-
-def load(family, folder, dtype="float32"):
-    torch.manual_seed(0)
-    tokenizer = make_tokenizer()
-    config = AutoConfig.for_model(family, **FAMILIES[family], vocab_size=len(tokenizer), initializer_range=0.2)
-    config.eos_token_id, config.bos_token_id, config.pad_token_id = 2, 1, 0
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return load_causal(str(folder), ModelSettings(dtype=dtype)).network
-
-
-def trained_log_probs(network, groups):
-    sequences = [TokenSequence(p, c.token_ids) for p, group in zip(PROMPTS, groups, strict=True) for c in group]
-    with torch.no_grad():
-        return network.log_probs(collate(sequences))[0]
+from plaudit.text.chat import TokenSequence
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -110,7 +76,7 @@ def test_prompts_do_not_wait_for_the_slowest_row(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("targets", ["all", "attention", None])
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gpt_neox", "gpt2"])
-def test_weights_laid_out_for_sampling_compute_what_the_plain_ones_do(family, targets, tmp_path):
+def test_weights_packed_for_sampling_compute_what_the_plain_ones_do(family, targets, tmp_path):
     """In bfloat16, with biases (qwen2, gpt_neox), adapters, siblings of unlike width, and afterwards as before."""
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         pytest.skip("this processor has no bfloat16 products")
@@ -125,7 +91,7 @@ def test_weights_laid_out_for_sampling_compute_what_the_plain_ones_do(family, ta
     own = [module for module in network.body.modules() if "forward" in vars(module)]
     with torch.no_grad():
         before = network.log_probs(batch)[0]
-        with network.active(), laid_out(network, 8):
+        with network.active(), cpu.packed_weights(network, 8):
             packed = network.logits(batch)
         plain = network.logits(batch)
         assert network.log_probs(batch)[0].equal(before)

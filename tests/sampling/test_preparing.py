@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from plaudit import cpu
 from plaudit.config import ModelSettings
-from plaudit.kernels import machine_code
 from plaudit.sampling import preparing
 
 SAMPLES = """
@@ -64,7 +64,7 @@ def started(monkeypatch):
 
 
 def test_a_process_runs_within_where_the_disk_has_nothing(folder, started, monkeypatch):
-    monkeypatch.setattr(machine_code, "is_kept", lambda kernel: False)
+    monkeypatch.setattr(cpu, "is_compiled_for", lambda dtype: False)
     settings = ModelSettings(name=folder, dtype="float32", device="cpu")
 
     def fail():
@@ -80,7 +80,7 @@ def test_a_process_runs_within_where_the_disk_has_nothing(folder, started, monke
 
 @pytest.mark.parametrize("why", ["kept", "one thread", "no such folder", "other config"])
 def test_none_where_it_would_be_of_no_use(why, folder, started, monkeypatch):
-    monkeypatch.setattr(machine_code, "is_kept", lambda kernel: why == "kept")
+    monkeypatch.setattr(cpu, "is_compiled_for", lambda dtype: why == "kept")
     if why == "one thread":
         monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     if why == "no such folder":

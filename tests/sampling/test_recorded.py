@@ -6,11 +6,10 @@ from contextlib import contextmanager
 import pytest
 import torch
 from devices import META, OneDevice, tensors, without_values
-from test_decoders import FAMILIES, OPTIONS, PROMPTS, load, trained_log_probs
+from small_networks import FAMILIES, OPTIONS, PROMPTS, load, trained_log_probs
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from plaudit.kernels import machine_code
-from plaudit.models.laid_out import laid_out
+from plaudit import cpu
 from plaudit.sampling import decoders, in_process, recorded
 from plaudit.sampling.decoders import SlotDecoder
 from plaudit.sampling.in_process import draw, sample
@@ -74,7 +73,7 @@ class Streams:
 def taped(monkeypatch):
     """As if the CPU could record, which it does at the second call; its kernels, which no tape sees, are off."""
     streams = Streams()
-    monkeypatch.setattr(machine_code, "serve", lambda _: False)
+    monkeypatch.setenv("PLAUDIT_CPU_KERNELS", "off")
     monkeypatch.setattr(recorded, "records", lambda _: True)
     monkeypatch.setattr(recorded, "WORTHWHILE", 2)
     monkeypatch.setattr(recorded, "waiting_fails", Waiting)
@@ -129,7 +128,7 @@ def test_trained_weights_count_and_a_nucleus_is_recorded_too(tmp_path, taped):
 def test_a_recorded_step_asks_the_device_for_nothing(family):
     network = without_values(family, FAMILIES[family])
     tokens, starts, last = (torch.zeros(n, dtype=torch.long, device=META) for n in (3, 3, 1))
-    with torch.no_grad(), laid_out(network, 3) as products:
+    with torch.no_grad(), cpu.packed_weights(network, 3) as products:
         decoder = SlotDecoder(network, products, 3, 4, 8)
         with OneDevice():
             (states,) = decoder._recorded_step(tokens, starts, last, 8)
@@ -210,7 +209,7 @@ def test_shapes_and_numbers_have_recordings_of_their_own(taped):
 
 def test_a_recording_keeps_no_decoder_alive(tmp_path, taped):
     network = load("llama", tmp_path)
-    with torch.no_grad(), network.active(), laid_out(network, 2) as products:
+    with torch.no_grad(), network.active(), cpu.packed_weights(network, 2) as products:
         decoder = SlotDecoder(network, products, 2, 3, 9)
         decoder.start([[1, 50, 60], [9]], [1, 1], torch.arange(2))
         for _ in range(3):

@@ -20,8 +20,6 @@ from plaudit.errors import JudgeError
 from plaudit.judges.endpoint.pacing import retry_after
 from plaudit.judges.endpoint.questions import Reply, Request
 
-logging.getLogger("httpcore2").setLevel(logging.INFO)  # below that it writes headers, where servers may repeat the key
-
 MOST_BYTES = 16 * 2**20
 """Of an answer; more is no answer."""
 MOST_TOKENS = 10**9
@@ -79,6 +77,7 @@ class Exchange:
     def client(self) -> httpx2.AsyncClient:
         """A client for one event loop. Servers on this machine are never asked by way of a proxy."""
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        logging.getLogger("httpcore2").setLevel(logging.INFO)  # below it writes headers, where servers repeat the key
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=self._settings.concurrency)
         local = is_local(self._settings.base_url)
         try:
