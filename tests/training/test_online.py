@@ -12,7 +12,10 @@ from torch.nn.utils.rnn import pad_sequence
 import plaudit
 from plaudit.algorithms.ppo import PPO
 from plaudit.errors import ConfigError, DataError, WorkspaceError
+from plaudit.models import loading
 from plaudit.models.network import Network
+from plaudit.text import batches
+from plaudit.text.batches import TokenBatch
 from plaudit.training import rollouts
 
 HEAD = "rl.value_head_coefficient=0.1"
@@ -139,21 +142,32 @@ def test_the_first_ratio_is_exactly_1_and_the_start_is_the_reference(four_answer
     assert first["first_ratio_gap"] == second["first_ratio_gap"] == 0.0
 
 
-@pytest.mark.parametrize("name", ["ppo", "p3o", "online-dpo"])
-def test_what_stands_in_the_padding_changes_nothing(four_answers, name, monkeypatch):
-    """Answers of uneven length; places past a sequence's end are the last token's: the same figures and weights."""
-    from plaudit.text import batches
-
+@pytest.mark.parametrize("name", ["ppo", f"ppo {HEAD}", "p3o", "online-dpo"])
+def test_what_stands_in_the_padding_changes_nothing(four_answers, name, monkeypatch, without_trials):
+    """Answers of uneven length, one below the other. Places past a sequence's end are the last token's, what networks
+    say of them is no number: the same figures and weights."""
     common = [*algorithm(four_answers, name), "rl.steps=2", "rl.temperature=1.5"]
-    plain, padded = train(four_answers, *common), []
+    monkeypatch.setattr(loading, "takes_packed_batches", lambda body: False)
+    seen, spoilt = [], []
+    plain_ids = TokenBatch.padded_ids.fget
+    monkeypatch.setattr(TokenBatch, "padded_ids", property(lambda batch: (seen.append(plain_ids(batch)), seen[-1])[1]))
+    plain = train(four_answers, *common)
+    before = [ids.clone() for ids in seen]
+    seen.clear()
 
     def with_another_place(places, **more):
-        padded.append(len({len(row) for row in places}) > 1)
         return pad_sequence(places, **more, padding_value=int(max(row.max() for row in places)))
 
+    def with_no_number(batch, values):
+        spoilt.append(not batch.response_mask.all())
+        grid = values.new_full(batch.response_mask.shape, math.nan)
+        return grid.masked_scatter(batch.response_mask, values)
+
     monkeypatch.setattr(batches, "pad_sequence", with_another_place)
+    monkeypatch.setattr(TokenBatch, "to_grid", with_no_number)
     garbage = train(four_answers, *common)
-    assert any(padded)
+    assert any(not ids.equal(others) for ids, others in zip(seen, before, strict=True))
+    assert any(spoilt)
     assert rows(garbage) == rows(plain)
     assert all(value.equal(weights(plain)[key]) for key, value in weights(garbage).items())
 
@@ -287,6 +301,7 @@ def test_rejection_sampling_keeps_the_best_of_all_rounds(four_answers):
 
     run = train(four_answers, "rl.algorithm=rejection", "rl.rejection.rounds=2", "rl.rejection.samples_per_prompt=4")
     kept = [json.loads(line) for line in (run.path / "kept.jsonl").read_text().splitlines()]
+    assert kept
     assert {row["round"] for row in kept} <= {1, 2}
     assert all(row["score"] == WORTH.get(row["text"], -1.0) for row in kept)
     both = rows(run)
