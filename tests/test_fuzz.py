@@ -24,7 +24,7 @@ from plaudit import cli
 from plaudit.config import Config, resolve
 from plaudit.errors import ConfigError
 
-EXAMPLES = int(os.environ.get("PLAUDIT_FUZZ", "25"))
+EXAMPLES = int(os.environ.get("PLAUDIT_FUZZ", "12"))
 fuzz = settings(
     max_examples=EXAMPLES, deadline=None, derandomize="PLAUDIT_FUZZ" not in os.environ,
     suppress_health_check=list(HealthCheck), database=None,

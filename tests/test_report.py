@@ -259,6 +259,7 @@ def test_headings_descend_one_level_at_a_time(page):
 
 def test_plots_take_their_colours_from_the_page(page):
     drawings = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
+    assert len(drawings) == len(ALL_PLOTS)
     assert all("var(--plot-text)" in drawing for drawing in drawings)
     assert not any(re.search(r"(fill|stroke): #", drawing) for drawing in drawings)
     assert "prefers-color-scheme: dark" in page

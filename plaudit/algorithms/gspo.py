@@ -21,5 +21,7 @@ class GSPO(Grpo):
         """Per response: s = (pi(y) / pi_old(y))^(1 / |y|), eq. 5 to 7."""
         lengths = piece.mask.sum(dim=1).clamp(min=1)  # [b] tokens
         log_ratio = piece.log_ratio(log_probs) / lengths  # [b] nats a token
-        advantages = piece.advantages.sum(dim=1) / lengths  # [b] the number that is at each token
+        advantages = (
+            piece.advantages.masked_fill(~piece.mask, 0.0).sum(dim=1) / lengths
+        )  # [b] the number that is at each token
         return clipped_surrogate(log_ratio, torch.zeros_like(log_ratio), advantages, **self.bounds)

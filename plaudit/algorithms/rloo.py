@@ -25,6 +25,7 @@ class Rloo(Algorithm):
         """Per token; with `clip_ratio` per response, its ratio clipped as one."""
         if self.settings.rloo.clip_ratio:
             log_ratio = piece.log_ratio(log_probs)
-            advantages = piece.advantages.sum(dim=1) / piece.mask.sum(dim=1)  # [b] the number that is at each token
+            advantages = piece.advantages.masked_fill(~piece.mask, 0.0).sum(dim=1)
+            advantages = advantages / piece.mask.sum(dim=1)  # [b] the number that is at each token
             return clipped_surrogate(log_ratio, torch.zeros_like(log_ratio), advantages, **self.bounds)
         return policy_gradient(log_probs, piece.advantages), torch.zeros_like(piece.mask)

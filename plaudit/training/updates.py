@@ -145,12 +145,13 @@ def _accumulate(
                 cut(advantages.targets[name]),
                 clip=settings.value_clip,
             )
-            value_objective = value_loss.masked_fill(~mask, 0.0).sum() / tokens
+            value_loss = value_loss.masked_fill(~mask, 0.0)
+            value_objective = value_loss.sum() / tokens
             if head_coefficient is None:
                 _back(value_objective, critic.network)
             else:
                 objective = objective + head_coefficient * value_objective
-            found.add(f"{_prefix(name)}value_loss", (value_loss.detach() * mask).sum(), mask.sum())
+            found.add(f"{_prefix(name)}value_loss", value_loss.detach().sum(), mask.sum())
             found.add(f"{_prefix(name)}value_clip_fraction", (value_clipped & mask).sum(), mask.sum())
         if head_coefficient is not None:
             _back(objective, actors.policy)

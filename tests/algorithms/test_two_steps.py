@@ -39,16 +39,16 @@ def true_values(log_probs, rewards):
 @pytest.mark.parametrize(
     ("name", "settings", "size", "rate"),
     [
-        ("reinforce", {"reinforce": {"baseline": "none"}}, 1, 1.0),
-        ("reinforce", {"reinforce": {"baseline": "value"}}, 1, 1.0),
-        ("ppo", {"gae_lambda": 1.0}, 1, 1.0),
-        ("ppo", {"gae_lambda": 0.95}, 1, 1.0),
-        ("rloo", {}, 2, 1.0),
-        ("grpo", {"grpo": {"reduction": "response_sum"}}, 2, 2.0),
-        ("p3o", {}, 2, 1.0),
-        ("p3o", {"p3o": {"clipping": "joint"}}, 2, 1.0),
-        ("cispo", {"grpo": {"reduction": "response_sum"}}, 2, 2.0),
-        ("gspo", {}, 2, 4.0),
+        ("reinforce", {"reinforce": {"baseline": "none"}}, 1, 3.0),
+        ("reinforce", {"reinforce": {"baseline": "value"}}, 1, 3.0),
+        ("ppo", {"gae_lambda": 1.0}, 1, 3.0),
+        ("ppo", {"gae_lambda": 0.95}, 1, 3.0),
+        ("rloo", {}, 2, 3.0),
+        ("grpo", {"grpo": {"reduction": "response_sum"}}, 2, 6.0),
+        ("cispo", {"grpo": {"reduction": "response_sum"}}, 2, 6.0),
+        ("gspo", {}, 2, 12.0),
+        ("p3o", {}, 2, 3.0),
+        ("p3o", {"p3o": {"clipping": "joint"}}, 2, 3.0),
         ("online-dpo", {"online_dpo": {"beta": BETA}}, 2, 15.0),
     ],
 )
@@ -59,7 +59,7 @@ def test_it_reaches_the_optimum_over_paths(name, settings, size, rate):
     groups = torch.tensor(list(product(range(4), repeat=size)))  # [G, K]
     rows = groups.flatten()
     mask = torch.ones(len(rows), 2, dtype=torch.bool)
-    for _ in range(1500):
+    for _ in range(1500 if name == "online-dpo" else 500):
         old = path_log_probs(leaves).detach()
         task = scores_at_the_end(REWARD, torch.ones(4, 2, dtype=torch.bool))
         by_path = kl_penalised_rewards(task, old, REFERENCE, torch.ones(4, 2, dtype=torch.bool), coefficient=BETA)

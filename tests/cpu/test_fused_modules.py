@@ -61,6 +61,7 @@ def test_a_copy_of_a_body_computes_with_its_own_weights(tmp_path):
     network = load("llama", tmp_path)
     copied = make_trainable(network, None, role="policy", seed=0)
     assert {id(m) for m in fused(copied)}.isdisjoint({id(m) for m in fused(network)})
+    assert len(fused(copied)) == len(fused(network)) > 0
     for module in fused(copied):
         assert vars(module)["forward"].module is module
 

@@ -54,6 +54,7 @@ def test_a_bad_file_is_named_with_the_entry(tmp_path, text, said):
 def test_each_round_criticises_and_revises_the_newest_draft_by_another_principle():
     speaker = Polite()
     found = Reviser(speaker, load_principles(), rounds=3).revise([(p, "draft") for p in PROMPTS[:5]])
+    assert len(found) == 5
     for one in found:
         assert one.drafts == ["draft", "draft!", "draft!!", "draft!!!"]
         assert len(set(one.principles)) == 3
@@ -76,6 +77,7 @@ def test_principles_are_drawn_evenly_and_the_same_every_time():
     principles = load_principles()
     drawn = [draw(principles, 1, 0, i)[0].name for i in range(3000)]
     assert drawn == [draw(principles, 1, 0, i)[0].name for i in range(3000)]
+    assert set(drawn) == {principle.name for principle in principles}
     expected = 3000 / len(principles)
     assert all(0.75 * expected < number < 1.25 * expected for number in Counter(drawn).values())
     assert len(draw(principles, 99, 0)) == len(principles)

@@ -40,7 +40,7 @@ def judge(workspace, **settings):
 def test_a_function_judges_every_pair_in_both_orders_and_trains_a_reward_model(sampled):
     run = judge(sampled, criterion="helpfulness", at_once=5)
     found = sampled.store.comparisons(run.name)
-    assert len(found) == run.result["pairs"] == run.result["models"]["machine"]["judgments"]
+    assert len(found) == run.result["pairs"] == run.result["models"]["machine"]["judgments"] > 0
     texts = {response.id: response.text for response in sampled.store.responses()}
     for comparison in found:
         a, b = len(texts[comparison.first]), len(texts[comparison.second])
@@ -68,7 +68,7 @@ def test_a_local_model_judges_and_what_it_gives_does_not_depend_on_how_many_at_o
 def test_ratings_of_a_local_model_become_comparisons(sampled):
     run = judge(sampled, source=sampled.config().model.name, form="rate", at_once=4)
     found = sampled.store.comparisons(run.name)
-    assert len(found) == run.result["pairs"]
+    assert len(found) == run.result["pairs"] > 0
     assert all(c.soft_preference is None for c in found)
 
 

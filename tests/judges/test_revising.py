@@ -41,6 +41,7 @@ def test_revisions_become_demonstrations_of_the_run_and_sft_can_learn_from_them_
     assert run.result["drafts"] == len(drafts)
     assert sum(run.result["principles"].values()) == 2 * len(drafts)
     log = [json.loads(line) for line in (run.path / "revisions.jsonl").read_text().splitlines()]
+    assert len(log) == len(drafts)
     assert all(len(one["drafts"]) == 3 and len(one["critiques"]) == 2 for one in log)
     trained = plaudit.sft(sampled, sampled.config(overrides=["sft.sources=[latest:revise]"]))
     train = [d for d in found if d.prompt.split == "train"]
@@ -53,7 +54,7 @@ def test_only_the_last_revision_is_kept_when_asked(sampled, monkeypatch):
     monkeypatch.setattr("plaudit.judges.models.LocalSpeaker", Speaker)
     run = plaudit.revise(sampled, settings(sampled, "revise.keep=last"))
     found = [d for d in sampled.store.demonstrations() if d.source == run.name]
-    assert len(found) == run.result["drafts"]
+    assert len(found) == run.result["drafts"] > 0
     assert all(d.text.endswith(" more more") for d in found)
 
 

@@ -89,6 +89,7 @@ def test_rules_functions_and_reward_models_can_be_what_is_liked(sampled, tmp_pat
     def winners(*changes):
         run = judged(sampled, sharp, *changes)
         rows = sampled.store.comparisons(run.name)
+        assert rows
         return run, [(c.first, c.second) if c.choice == "first" else (c.second, c.first) for c in rows]
 
     _, shorter = winners("judge.utility=[{fact: words, weight: -1}]")

@@ -92,7 +92,9 @@ def test_a_saved_reward_model_gives_the_same_scores_in_transformers_alone(family
 def test_a_saved_folder_names_no_path_of_this_machine(tiny_model, tmp_path):
     model = load_causal(str(tiny_model), SETTINGS)
     save_causal(model.network, model, tmp_path / "saved")
-    for file in (tmp_path / "saved").glob("*.json"):
+    files = list((tmp_path / "saved").glob("*.json"))
+    assert {"config.json", "tokenizer.json"} <= {file.name for file in files}
+    for file in files:
         assert str(tiny_model) not in file.read_text(encoding="utf-8")
 
 

@@ -221,7 +221,7 @@ def test_by_commands(run, workspace, tmp_path):
     assert "Excluded, with what goes with them: 3 comparisons, 3 prompts" in run("status", "-w", workspace.path)[1]
     listed = json.loads(run("data", "list", "--query", "question", "--json", "-w", workspace.path)[1])
     assert listed["rows"] == {"prompts": 3}
-    assert all(row["is_excluded"] for row in listed["shown"])
+    assert [row["is_excluded"] for row in listed["shown"]] == [True] * 3
     assert "sides swapped" in run("data", "list", "-w", workspace.path)[1]
     code, out, _ = run("data", "restore", "--exclusion", "1", "-w", workspace.path)
     assert "Restored: 3 prompts, 3 comparisons (number 2)." in out

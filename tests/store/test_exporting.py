@@ -266,6 +266,7 @@ def test_the_manifest_has_every_file_with_its_hash_and_equal_stores_give_equal_f
     for format in ("jsonl", "parquet"):
         manifests = [export_data(store, tmp_path / f"{format}{i}", format=format) for i in range(2)]
         assert manifests[0] == manifests[1]
+        assert any("comparisons" in name for name in manifests[0]["files"])
         for name, facts in manifests[0]["files"].items():
             content = (tmp_path / f"{format}0" / name).read_bytes()
             assert facts == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}

@@ -130,6 +130,7 @@ def test_a_study_says_what_is_needed_and_is_the_same_again_by_seed():
     judgments = [row["judgments"] for row in found["by_people"]]
     assert items == sorted(items, reverse=True)
     assert judgments == sorted(judgments)
+    assert len(found["curve"]) > 2
     for point in found["curve"]:
         assert point["normal"] == pytest.approx(point["simulated"]["value"], abs=0.08)
 

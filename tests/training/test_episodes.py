@@ -40,8 +40,21 @@ def talk(workspace, users, name, *changes):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "rloo", "reinforce", "p3o", "grpo"])
-@pytest.mark.parametrize("reward", ["end", "turn"])
+@pytest.mark.parametrize(
+    ("algorithm", "reward"),
+    [
+        ("ppo", "end"),
+        ("ppo", "turn"),
+        ("reinforce", "turn"),
+        ("rloo", "end"),
+        ("grpo", "turn"),
+        ("p3o", "end"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [("reinforce", "end"), ("rloo", "turn"), ("grpo", "end"), ("p3o", "turn")]
+        ),
+    ],
+)
 def test_a_reward_after_the_second_turn_teaches_the_first(four_answers, users, algorithm, reward):
     """The second answer never matters: whatever is learnt is learnt of the first, a turn of the user's before."""
     function = "first_word_counts" if reward == "end" else "only_the_second_turn_pays"

@@ -13,7 +13,10 @@ import plaudit
 from plaudit.algorithms.ppo import PPO
 from plaudit.errors import ConfigError, DataError, WorkspaceError
 from plaudit.methods import ALGORITHMS
+from plaudit.models import loading
 from plaudit.models.network import Network
+from plaudit.text import batches
+from plaudit.text.batches import TokenBatch
 from plaudit.training.rollouts import PolicyPasses
 
 HEAD = "rl.value_head_coefficient=0.1"
@@ -21,25 +24,30 @@ ONLINE = [name for name, entry in ALGORITHMS.items() if entry.algorithm]
 EVERY = ONLINE + [f"{name} {HEAD}" for name in ONLINE if ALGORITHMS[name].critics]
 
 
+def slow(*case):
+    """A variant: what is its own is tested in exact expectations, or in another case beside what it shares."""
+    return pytest.param(*case, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
         ("reinforce", []),
-        ("reinforce", ["rl.reinforce.baseline=none"]),
+        slow("reinforce", ["rl.reinforce.baseline=none"]),
         ("reinforce", ["rl.reinforce.baseline=value", "rl.reinforce.clip_ratio=true"]),
         ("rloo", []),
-        ("rloo", ["rl.rloo.clip_ratio=true"]),
-        ("grpo", []),
+        slow("rloo", ["rl.rloo.clip_ratio=true"]),
+        slow("grpo", []),
         ("grpo", ["rl.grpo={scale_by_std: true, reduction: response_mean}", "rl.kl_term=k3"]),
         ("gspo", []),
-        ("gspo", ["rl.grpo.scale_by_std=true"]),
+        slow("gspo", ["rl.grpo.scale_by_std=true"]),
         ("cispo", []),
         ("ppo", []),
-        ("ppo", ["model.lora=null", "rl.optimiser.learning_rate=0.002"]),
-        ("ppo", [HEAD]),
+        slow("ppo", ["model.lora=null", "rl.optimiser.learning_rate=0.002"]),
+        slow("ppo", [HEAD]),
         ("ppo", [HEAD, "model.lora=null", "rl.optimiser.learning_rate=0.002"]),
         ("p3o", []),
-        ("p3o", ["rl.p3o.clipping=joint"]),
+        slow("p3o", ["rl.p3o.clipping=joint"]),
         ("online-dpo", ["rl.online_dpo={beta: 0.5, labels: hard}"]),
         ("rejection", []),
     ],
@@ -134,21 +142,32 @@ def test_the_first_ratio_is_exactly_1_and_the_start_is_the_reference(four_answer
     assert first["first_ratio_gap"] == second["first_ratio_gap"] == 0.0
 
 
-@pytest.mark.parametrize("name", ["ppo", "p3o", "online-dpo"])
-def test_what_stands_in_the_padding_changes_nothing(four_answers, name, monkeypatch):
-    """Answers of uneven length; places past a sequence's end are the last token's: the same figures and weights."""
-    from plaudit.text import batches
-
+@pytest.mark.parametrize("name", ["ppo", f"ppo {HEAD}", "p3o", "online-dpo"])
+def test_what_stands_in_the_padding_changes_nothing(four_answers, name, monkeypatch, without_trials):
+    """Answers of uneven length, one below the other. Places past a sequence's end are the last token's, what networks
+    say of them is no number: the same figures and weights."""
     common = [*algorithm(four_answers, name), "rl.steps=2", "rl.temperature=1.5"]
-    plain, padded = train(four_answers, *common), []
+    monkeypatch.setattr(loading, "takes_packed_batches", lambda body: False)
+    seen, spoilt = [], []
+    plain_ids = TokenBatch.padded_ids.fget
+    monkeypatch.setattr(TokenBatch, "padded_ids", property(lambda batch: (seen.append(plain_ids(batch)), seen[-1])[1]))
+    plain = train(four_answers, *common)
+    before = [ids.clone() for ids in seen]
+    seen.clear()
 
     def with_another_place(places, **more):
-        padded.append(len({len(row) for row in places}) > 1)
         return pad_sequence(places, **more, padding_value=int(max(row.max() for row in places)))
 
+    def with_no_number(batch, values):
+        spoilt.append(not batch.response_mask.all())
+        grid = values.new_full(batch.response_mask.shape, math.nan)
+        return grid.masked_scatter(batch.response_mask, values)
+
     monkeypatch.setattr(batches, "pad_sequence", with_another_place)
+    monkeypatch.setattr(TokenBatch, "to_grid", with_no_number)
     garbage = train(four_answers, *common)
-    assert any(padded)
+    assert any(not ids.equal(others) for ids, others in zip(seen, before, strict=True))
+    assert any(spoilt)
     assert rows(garbage) == rows(plain)
     assert all(value.equal(weights(plain)[key]) for key, value in weights(garbage).items())
 
@@ -282,6 +301,7 @@ def test_rejection_sampling_keeps_the_best_of_all_rounds(four_answers):
 
     run = train(four_answers, "rl.algorithm=rejection", "rl.rejection.rounds=2", "rl.rejection.samples_per_prompt=4")
     kept = [json.loads(line) for line in (run.path / "kept.jsonl").read_text().splitlines()]
+    assert kept
     assert {row["round"] for row in kept} <= {1, 2}
     assert all(row["score"] == WORTH.get(row["text"], -1.0) for row in kept)
     both = rows(run)

@@ -1,6 +1,7 @@
 """What is measured of sampled episodes and what is learnt from them, on networks whose numbers are known."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -8,10 +9,13 @@ import torch
 from tabular import Tabular
 
 from plaudit.algorithms import make
+from plaudit.algorithms.base import Advantages
 from plaudit.config import OptimiserSettings, resolve
+from plaudit.methods import ALGORITHMS
 from plaudit.records import Prompt
 from plaudit.rewards.scoring import Answered
 from plaudit.sampling.episodes import Episode
+from plaudit.text.batches import TokenBatch
 from plaudit.text.chat import TokenSequence
 from plaudit.training.actors import Critic
 from plaudit.training.rollouts import Batching, PolicyPasses, charge_kl, figures, measure, score
@@ -271,6 +275,95 @@ def test_an_update_that_would_go_too_far_is_dropped_and_ends_the_step():
     facts, optimisers = learnt(found)
     assert facts["updates"] == 1
     assert optimisers["policy"].steps_taken == 2  # the second was discarded, and the schedule goes on
+
+
+def spoilt(grid, mask=None, gap=7.0):
+    """Not a number past a response's end. In its gaps, which a network's pass goes through, a number of no meaning."""
+    if grid is None:
+        return None
+    mask = torch.tensor(MASK).bool() if mask is None else mask
+    ends = mask.flip(1).cumsum(dim=1).flip(1) == 0
+    return grid.masked_fill(~mask, gap).masked_fill(ends, math.nan)
+
+
+def spoilt_rollouts(found):
+    """Rewards too, but where an algorithm sums them up as they are."""
+    given = found.rollouts
+    changed = {
+        "log_probs": spoilt(given.log_probs), "reference_log_probs": spoilt(given.reference_log_probs),
+        "values": {name: spoilt(grid) for name, grid in given.values.items()},
+    }  # fmt: skip
+    if found.algorithm.needs.critics:
+        changed |= {"rewards": spoilt(given.rewards), "costs": spoilt(given.costs)}
+    return replace(given, **changed)
+
+
+def spoilt_advantages(given):
+    targets = {name: spoilt(grid, gap=-7.0) for name, grid in given.targets.items()}  # far from the old values
+    return Advantages(spoilt(given.policy), targets, cost=spoilt(given.cost))
+
+
+LAGRANGIAN = "rl.lagrangian={cost: 'function:x.py:f', clipping: %s}"
+
+
+VARIANTS = [
+    ("reinforce", []),
+    ("reinforce", ["rl.reinforce={baseline: value, clip_ratio: true}"]),
+    ("rloo", []),
+    ("rloo", ["rl.rloo.clip_ratio=true"]),
+    ("grpo", ["rl.kl_term=k2"]),
+    ("grpo", ["rl.kl_term=k3", "rl.grpo.reduction=response_mean"]),
+    ("gspo", []),
+    ("cispo", ["rl.clip_high=0.01"]),
+    ("ppo", ["rl.whiten_rewards=true", "rl.dual_clip=3"]),
+    ("ppo", ["rl.whiten_advantages=false", "rl.value_clip=null"]),
+    ("p3o", []),
+    ("p3o", ["rl.p3o.clipping=joint"]),
+    ("ppo-lagrangian", [LAGRANGIAN % "separate", "rl.whiten_rewards=true"]),
+    ("ppo-lagrangian", [LAGRANGIAN % "joint"]),
+    ("online-dpo", []),
+]
+
+
+def test_every_online_algorithm_is_among_the_variants():
+    assert {name for name, _ in VARIANTS} == {name for name, entry in ALGORITHMS.items() if entry.algorithm}
+
+
+@pytest.mark.parametrize("budget", [1000, 6])
+@pytest.mark.parametrize(("name", "changes"), VARIANTS)
+def test_what_stands_behind_the_mask_changes_no_gradient_and_no_figure(name, changes, budget, monkeypatch):
+    """Of networks, of what was measured and of advantages; in two updates, so that ratios move."""
+    changes = [*changes, "rl.epochs=2", f"model.tokens_per_micro_batch={budget}"]
+    gradients = []
+    take = Optimiser.step
+    monkeypatch.setattr(
+        Optimiser, "step", lambda self: (gradients.extend(g.clone() for g in self.gradients()), take(self))[1]
+    )
+
+    def run(spoil):
+        gradients.clear()
+        found = measured(name, *changes, cost=lambda answers: 2 * scorer(answers))
+        if spoil:
+            found.rollouts = spoilt_rollouts(found)
+            own = found.algorithm.advantages
+            found.algorithm.advantages = lambda rollouts: spoilt_advantages(own(rollouts))
+        facts = learnt(found)[0]
+        return found.facts | facts, list(gradients)
+
+    facts, wanted = run(spoil=False)
+    monkeypatch.setattr(
+        TokenBatch,
+        "to_grid",
+        lambda self, values: spoilt(values.new_zeros(self.response_mask.shape), self.response_mask).masked_scatter(
+            self.response_mask, values
+        ),
+    )
+    again, found = run(spoil=True)
+    assert again == facts
+    assert len(found) == len(wanted) > 0
+    assert any(gradient.abs().sum() > 0 for gradient in wanted)
+    for one, other in zip(found, wanted, strict=True):
+        assert one.equal(other)
 
 
 def test_texts_are_mixed_in_by_their_coefficient_and_cost_a_token():

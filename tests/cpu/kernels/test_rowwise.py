@@ -143,10 +143,16 @@ def test_rotation_writes_one_column_and_nothing_else(normed, dtype):
     assert (values[:, :, others] == 7).all()
 
 
+BY_HEADS = [(64, 6, 2), (64, 3, 1), (8, 4, 4)]
+OTHERS = [(8, 6, 2), (8, 3, 1), (64, 4, 4)]
+"""(width, heads, groups), each compiled for itself."""
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("heads", "groups"), [(4, 4), (6, 2), (3, 1)])
+@pytest.mark.parametrize(
+    ("width", "heads", "groups"), [*BY_HEADS, *(pytest.param(*sizes, marks=pytest.mark.slow) for sizes in OTHERS)]
+)
 @pytest.mark.parametrize("last", [1, 4, 11, 16, 37])
-@pytest.mark.parametrize("width", [8, 64])
 def test_attention_over_the_columns_that_each_row_may_see(heads, groups, last, width, dtype):
     rows, columns, scale = 5, 48, 0.1
     query = 3 * torch.randn(rows, heads, width)
