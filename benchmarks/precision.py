@@ -27,8 +27,8 @@ from plaudit.models.loading import load_causal
 from plaudit.models.network import make_trainable
 from plaudit.text.batches import draw_without_replacement
 from plaudit.text.chat import TokenSequence
-from plaudit.training.step import Optimiser
-from plaudit.training.supervised import likelihood_step
+from plaudit.training.steps.optimiser import Optimiser
+from plaudit.training.steps.supervised import likelihood_step
 
 STEPS, BATCH, LENGTH, SEEDS, MOVED = 200, 4, 64, 3, 1e-3
 OPTIMISER = OptimiserSettings(learning_rate=1e-3, schedule="cosine", warmup_share=0.05)

@@ -81,7 +81,7 @@ class PreferenceLoss:
     """A loss that learns a policy from preferences.
 
     objective   the function of `plaudit.objectives` that computes it. Its arguments are filled by their names; see
-                `training/preference_parts.py`
+                `training/steps/preference.py`
     compares    what makes one response better than another, whose difference is the printed margin: the log-ratio to
                 the reference, or the log-odds of the mean probability of a token
     reference   whether it needs a reference

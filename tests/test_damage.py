@@ -14,7 +14,7 @@ from plaudit.errors import ModelError, PlauditError, WorkspaceError
 @pytest.fixture
 def stopped(workspace, monkeypatch):
     """sft-001, interrupted after two steps with a checkpoint."""
-    import plaudit.training.step as step
+    import plaudit.training.steps.optimiser as step
 
     taken = 0
     take = step.Optimiser.step

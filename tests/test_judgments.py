@@ -11,7 +11,7 @@ from plaudit.judgments import judgments_of, latest, mixture
 from plaudit.records import Annotator, Comparison, Label, Prompt, Response
 from plaudit.statistics.agreement import agreement_report
 from plaudit.store import Store
-from plaudit.training.choosing import COMPARISONS, choose, choose_labels
+from plaudit.training.data.choosing import COMPARISONS, choose, choose_labels
 
 PROMPT = Prompt([{"role": "user", "content": "which"}])
 

@@ -37,10 +37,10 @@ def by_plaudit(base: str, moved: str, reward: str) -> dict[str, tuple[float, flo
     from plaudit.objectives import bradley_terry
     from plaudit.text.batches import collate
     from plaudit.text.chat import TokenSequence
-    from plaudit.training.judged_prompts import JudgedPrompt, Judgment
-    from plaudit.training.preference_parts import Learner, parts_of_a_step
-    from plaudit.training.step import Optimiser
-    from plaudit.training.supervised import likelihood_step
+    from plaudit.training.data.judged_prompts import JudgedPrompt, Judgment
+    from plaudit.training.steps.optimiser import Optimiser
+    from plaudit.training.steps.preference import Learner, parts_of_a_step
+    from plaudit.training.steps.supervised import likelihood_step
 
     settings = ModelSettings(name=moved, lora=None, system_prompt="", dtype="float32", device="cpu")
     model, reference = load_causal(moved, settings), load_causal(base, settings)

@@ -49,8 +49,8 @@ def measure() -> dict[str, dict[str, float]]:
     from plaudit.models.network import make_trainable
     from plaudit.sampling.in_process import sample
     from plaudit.text.chat import Stops, TokenSequence
-    from plaudit.training.step import Optimiser
-    from plaudit.training.supervised import likelihood_step
+    from plaudit.training.steps.optimiser import Optimiser
+    from plaudit.training.steps.supervised import likelihood_step
 
     def rows(count: int, length: int) -> list[TokenSequence]:
         draw = torch.Generator().manual_seed(0)

@@ -47,10 +47,10 @@ if kind not in ("rloo", "ppo"):
 
 if kind in ("sft", "reward", "dpo"):
     from plaudit.models.network import make_trainable
-    from plaudit.training.step import Optimiser
+    from plaudit.training.steps.optimiser import Optimiser
 
 if kind == "sft":
-    from plaudit.training.supervised import likelihood_step
+    from plaudit.training.steps.supervised import likelihood_step
 
     policy = make_trainable(model.network, lora, role="policy", seed=0)
     optimiser = Optimiser(policy, RATE, 1000)
@@ -66,7 +66,7 @@ if kind == "sft":
 if kind == "reward":
     from plaudit.objectives import bradley_terry
     from plaudit.text.batches import collate
-    from plaudit.training.judged_prompts import JudgedPrompt, Judgment, prompt_groups
+    from plaudit.training.data.judged_prompts import JudgedPrompt, Judgment, prompt_groups
 
     scorer = make_trainable(reward_from_causal(model, seed=0).network, lora, role="reward", seed=0, train_head=True)
     optimiser = Optimiser(scorer, RATE, 1000)
@@ -85,8 +85,8 @@ if kind == "reward":
         step += 1
 
 if kind == "dpo":
-    from plaudit.training.judged_prompts import JudgedPrompt, Judgment
-    from plaudit.training.preference_parts import Learner, parts_of_a_step
+    from plaudit.training.data.judged_prompts import JudgedPrompt, Judgment
+    from plaudit.training.steps.preference import Learner, parts_of_a_step
 
     policy = make_trainable(model.network, lora, role="policy", seed=0)
     optimiser = Optimiser(policy, RATE, 1000)

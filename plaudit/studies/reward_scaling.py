@@ -19,8 +19,8 @@ from plaudit.progress import say
 from plaudit.reporting.drawing import scaling, standalone
 from plaudit.stages import POLICIES
 from plaudit.statistics.reward_quality import Judged, log_losses, margins, noise_ceiling, ranked_right
+from plaudit.training.data.reward_data import RewardData, choose_judgments, draw_prompts, load_reward_data
 from plaudit.training.reward import beside_scores, fit_scorer, fresh_reward_model, held_out_scores
-from plaudit.training.reward_data import RewardData, choose_judgments, draw_prompts, load_reward_data
 from plaudit.workspace import Run, Workspace
 
 PLOT = "scaling.svg"

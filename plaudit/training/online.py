@@ -20,13 +20,13 @@ from plaudit.statistics.enough import few_steps, weak_reward
 from plaudit.store.database import snapshot
 from plaudit.text.batches import draw_without_replacement
 from plaudit.text.prompts import fitting
-from plaudit.training.actors import lineage, load_actors
 from plaudit.training.rejection import rejection_sampling
-from plaudit.training.rollouts import Batching, PolicyPasses, charge_kl, figures, measure, score
-from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
-from plaudit.training.supervised import encode_texts
-from plaudit.training.updates import learn
-from plaudit.training.watch import Watch
+from plaudit.training.rl.actors import lineage, load_actors
+from plaudit.training.rl.rollouts import Batching, PolicyPasses, charge_kl, figures, measure, score
+from plaudit.training.rl.updates import learn
+from plaudit.training.rl.watch import Watch
+from plaudit.training.steps.optimiser import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
+from plaudit.training.steps.supervised import encode_texts
 from plaudit.workspace import Run, Workspace
 
 

@@ -27,7 +27,7 @@ from plaudit.stages import POLICIES
 from plaudit.statistics.enough import few_prompts, few_steps, smaller_batches
 from plaudit.statistics.intervals import share
 from plaudit.text.batches import batches_by_weight, micro_batches
-from plaudit.training.choosing import (
+from plaudit.training.data.choosing import (
     COMPARISONS,
     JudgmentSet,
     check_kinds,
@@ -36,11 +36,11 @@ from plaudit.training.choosing import (
     data_snapshot,
     has_comparisons,
 )
-from plaudit.training.encoding import load_judged_prompts, load_labelled_responses
-from plaudit.training.judged_prompts import JudgedPrompt, LabelledResponse, without_ties
-from plaudit.training.preference_parts import Learner, parts_of_a_step
-from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
-from plaudit.training.watch import Watch
+from plaudit.training.data.encoding import load_judged_prompts, load_labelled_responses
+from plaudit.training.data.judged_prompts import JudgedPrompt, LabelledResponse, without_ties
+from plaudit.training.rl.watch import Watch
+from plaudit.training.steps.optimiser import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
+from plaudit.training.steps.preference import Learner, parts_of_a_step
 from plaudit.workspace import Run, Sources, Workspace
 
 

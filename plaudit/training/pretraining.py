@@ -29,9 +29,9 @@ from plaudit.store.database import snapshot
 from plaudit.text.chat import TokenSequence
 from plaudit.text.plain import read_documents
 from plaudit.text.vocabulary import train_tokenizer
-from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
-from plaudit.training.supervised import likelihood_step, mean_loss
-from plaudit.training.watch import Watch
+from plaudit.training.rl.watch import Watch
+from plaudit.training.steps.optimiser import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
+from plaudit.training.steps.supervised import likelihood_step, mean_loss
 from plaudit.workspace import Run, Workspace
 
 

@@ -23,10 +23,10 @@ from plaudit.statistics.enough import alike
 from plaudit.text.batches import draw_without_replacement, shuffled_batches
 from plaudit.text.chat import TokenSequence
 from plaudit.text.prompts import fitting
-from plaudit.training.actors import Actors, load_actors
-from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
-from plaudit.training.supervised import likelihood_step
-from plaudit.training.watch import Watch
+from plaudit.training.rl.actors import Actors, load_actors
+from plaudit.training.rl.watch import Watch
+from plaudit.training.steps.optimiser import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
+from plaudit.training.steps.supervised import likelihood_step
 from plaudit.workspace import Run, Workspace
 
 

@@ -30,11 +30,11 @@ from plaudit.statistics.enough import few_prompts, few_steps, smaller_batches, u
 from plaudit.statistics.reward_quality import Judged, fitted_temperature, margins, rating_quality, reward_quality
 from plaudit.text.batches import batches_by_weight, collate, micro_batches
 from plaudit.text.chat import TokenSequence
-from plaudit.training.judged_prompts import JudgedPrompt, prompt_groups
-from plaudit.training.reward_data import RewardData, choose_judgments, load_reward_data
-from plaudit.training.reward_parts import LOG_TIE, losses_by_head
-from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
-from plaudit.training.supervised import encode_demonstrations
+from plaudit.training.data.judged_prompts import JudgedPrompt, prompt_groups
+from plaudit.training.data.reward_data import RewardData, choose_judgments, load_reward_data
+from plaudit.training.steps.optimiser import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
+from plaudit.training.steps.reward import LOG_TIE, losses_by_head
+from plaudit.training.steps.supervised import encode_demonstrations
 from plaudit.workspace import Run, Workspace
 
 NORMALISING_RESPONSES = 256

@@ -21,9 +21,9 @@ from plaudit.stages import POLICIES
 from plaudit.statistics.enough import few_steps, smaller_batches
 from plaudit.store.database import snapshot
 from plaudit.text.batches import shuffled_batches
-from plaudit.training.step import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
-from plaudit.training.supervised import encode_demonstrations, likelihood_step, mean_loss
-from plaudit.training.watch import Watch
+from plaudit.training.rl.watch import Watch
+from plaudit.training.steps.optimiser import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
+from plaudit.training.steps.supervised import encode_demonstrations, likelihood_step, mean_loss
 from plaudit.workspace import Run, Sources, Workspace
 
 GIVEN = "given"

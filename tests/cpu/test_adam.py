@@ -11,7 +11,7 @@ from plaudit.config import OptimiserSettings
 from plaudit.cpu import adam
 from plaudit.models.masters import PERIOD, Masters
 from plaudit.models.network import Network
-from plaudit.training.step import Optimiser
+from plaudit.training.steps.optimiser import Optimiser
 
 RATES = {"learning_rate": 0.01, "schedule": "linear", "weight_decay": 0.1, "max_gradient_norm": 3.0}
 

@@ -27,7 +27,7 @@ from plaudit.text.batches import collate
 from plaudit.config import LoraSettings, OptimiserSettings
 from plaudit.models.network import make_trainable
 from plaudit.sampling.in_process import sample
-from plaudit.training.step import Optimiser
+from plaudit.training.steps.optimiser import Optimiser
 network = load("llama", Path({folder!r}), dtype="bfloat16")
 sample(network, PROMPTS, **OPTIONS)
 policy = make_trainable(network, None, role="policy", seed=0)

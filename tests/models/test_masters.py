@@ -15,7 +15,7 @@ from plaudit.models.saving import save_causal, save_reward
 from plaudit.models.score_facts import ScoreFacts
 from plaudit.text.batches import collate
 from plaudit.text.chat import TokenSequence
-from plaudit.training.step import Optimiser
+from plaudit.training.steps.optimiser import Optimiser
 
 FULL = ModelSettings(dtype="bfloat16", lora=None)
 BATCH = collate([TokenSequence([1, 30, 9], [44, 55, 66, 2]), TokenSequence([1, 50], [80, 2])])

@@ -17,7 +17,7 @@ from plaudit.models import loading
 from plaudit.models.network import Network
 from plaudit.text import batches
 from plaudit.text.batches import TokenBatch
-from plaudit.training.rollouts import PolicyPasses
+from plaudit.training.rl.rollouts import PolicyPasses
 
 HEAD = "rl.value_head_coefficient=0.1"
 ONLINE = [name for name, entry in ALGORITHMS.items() if entry.algorithm]
@@ -379,7 +379,7 @@ def test_settings_that_would_be_ignored_are_refused(four_answers, changes, messa
 
 def test_a_gradient_that_is_no_number_stops_the_run_and_keeps_its_checkpoint(four_answers, monkeypatch):
     from plaudit.errors import ModelError
-    from plaudit.training import updates
+    from plaudit.training.rl import updates
 
     accumulate, calls = updates._accumulate, 0
 
@@ -419,7 +419,7 @@ def test_a_resumed_rejection_goes_on_to_ppo(four_answers, monkeypatch):
 
 @pytest.mark.parametrize(("prompts", "pieces"), [(5, 4), (9, 6), (10, 4), (8, 8), (7, 1)])
 def test_minibatches_are_as_many_and_as_equal_as_asked(four_answers, prompts, pieces):
-    from plaudit.training.rollouts import Batching
+    from plaudit.training.rl.rollouts import Batching
 
     config = four_answers.config(overrides=[f"rl.minibatches={pieces}", f"rl.prompts_per_step={prompts}"])
     batches = Batching(config, 3, False, torch.device("cpu")).minibatches(3 * prompts, step=2, epoch=1)

@@ -213,8 +213,8 @@ def test_mismatched_pairs_fit_the_context():
     from types import SimpleNamespace
 
     from plaudit.text.chat import TokenSequence
-    from plaudit.training.judged_prompts import LabelledResponse
-    from plaudit.training.preference_parts import _kto_point
+    from plaudit.training.data.judged_prompts import LabelledResponse
+    from plaudit.training.steps.preference import _kto_point
 
     seen = []
 

@@ -22,8 +22,8 @@ from plaudit.objectives import (
     simpo,
 )
 from plaudit.text.chat import TokenSequence
-from plaudit.training.judged_prompts import JudgedPrompt, Judgment, LabelledResponse
-from plaudit.training.preference_parts import Learner, parts_of_a_step
+from plaudit.training.data.judged_prompts import JudgedPrompt, Judgment, LabelledResponse
+from plaudit.training.steps.preference import Learner, parts_of_a_step
 
 PROMPT_ONE, PROMPT_TWO = [1, 5], [2, 5, 6]
 ANSWERS = {

@@ -14,8 +14,8 @@ from plaudit.models.fresh import fresh_causal
 from plaudit.models.loading import load_causal
 from plaudit.text.plain import read_documents
 from plaudit.text.vocabulary import train_tokenizer
-from plaudit.training import step as step_module
 from plaudit.training.pretraining import batches_of_tokens, pieces
+from plaudit.training.steps import optimiser as step_module
 
 STORY = "the dog and the river and the moon sing a good song . the dog is happy and the moon is kind . "
 TINY = [

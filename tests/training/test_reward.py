@@ -19,10 +19,10 @@ from plaudit.rewards.scoring import Answered, RewardModelScorer, RewardModelScor
 from plaudit.statistics.reward_quality import Judged
 from plaudit.text.batches import collate
 from plaudit.text.chat import TokenSequence
-from plaudit.training.annotators import combine_annotators
-from plaudit.training.judged_prompts import JudgedPrompt, Judgment, Rating
+from plaudit.training.data.annotators import combine_annotators
+from plaudit.training.data.judged_prompts import JudgedPrompt, Judgment, Rating
 from plaudit.training.reward import _temperatures
-from plaudit.training.reward_parts import LOG_TIE, group_losses, losses_by_head, ranks_of
+from plaudit.training.steps.reward import LOG_TIE, group_losses, losses_by_head, ranks_of
 
 SEQUENCE = TokenSequence([1], [2])
 

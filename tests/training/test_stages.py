@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 import plaudit
 from plaudit.config import resolve
 from plaudit.errors import ConfigError, DataError, ModelError, WorkspaceError
-from plaudit.training import step as step_module
+from plaudit.training.steps import optimiser as step_module
 
 
 def weights(run):
@@ -200,7 +200,7 @@ def test_supervised_loss_is_that_of_the_answers_tokens_alone(workspace, tiny_mod
     from plaudit.config import ModelSettings
     from plaudit.models.loading import load_causal
     from plaudit.text.chat import TokenSequence
-    from plaudit.training.supervised import mean_loss
+    from plaudit.training.steps.supervised import mean_loss
 
     model = load_causal(str(tiny_model), ModelSettings(dtype="float32"))
     demonstration = workspace.store.demonstrations()[0]

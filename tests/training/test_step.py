@@ -9,7 +9,7 @@ from torch import nn
 from plaudit.config import OptimiserSettings
 from plaudit.errors import ModelError
 from plaudit.models.network import Network
-from plaudit.training.step import Optimiser, total_norm
+from plaudit.training.steps.optimiser import Optimiser, total_norm
 
 
 def network(*, rows=2, columns=3):

@@ -9,8 +9,8 @@ from tabular import Tabular
 from plaudit.config import OptimiserSettings, resolve
 from plaudit.records import Demonstration, Prompt
 from plaudit.text.chat import TokenSequence
-from plaudit.training.step import Optimiser
-from plaudit.training.supervised import encode_demonstrations, likelihood_step, mean_loss
+from plaudit.training.steps.optimiser import Optimiser
+from plaudit.training.steps.supervised import encode_demonstrations, likelihood_step, mean_loss
 
 TOKEN, LEAD = [0.0, 0.0, 0.0, -0.5, -1.0, -2.0], [0.0, -0.25, 0.0, 0.0, 0.0, 0.0]
 TEXTS = [TokenSequence([1], [3, 4]), TokenSequence([2], [5]), TokenSequence([2, 2], [3, 3, 4])]

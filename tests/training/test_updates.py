@@ -17,10 +17,10 @@ from plaudit.rewards.scoring import Answered
 from plaudit.sampling.episodes import Episode
 from plaudit.text.batches import TokenBatch
 from plaudit.text.chat import TokenSequence
-from plaudit.training.actors import Critic
-from plaudit.training.rollouts import Batching, PolicyPasses, charge_kl, figures, measure, score
-from plaudit.training.step import Optimiser
-from plaudit.training.updates import learn
+from plaudit.training.rl.actors import Critic
+from plaudit.training.rl.rollouts import Batching, PolicyPasses, charge_kl, figures, measure, score
+from plaudit.training.rl.updates import learn
+from plaudit.training.steps.optimiser import Optimiser
 
 TOKEN, LEAD = [0, 0, 0, 0, 0, -1.1, -1.4, -0.6], [0, -0.2, 0.1, 0, 0, 0, 0, 0]
 REFERENCE = [0, 0, 0, 0, 0, -0.5, -1.7, -0.5]

@@ -8,8 +8,8 @@ import torch
 import plaudit
 from plaudit.config import Config, PreferSettings
 from plaudit.statistics.enough import alike, unfinished
-from plaudit.training.preference_parts import compared, pair_losses
-from plaudit.training.watch import Watch, signs_of_collapse
+from plaudit.training.rl.watch import Watch, signs_of_collapse
+from plaudit.training.steps.preference import compared, pair_losses
 
 SOUND = {"kl": 2.8, "entropy": 1.2, "length": 14.0, "finished_rate": 0.9, "reward": 0.3, "value_loss": 0.4}
 DIFFERENT = [[5, 6, 2], [7, 2], [5, 8, 9, 2], [6, 2]]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from plaudit.errors import DataError
 from plaudit.records import Comparison
-from plaudit.training.judged_prompts import JudgedPrompt, Judgment
+from plaudit.training.data.judged_prompts import JudgedPrompt, Judgment
 
 Pair = tuple[str, str, str]
 """Criterion, and the two responses in order."""

@@ -20,7 +20,7 @@ from plaudit.models.network import Network
 from plaudit.objectives import kto, kto_reference_point, log_odds
 from plaudit.text.batches import collate, micro_batches
 from plaudit.text.chat import TokenSequence
-from plaudit.training.judged_prompts import LabelledResponse, prompt_groups, side_by_side
+from plaudit.training.data.judged_prompts import LabelledResponse, prompt_groups, side_by_side
 
 
 @dataclass(frozen=True)

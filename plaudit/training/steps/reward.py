@@ -29,7 +29,7 @@ from plaudit.objectives import (
     smoothed,
 )
 from plaudit.records import unit_interval
-from plaudit.training.judged_prompts import JudgedPrompt, side_by_side
+from plaudit.training.data.judged_prompts import JudgedPrompt, side_by_side
 
 LOG_TIE = "log_tie"
 """Davidson's log nu, learnt as a parameter of the head."""

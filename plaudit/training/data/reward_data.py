@@ -14,10 +14,10 @@ from plaudit.methods import REWARD_LOSSES
 from plaudit.models.loading import LoadedModel
 from plaudit.progress import say
 from plaudit.records import unit_interval
-from plaudit.training.annotators import combine_annotators
-from plaudit.training.choosing import COMPARISONS, RATINGS, choose, data_snapshot
-from plaudit.training.encoding import load_judged_prompts, load_rated_prompts
-from plaudit.training.judged_prompts import JudgedPrompt
+from plaudit.training.data.annotators import combine_annotators
+from plaudit.training.data.choosing import COMPARISONS, RATINGS, choose, data_snapshot
+from plaudit.training.data.encoding import load_judged_prompts, load_rated_prompts
+from plaudit.training.data.judged_prompts import JudgedPrompt
 from plaudit.workspace import Run, Sources, Workspace
 
 

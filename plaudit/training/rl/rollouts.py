@@ -20,7 +20,7 @@ from plaudit.rewards.scoring import Scorer
 from plaudit.sampling.episodes import Episode
 from plaudit.text.batches import TokenBatch, by_token_budget, collate, micro_batches, packed_size, shuffled_batches
 from plaudit.text.chat import TokenSequence
-from plaudit.training.actors import Actors
+from plaudit.training.rl.actors import Actors
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from plaudit.text.batches import micro_batches
 from plaudit.text.chat import TokenSequence
 from plaudit.text.plain import as_sequences, read_texts
 from plaudit.text.prompts import encode_prompts
-from plaudit.training.step import Optimiser
+from plaudit.training.steps.optimiser import Optimiser
 
 
 def likelihood_step(

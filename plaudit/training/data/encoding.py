@@ -15,8 +15,8 @@ from plaudit.references import is_of as is_reference
 from plaudit.store import Store
 from plaudit.text.chat import TokenSequence
 from plaudit.text.prompts import encode_prompts
-from plaudit.training.choosing import data_snapshot, labels_of_run, ratings_of
-from plaudit.training.judged_prompts import JudgedPrompt, Judgment, LabelledResponse, Rating
+from plaudit.training.data.choosing import data_snapshot, labels_of_run, ratings_of
+from plaudit.training.data.judged_prompts import JudgedPrompt, Judgment, LabelledResponse, Rating
 from plaudit.workspace import Run, Workspace
 
 

@@ -15,9 +15,9 @@ from plaudit.models.network import Network
 from plaudit.objectives import clipped_value_error, k2, k3, masked_mean, masked_variance, response_weights
 from plaudit.text.batches import draw_without_replacement, micro_batches
 from plaudit.text.chat import TokenSequence
-from plaudit.training.actors import Actors
-from plaudit.training.rollouts import Batching, PolicyPasses
-from plaudit.training.step import Optimiser, total_norm
+from plaudit.training.rl.actors import Actors
+from plaudit.training.rl.rollouts import Batching, PolicyPasses
+from plaudit.training.steps.optimiser import Optimiser, total_norm
 
 KL_LOSSES = {"k2": k2, "k3": k3}
 

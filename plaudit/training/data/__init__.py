@@ -1,0 +1,1 @@
+"""What stages learn from: judgments that are chosen, encoded and grouped by prompt."""
