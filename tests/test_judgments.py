@@ -119,6 +119,18 @@ def test_comparisons_stand_beside_labels_where_the_sources_have_any(judged):
     assert beside("import-2") == JudgmentSet([])
     with pytest.raises(DataError, match="no comparisons of import-4"):
         beside("import-2", "import-4")
+    labels = JudgmentSet(judged.store.labels())
+    with pytest.raises(DataError, match=r"the comparisons in .* are by annotators of several kinds"):
+        _comparisons_beside(judged, PreferSettings(), labels)  # all there are, and not labels alone
+
+
+def test_what_was_given_again_later_is_said_of_comparisons_and_of_labels(judged, capsys):
+    judged.store.add_comparisons([said("ann", "second", "import-2")])
+    judged.store.add_labels([Label(PROMPT.id, "a", "ann", 0.0, "import-2")])
+    for chosen_by in (partial(choose, kind=COMPARISONS), choose_labels):
+        chosen = chosen_by(judged, wanted=["import-1", "import-2"], setting="prefer.comparisons")
+        assert (len(chosen.rows), chosen.sources) == (1, ("import-2",))
+        assert "1 judgments were given again by the same annotator later" in capsys.readouterr().err
 
 
 def test_agreement_and_training_count_the_same(judged):
