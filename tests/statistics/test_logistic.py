@@ -55,6 +55,16 @@ def test_where_there_is_no_finite_maximum_it_says_so(design, outcomes):
         logistic_fit(design, np.array(outcomes, dtype=float))
 
 
+def test_log_odds_of_over_thirty_are_taken_for_separable_and_many_rows_are_not():
+    """Outcomes are sigmoid(x) of x = +-1 and +-60, so that the coefficient is 1 and the root mean square 42."""
+    x = np.array([1.0, -1.0, 60.0, -60.0] * 5)
+    with pytest.raises(ValueError, match="no finite maximum"):
+        logistic_fit(x[:, None], 1 / (1 + np.exp(-x)))
+    near = np.array([1.0, -1.0] * 2000)
+    found, _ = logistic_fit(near[:, None], 1 / (1 + np.exp(-near)))
+    assert found.tolist() == [pytest.approx(1.0)]
+
+
 def test_one_row_more_than_columns_is_enough():
     found, _ = logistic_fit(np.ones((2, 1)), np.array([1.0, 0.0]))
     assert found.tolist() == [pytest.approx(0.0, abs=1e-12)]

@@ -147,6 +147,10 @@ def test_the_ceiling_turns_judgments_round_to_one_order_of_the_pair():
     assert noise_ceiling(apart) is None  # no pair was judged twice by one criterion
     half = [judged(1.0, 1, probability=0.9), judged(1.0, 1, annotator="y")]
     assert noise_ceiling(half) == 1.0  # a probability is not known of all, so that agreement counts
+    other = judged(1.0, 1, pair=("c", "d"), probability=0.9)
+    assert noise_ceiling([*rows[:2], other]) == 1.0
+    unlikely = [judged(1.0, 0, probability=p, annotator=name) for name, p in (("x", 0.1), ("y", 0.3))]
+    assert noise_ceiling(unlikely) == pytest.approx(0.8)
 
 
 def test_a_rating_is_predicted_with_its_squared_error_and_pearsons_correlation():

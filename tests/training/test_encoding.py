@@ -9,6 +9,7 @@ from plaudit.config import ModelSettings, resolve
 from plaudit.errors import DataError, ModelError
 from plaudit.models.loading import load_causal
 from plaudit.records import DESIRABLE, SAFE, Annotator, Comparison, Label, Prompt, Response
+from plaudit.store.snapshots import make_snapshot
 from plaudit.text.chat import TokenSequence
 from plaudit.training.encoding import (
     _safety_labels,
@@ -16,9 +17,10 @@ from plaudit.training.encoding import (
     fits,
     load_judged_prompts,
     load_labelled_responses,
+    load_rated_prompts,
     sampled_with,
 )
-from plaudit.training.judged_prompts import JudgedPrompt, Judgment
+from plaudit.training.judged_prompts import JudgedPrompt, Judgment, Rating
 from plaudit.workspace import Sources
 
 PROMPT = Prompt([{"role": "user", "content": "How are the dog and the river today?"}], split="train")
@@ -143,6 +145,25 @@ def test_judgments_of_an_answer_that_is_too_long_are_left_out_and_counted(stored
     assert judged(stored, model, most=lengths[order[0]]) == ([], [])
 
 
+def test_ratings_of_an_answer_that_is_too_long_are_left_out_and_counted(stored, model, capsys):
+    values = {"ta": 3.0, "tb": 1.0, "tc": 2.0}
+    stored.store.add_labels([Label(PROMPT.id, r, "ann", value, "import-1", "wit") for r, value in values.items()])
+    lengths = {name: len(model.format.encode_response(text, finished=True)) for name, text in TEXTS.items()}
+    order = sorted(lengths, key=lengths.get)
+    run, most = run_of(labels=("import-1",)), lengths[order[1]]
+    (whole,), _ = load_rated_prompts(stored, run, model, resolve(), most_tokens=100)
+    assert sorted(whole.ratings) == [Rating(i, value, "wit") for i, value in enumerate(values.values())]
+    assert len(whole.judgments) == 3
+    assert "left out" not in capsys.readouterr().err
+    (some,), _ = load_rated_prompts(stored, run, model, resolve(), most_tokens=most)
+    assert some.response_ids == sorted(f"t{name}" for name in order[:2])
+    assert {some.response_ids[r.response]: r.value for r in some.ratings} == {r: values[r] for r in some.response_ids}
+    assert f"1 ratings are of a response over {most} tokens" in capsys.readouterr().err
+    (alone,), _ = load_rated_prompts(stored, run, model, resolve(), most_tokens=lengths[order[0]])
+    assert (len(alone.ratings), alone.judgments) == (1, [])
+    assert f"2 ratings are of a response over {lengths[order[0]]} tokens" in capsys.readouterr().err
+
+
 def test_an_answer_is_safe_where_most_say_so_and_not_where_as_many_do_not(stored):
     votes = {"ta": [1, 1, 0], "tb": [1, 0], "tc": [0, 0, 1], "ha": [1], "hb": [0]}
     names = ("ann", "bob", "eve")
@@ -154,6 +175,14 @@ def test_an_answer_is_safe_where_most_say_so_and_not_where_as_many_do_not(stored
     expected = {"ta": True, "tb": False, "tc": False, "ha": True, "hb": False}
     assert _safety_labels(stored, {"import-9"}) == expected  # whoever said so
     assert _safety_labels(stored, set()) == expected
+
+
+def test_of_snapshots_alone_what_is_safe_does_not_change_and_beside_another_source_it_does(stored):
+    stored.store.add_labels([Label(PROMPT.id, "ta", "ann", 1.0, "import-1", SAFE)])
+    make_snapshot(stored.store, "first")
+    stored.store.add_labels([Label(PROMPT.id, "ta", "bob", 0.0, "import-2", SAFE)])
+    assert _safety_labels(stored, {"snapshot:first"}) == {"ta": True}
+    assert _safety_labels(stored, {"snapshot:first", "import-9"}) == {"ta": False}
 
 
 def test_ids_are_taken_as_sampled_by_a_run_of_the_same_vocabulary_alone(model):
