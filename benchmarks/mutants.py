@@ -102,7 +102,7 @@ NEAREST: dict[str, tuple[str, ...]] = {
     ),
     "plaudit/text/rows.py": ("tests/text/test_batches.py", "tests/models/test_packing.py"),
     "plaudit/text/chat.py": ("tests/text/test_chat.py", "tests/sampling/test_in_process.py"),
-    "plaudit/text/templates.py": ("tests/text/test_chat.py",),
+    "plaudit/text/templates.py": ("tests/text/test_chat.py", "tests/models/test_elsewhere.py"),
     "plaudit/text/prompts.py": ("tests/training/test_left_out.py",),
     "plaudit/text/plain.py": ("tests/training/test_pretraining.py",),
     "plaudit/text/vocabulary.py": ("tests/training/test_pretraining.py",),
