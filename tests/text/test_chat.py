@@ -309,3 +309,12 @@ def test_what_was_odd_is_told_once_with_its_number():
         (note,) = form.take_notes()
         assert note.startswith(told)
         assert form.take_notes() == []
+
+
+def test_a_conversation_can_hold_every_ordinary_token_and_of_the_special_ones_those_that_are_written():
+    tokenizer = make_tokenizer()
+    most = max(tokenizer.get_vocab().values())
+    assert ChatFormat(tokenizer).largest_id == most
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|never|>"]})
+    assert max(tokenizer.get_vocab().values()) == most + 1
+    assert ChatFormat(tokenizer).largest_id == most
