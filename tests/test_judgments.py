@@ -6,12 +6,22 @@ import pytest
 from conftest import write_lines
 
 import plaudit
-from plaudit.errors import DataError
+from plaudit.config import PreferSettings
+from plaudit.errors import DataError, WorkspaceError
 from plaudit.judgments import judgments_of, latest, mixture
 from plaudit.records import Annotator, Comparison, Label, Prompt, Response
 from plaudit.statistics.agreement import agreement_report
 from plaudit.store import Store
-from plaudit.training.data.choosing import COMPARISONS, choose, choose_labels
+from plaudit.training.data.choosing import (
+    COMPARISONS,
+    LABELS,
+    RATINGS,
+    JudgmentSet,
+    choose,
+    choose_labels,
+    has_comparisons,
+)
+from plaudit.training.preference import _comparisons_beside
 
 PROMPT = Prompt([{"role": "user", "content": "which"}])
 
@@ -80,6 +90,55 @@ def test_one_kind_needs_no_name(workspace, tmp_path):
     rows = [{"prompt": f"{i}", "chosen": "a", "rejected": "b"} for i in range(4)]
     plaudit.import_file(workspace.store, write_lines(tmp_path / "c.jsonl", rows), kind="comparisons")
     assert len(choose(workspace, COMPARISONS, None, setting="reward.comparisons").rows) == 4
+
+
+def test_a_run_that_is_not_there_is_missing_whatever_is_learnt_from(judged):
+    by_kind = [partial(choose, kind=kind) for kind in (COMPARISONS, RATINGS, LABELS)]
+    for chosen_by in (*by_kind, choose_labels):
+        with pytest.raises(WorkspaceError, match="judge-009"):
+            chosen_by(judged, wanted=["import-1", "judge-009"], setting="reward.comparisons")
+
+
+def test_what_is_missing_is_named(judged, workspace):
+    with pytest.raises(DataError, match=r"has no ratings to learn from\. Add some"):
+        choose(judged, RATINGS, None, setting="reward.comparisons")
+    judged.store.add_labels([Label(PROMPT.id, "a", "ann", 3.0, "import-1", "wit")])
+    assert len(choose(judged, RATINGS, ["import-1"], setting="reward.comparisons").rows) == 1
+    with pytest.raises(DataError, match=r"`reward\.comparisons`: no ratings of campaign:x1 in the store \(import-1\)"):
+        choose(judged, RATINGS, ["import-1", "campaign:x1"], setting="reward.comparisons")
+    with pytest.raises(DataError, match="names nothing to learn from; null is for all"):
+        choose(judged, RATINGS, [], setting="reward.comparisons")
+    with pytest.raises(DataError, match="no ratings by criterion `help`; there are: wit"):
+        choose(judged, RATINGS, ["import-1"], setting="reward.comparisons", criteria=["help"])
+
+
+def test_comparisons_stand_beside_labels_where_the_sources_have_any(judged):
+    """import-2 has labels alone, import-1 both, and import-3 comparisons alone."""
+    judged.store.add_labels([Label(PROMPT.id, "b", "ann", 0.0, "import-2")])
+    judged.store.add_comparisons([said("ann", run="import-3")])
+    assert [has_comparisons(judged, f"import-{i}") for i in (1, 2, 3)] == [True, False, True]
+
+    def beside(*wanted):
+        labels = choose_labels(judged, wanted, setting="prefer.comparisons")
+        return _comparisons_beside(judged, PreferSettings(comparisons=[*wanted]), labels)
+
+    assert beside("import-1", "import-2").sources == ("import-1",)
+    assert beside("import-2", "import-3").sources == ("import-3",)
+    assert beside("import-2") == JudgmentSet([])
+    with pytest.raises(DataError, match="no comparisons of import-4"):
+        beside("import-2", "import-4")
+    labels = JudgmentSet(judged.store.labels())
+    with pytest.raises(DataError, match=r"the comparisons in .* are by annotators of several kinds"):
+        _comparisons_beside(judged, PreferSettings(), labels)  # all there are, and not labels alone
+
+
+def test_what_was_given_again_later_is_said_of_comparisons_and_of_labels(judged, capsys):
+    judged.store.add_comparisons([said("ann", "second", "import-2")])
+    judged.store.add_labels([Label(PROMPT.id, "a", "ann", 0.0, "import-2")])
+    for chosen_by in (partial(choose, kind=COMPARISONS), choose_labels):
+        chosen = chosen_by(judged, wanted=["import-1", "import-2"], setting="prefer.comparisons")
+        assert (len(chosen.rows), chosen.sources) == (1, ("import-2",))
+        assert "1 judgments were given again by the same annotator later" in capsys.readouterr().err
 
 
 def test_agreement_and_training_count_the_same(judged):

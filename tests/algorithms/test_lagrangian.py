@@ -109,3 +109,11 @@ def test_one_step_of_the_multiplier_by_hand():
     """ln 2 + 0.1 * 2 * (0.7 - 0.2): twice as large, it moves twice as fast."""
     found = next_log_multiplier(math.log(2), 0.7, threshold=0.2, rate=0.1, maximum=5)
     assert found == pytest.approx(math.log(2) + 0.1)
+
+
+@pytest.mark.parametrize("maximum", [0.5, 1.0, 5.0])
+def test_the_multiplier_itself_is_at_most_the_maximum(maximum):
+    found = next_log_multiplier(math.log(maximum), 1000.0, threshold=0.0, rate=1.0, maximum=maximum)
+    assert math.exp(found) == pytest.approx(maximum)
+    made = ALGORITHMS["ppo-lagrangian"](settings(multiplier=maximum, maximum=5.0))
+    assert made.multiplier == pytest.approx(maximum)

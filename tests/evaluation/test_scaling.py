@@ -99,6 +99,16 @@ def test_one_size_has_no_term_and_one_point_no_law():
         fit_scaling(grid(models=alone, counts=(500,), prompts=3))  # whose seeds differ in comparisons
 
 
+def test_two_models_of_one_number_of_prompts_have_a_law_of_weights_alone():
+    rows = [(f"m{weights}", weights, 10, 40, 0, {"p": (right, 1.0, 10.0)}) for weights, right in ((1, 6.0), (2, 7.0))]
+    law = fit_scaling(cells_of(*rows))["accuracy_law"]
+    assert law.keys() == {"level", "per_doubling_of_weights", "D_0", "N_0"}
+    assert law["per_doubling_of_weights"]["value"] == pytest.approx(0.1)
+    alike = [("a", 5, 10, 40, 0, {"p": (6.0, 1.0, 10.0)}), ("b", 5, 10, 40, 0, {"p": (7.0, 1.0, 10.0)})]
+    with pytest.raises(ValueError, match="two models of different size"):
+        fit_scaling(cells_of(*alike))
+
+
 def test_loss_falls_as_a_power_to_a_floor():
     sizes = np.geomspace(100, 100_000, 9)
     found = power_law(sizes, 0.5 + 3 * sizes**-0.5)

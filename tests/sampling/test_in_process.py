@@ -5,6 +5,7 @@ from conftest import make_model
 from plaudit.config import LoraSettings, ModelSettings
 from plaudit.models.loading import load_causal
 from plaudit.models.network import make_trainable
+from plaudit.sampling import in_process
 from plaudit.sampling.in_process import sample
 from plaudit.text.batches import collate
 from plaudit.text.chat import Stops, TokenSequence
@@ -167,3 +168,51 @@ def test_top_p_draws_from_the_likeliest_tokens_and_gives_their_own_log_probs(tin
         assert completion.log_probs[0] == pytest.approx(float(expected.log()), abs=1e-4)
     assert set(counts.nonzero().flatten().tolist()) <= allowed
     torch.testing.assert_close(counts[places[:kept]] / 4000, ordered[:kept] / ordered[:kept].sum(), atol=0.04, rtol=0)
+
+
+def test_decoding_is_tried_once_for_each_body(tiny_model, monkeypatch):
+    tried = []
+    monkeypatch.setattr(in_process, "_try_decoding", lambda network, *_: tried.append(network.body))
+    one, other = (load_causal(str(tiny_model), SETTINGS).network for _ in range(2))
+    for network in (one, one, other, one):
+        draw(network, max_new_tokens=1)
+    assert tried == [one.body, other.body]
+
+
+@pytest.mark.parametrize("size", [2, 100])
+def test_every_response_is_counted_once_as_it_ends(model, size):
+    ended = []
+    draw(model.network, sequences_per_batch=size, progress=ended.append)
+    assert sum(ended) == 3 * len(PROMPTS)
+    assert min(ended) > 0
+    assert len(ended) > 1
+
+
+@pytest.mark.parametrize(
+    ("most", "together"), [(6, [[1, 2, 3], [4], [6]]), (7, [[1, 2, 3], [4], [6]]), (5, [[1, 2], [3], [4], [6]])]
+)
+def test_prompts_are_read_together_up_to_so_many_tokens_and_a_longer_one_alone(
+    model, monkeypatch, without_trials, most, together
+):
+    """The shortest first."""
+    read, make = [], in_process.make_decoder
+
+    def watched(*given):
+        decoder = make(*given)
+        start = decoder.start
+        decoder.start = lambda prompts, *more: (read.append([*map(len, prompts)]), start(prompts, *more))[1]
+        return decoder
+
+    monkeypatch.setattr(in_process, "PREFILL_TOKENS", most)
+    monkeypatch.setattr(in_process, "make_decoder", watched)
+    draw(model.network, samples_per_prompt=1)
+    assert read == together
+
+
+def test_the_whole_distribution_is_drawn_from_by_the_kernel_and_a_part_of_it_is_not(model, monkeypatch):
+    drawn, take = [], in_process.rowwise.draw
+    monkeypatch.setattr(in_process.rowwise, "draw", lambda *given: (drawn.append(len(given[0])), take(*given))[1])
+    draw(model.network, top_p=0.9, max_new_tokens=2)
+    assert not drawn
+    draw(model.network, max_new_tokens=1)
+    assert sum(drawn) == 3 * len(PROMPTS)

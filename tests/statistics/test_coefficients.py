@@ -14,6 +14,7 @@ from plaudit.statistics.coefficients import (
     Sample,
     Totals,
     Undefined,
+    _interval,
     cohen_kappa,
     cross_agreement,
     cross_coefficients,
@@ -339,6 +340,9 @@ def test_one_item_or_prompt_has_no_interval_and_few_say_so():
     assert (prompt["alpha"]["low"], prompt["raw"]["n"]) == (None, 1)
     some = nominal_coefficients(Patterns.of([[2, 1], [1, 2]] * 3))
     assert some["few"].startswith("6 independent items are few")
+    two = nominal_coefficients(Patterns.of([[2, 1], [1, 2]]))
+    assert two["few"].startswith("2 independent items are few")
+    assert two["raw"]["low"] is not None
     assert "few" not in nominal_coefficients(Patterns.of([[2, 1], [1, 2]] * 5))
     assert "no interval" in cross_coefficients(Cross.of_confusion([[1, 0], [0, 0]]))["few"]
 
@@ -420,3 +424,9 @@ def test_a_pattern_that_occurs_no_times_counts_for_nothing():
     assert some.weights.tolist() == [1, 3]
     with pytest.raises(ValueError, match="zero or more"):
         Patterns.of([[2, 0], [1, 1]], weights=[3, -1])
+
+
+def test_where_chance_agrees_on_everything_there_is_no_coefficient():
+    nothing = np.zeros(2)
+    with pytest.raises(Undefined, match="chance alone would agree on every item"):
+        _interval(nothing, nothing, Sample(np.array([2]), 2, 2.0, 2.0))

@@ -5,9 +5,16 @@ import pytest
 
 from plaudit.evaluation.overlap import rouge_l
 from plaudit.records import Comparison
-from plaudit.statistics.agreement import agreement
+from plaudit.statistics.agreement import agreement, votes_apart
 from plaudit.statistics.intervals import agresti_coull, student
-from plaudit.statistics.reward_quality import Judged, calibration, fitted_temperature, noise_ceiling, reward_quality
+from plaudit.statistics.reward_quality import (
+    Judged,
+    calibration,
+    fitted_temperature,
+    noise_ceiling,
+    rating_quality,
+    reward_quality,
+)
 from plaudit.statistics.win_rate import win_rate
 
 
@@ -67,6 +74,17 @@ def test_agreement_of_single_judgments_is_not_measured():
     assert agreement(judgments({"x": "ffs"})) is None
 
 
+def test_votes_that_name_nobody_are_counted_apart_for_each_pair_whichever_way_round():
+    def vote(first, second, prompt="p", criterion="", who="imported"):
+        return Comparison(prompt, first, second, who, "first", "run", criterion=criterion)
+
+    rows = [vote("a", "b"), vote("b", "a"), vote("a", "c"), vote("a", "b", "q"), vote("a", "b", criterion="wit"),
+            vote("a", "b", who="ann"), vote("b", "a", who="ann"), vote("b", "a")]  # fmt: skip
+    names = [comparison.annotator.removeprefix("imported vote ") for comparison in votes_apart(rows)]
+    assert names == ["1", "2", "1", "1", "1", "ann", "ann", "3"]
+    assert [(c.first, c.second) for c in votes_apart(rows)] == [(c.first, c.second) for c in rows]
+
+
 def judged(difference, preference, *, cluster="p", annotator="x", probability=None, pair=("a", "b")):
     return Judged(cluster, annotator, pair, difference, preference, probability, 1.0)
 
@@ -108,6 +126,47 @@ def test_ceiling_of_people_comes_from_their_agreement():
             rows.append(judged(1.0, float(right), annotator=annotator, pair=(f"a{i}", f"b{i}")))
     assert noise_ceiling(rows) == pytest.approx(0.839, abs=0.006)
     assert noise_ceiling(rows[:1]) is None
+
+
+def test_the_ceiling_turns_judgments_round_to_one_order_of_the_pair():
+    """a > b twice, said from either side, and c < d, d > c: all agree. With one of four against: 3 of 6 pairs and 1 of
+    1 agree, a = 4/7, and (1 + sqrt(1/7)) / 2."""
+    rows = [
+        judged(1.0, 1, pair=("a", "b")), judged(1.0, 0, pair=("b", "a"), annotator="y"),
+        judged(1.0, 0, pair=("c", "d")), judged(1.0, 1, pair=("d", "c"), annotator="y"),
+    ]  # fmt: skip
+    assert noise_ceiling(rows) == 1.0
+    more = [*rows, judged(1.0, 1, pair=("b", "a"), annotator="z"), judged(1.0, 1, pair=("a", "b"), annotator="v")]
+    assert noise_ceiling(more) == pytest.approx((1 + (1 / 7) ** 0.5) / 2)
+    even = [judged(1.0, 1, annotator=name) for name in "xy"] + [
+        judged(1.0, 0, pair=("c", "d"), annotator=n) for n in "xy"
+    ]
+    even += [judged(1.0, 0, annotator="z")]  # 1 of 3 pairs and 1 of 1: as often as not
+    assert noise_ceiling(even) is None
+    apart = [judged(1.0, 1), replace(judged(1.0, 0, annotator="y"), criterion="wit")]
+    assert noise_ceiling(apart) is None  # no pair was judged twice by one criterion
+    half = [judged(1.0, 1, probability=0.9), judged(1.0, 1, annotator="y")]
+    assert noise_ceiling(half) == 1.0  # a probability is not known of all, so that agreement counts
+    other = judged(1.0, 1, pair=("c", "d"), probability=0.9)
+    assert noise_ceiling([*rows[:2], other]) == 1.0
+    unlikely = [judged(1.0, 0, probability=p, annotator=name) for name, p in (("x", 0.1), ("y", 0.3))]
+    assert noise_ceiling(unlikely) == pytest.approx(0.8)
+
+
+def test_a_rating_is_predicted_with_its_squared_error_and_pearsons_correlation():
+    """Ratings -1, 0, 1 and scores 0, 0, 3: errors 1, 0, 4, and 3 / sqrt(2 * 6)."""
+    rows = [("wit", rating, score) for rating, score in ((-1.0, 0.0), (0.0, 0.0), (1.0, 3.0))]
+    found = rating_quality(rows)
+    assert found["rating_error"] == {"wit": pytest.approx(5 / 3)}
+    assert found["rating_correlation"] == {"wit": pytest.approx(3 / 12**0.5)}
+    small = rating_quality([(name, rating / 100, score / 100) for name, rating, score in rows])
+    assert small["rating_correlation"]["wit"] == pytest.approx(3 / 12**0.5)
+    assert rating_quality(rows[1:]) == {}
+    assert rating_quality([(name, 1.0, score) for name, _, score in rows]) == {}
+    assert rating_quality([(name, rating, 1.0) for name, rating, _ in rows]) == {}
+    both = rating_quality([*rows, *(("help", rating, rating) for rating in (1.0, 2.0, 3.0)), ("few", 1.0, 2.0)])
+    assert both["rating_error"] == {"help": 0.0, "wit": pytest.approx(5 / 3)}
+    assert both["rating_correlation"]["help"] == pytest.approx(1.0)
 
 
 def test_the_ceiling_does_not_depend_on_what_the_model_thinks_or_on_who_stands_first():
@@ -162,3 +221,9 @@ def test_ties_are_left_out_and_counted():
 def test_rouge_l_matches_the_published_package_on_a_known_pair():
     (score,) = rouge_l(["The quick brown dog jumps on the log."], ["The quick brown fox jumps over the lazy dog"])
     assert score == pytest.approx(0.588235, abs=1e-6)
+
+
+def test_rouge_l_is_of_stems():
+    """Of gardens growing and garden grows the stems are the same, and of moons and moonlight they are not."""
+    assert rouge_l(["gardens growing"], ["garden grows"]) == [1.0]
+    assert rouge_l(["tea", "moons"], ["tea", "moonlight"]) == [1.0, 0.0]

@@ -300,3 +300,21 @@ def test_a_stop_string_may_be_spelt_by_a_special_token():
     assert form.ended_by_text(ids[: place + 1])
     assert not form.ended_by_text(ids[:place])
     assert form.decode_response(ids) == "a good answer"
+
+
+def test_what_was_odd_is_told_once_with_its_number():
+    form = ChatFormat(make_tokenizer())
+    for number, told in ((1, "1 answer is written in another way"), (2, "2 answers are written in another way")):
+        form.odd_count = number
+        (note,) = form.take_notes()
+        assert note.startswith(told)
+        assert form.take_notes() == []
+
+
+def test_a_conversation_can_hold_every_ordinary_token_and_of_the_special_ones_those_that_are_written():
+    tokenizer = make_tokenizer()
+    most = max(tokenizer.get_vocab().values())
+    assert ChatFormat(tokenizer).largest_id == most
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|never|>"]})
+    assert max(tokenizer.get_vocab().values()) == most + 1
+    assert ChatFormat(tokenizer).largest_id == most

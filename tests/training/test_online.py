@@ -315,7 +315,7 @@ def test_rejection_sampling_keeps_the_best_of_all_rounds(four_answers):
         (["rl.algorithm=pp0"], "Did you mean `ppo`"),
         (["rl.algorithm=rloo", "rl.samples_per_prompt=1"], "compares responses to one prompt"),
         (["rl.algorithm=ppo-lagrangian"], "needs a cost model"),
-        (["rl.kl_term=k1"], "`rl.kl_term` = 'k1': unknown. Known: reward, k2, k3"),
+        (["rl.kl_term=k1"], "`rl.kl_term` = 'k1': unknown.* Known: reward, k2, k3"),
         (["rl.algorithm=ppo-lagrangian", "rl.lagrangian.cost=reward-001", "rl.kl_term=k2"], "in reward and cost"),
         (["rl.algorithm=p3o", "rl.clip_high=0.3"], "one bound"),
         (["rl.missing_eos_penalty=1"], "either a penalty or a score"),

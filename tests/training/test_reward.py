@@ -22,7 +22,7 @@ from plaudit.text.chat import TokenSequence
 from plaudit.training.data.annotators import combine_annotators
 from plaudit.training.data.judged_prompts import JudgedPrompt, Judgment, Rating
 from plaudit.training.reward import _temperatures
-from plaudit.training.steps.reward import LOG_TIE, group_losses, losses_by_head, ranks_of
+from plaudit.training.steps.reward import LOG_TIE, _bootstrap_count, group_losses, losses_by_head, ranks_of
 
 SEQUENCE = TokenSequence([1], [2])
 
@@ -175,6 +175,13 @@ def test_a_majority_decides_with_the_mean_grade_of_those_who_won():
     assert swapped.judgments == [Judgment(0, 1, 0.0)]
 
 
+def test_ties_are_votes_for_neither_side():
+    votes = {("first", "tie", "second"): 0.5, ("tie", "tie"): 0.5, ("tie", "first"): 1.0, ("tie", "tie", "second"): 0.0}
+    for choices, preference in votes.items():
+        (found,) = combine_annotators([judged(*((str(i), c, None) for i, c in enumerate(choices)))], "majority")
+        assert found.judgments == [Judgment(0, 1, preference)], choices
+
+
 def test_skill_trusts_those_who_agree_with_the_others():
     """Two careful annotators against three who guess: where they differ, the careful ones are believed."""
     pytest.importorskip("crowdkit")
@@ -319,6 +326,15 @@ def test_each_criterion_is_learnt_by_its_own_head():
     assert found.decided == 3
     found.total.backward()
     assert not scores.grad[3:, 1].any()  # nobody asked about the truth of these
+
+
+def test_how_often_a_prompt_is_in_a_bootstrap_sample_is_poissons_of_mean_1():
+    """The distribution function is 1, 2, 5/2, 8/3 ... over e; at each of its values the count is the next one."""
+    assert [_bootstrap_count(u) for u in (0.0, math.nextafter(math.exp(-1), 0), math.exp(-1))] == [0, 0, 1]
+    for count, part in enumerate((1, 2, 5 / 2, 8 / 3, 65 / 24)):
+        assert _bootstrap_count(part / math.e - 1e-9) == count
+        assert _bootstrap_count(part / math.e + 1e-9) == count + 1
+    assert _bootstrap_count(1.0) == 20  # where the sum of chances has been 1 for long
 
 
 def test_members_of_an_ensemble_see_bootstrap_samples():

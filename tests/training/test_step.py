@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from plaudit.config import OptimiserSettings
-from plaudit.errors import ModelError
+import plaudit
+from plaudit.config import Config, OptimiserSettings
+from plaudit.errors import ModelError, WorkspaceError
 from plaudit.models.network import Network
-from plaudit.training.steps.optimiser import Optimiser, total_norm
+from plaudit.training.steps.optimiser import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint, total_norm
 
 
 def network(*, rows=2, columns=3):
@@ -122,3 +123,54 @@ def test_a_state_goes_on_where_it_was():
     other = optimiser()
     other.load_state(made.state())
     assert (other.steps_taken, other.learning_rate) == (1, made.learning_rate)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Of three logged steps."""
+    with plaudit.init(tmp_path / "w").new_run("sft", Config(), parents={}) as made:
+        for step in (1, 2, 3):
+            made.log(step, loss=1.0)
+        yield made
+
+
+def steps_of(run):
+    return [row["step"] for row in run.metrics()]
+
+
+def test_a_checkpoint_puts_weights_and_schedule_back_and_what_was_logged_after_it_is_forgotten(run):
+    body = network()
+    made = optimiser(10, body)
+    made.move_schedule_to(2)
+    save_checkpoint(run, 2, {"policy": (body, made)}, before=0.25)
+    kept = [parameter.detach().clone() for parameter in body.body.parameters()]
+    with torch.no_grad():
+        for parameter in body.body.parameters():
+            parameter += 1
+    made.move_schedule_to(3)
+    found = load_checkpoint(run, {"policy": (body, made)})
+    assert (found["step"], found["before"], made.steps_taken) == (2, 0.25, 2)
+    assert all(torch.equal(one, other) for one, other in zip(kept, body.body.parameters(), strict=True))
+    assert steps_of(run) == [1, 2]
+    with pytest.raises(WorkspaceError, match="of another kind of run"):
+        load_checkpoint(run, {"policy": (body, made), "reward": (body, made)})
+    assert [path.name for path in run.path.glob("checkpoint*")] == ["checkpoint.pt"]
+
+
+def test_without_a_checkpoint_nothing_of_the_run_is_left_and_one_that_goes_on_says_so(run, capsys):
+    body = network()
+    assert load_checkpoint(run, {"policy": (body, optimiser(10, body))}) == {"step": 0}
+    assert steps_of(run) == []
+    assert "begins again" not in capsys.readouterr().err
+    run.update(resumed=["now"])
+    load_checkpoint(run, {"policy": (body, optimiser(10, body))})
+    assert f"{run.name} has no checkpoint yet: it begins again" in capsys.readouterr().err
+
+
+def test_a_checkpoint_is_gone_once_it_is_dropped_and_none_need_be_there(run):
+    body = network()
+    save_checkpoint(run, 1, {"policy": (body, optimiser(10, body))})
+    assert (run.path / "checkpoint.pt").exists()
+    for _ in range(2):
+        drop_checkpoint(run)
+        assert not (run.path / "checkpoint.pt").exists()

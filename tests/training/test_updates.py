@@ -203,9 +203,13 @@ def test_a_later_update_moves_the_ratio_and_its_largest_is_kept():
 
 
 @pytest.mark.parametrize("budget", [1000, 6])
-def test_the_policys_gradient_is_that_of_the_loss_over_the_whole_step(budget):
-    """RLOO: minus the mean over responses of advantage times the log-probs' gradient, at half temperature."""
-    found = measured("rloo", f"model.tokens_per_micro_batch={budget}")
+@pytest.mark.parametrize("name", ["rloo", "p3o"])
+def test_the_policys_gradient_is_that_of_the_loss_over_the_whole_step(name, budget):
+    """RLOO: minus the mean over responses of advantage times the log-probs' gradient, at half temperature.
+
+    Of two responses P3O's is the same where nothing has moved yet; it needs both in one micro-batch.
+    """
+    found = measured(name, f"model.tokens_per_micro_batch={budget}")
     seen = {}
     take = Optimiser.step
 

@@ -117,8 +117,10 @@ def _check_found(
     if wanted is not None:
         named = [name for name in wanted if not is_reference(SNAPSHOT, name)]
         unknown = sorted({exact_name(workspace, name) for name in named if not _has(workspace, found.rows, name)})
+        standing = kind.read(workspace.store) if unknown else []
+        unknown = [name for name in unknown if not _has(workspace, standing, name)]  # not all given again elsewhere
         if unknown:
-            known = ", ".join(sorted({row.run for row in kind.read(workspace.store)})) or "none yet"
+            known = ", ".join(sorted({row.run for row in standing})) or "none yet"
             raise DataError(f"`{setting}`: no {kind.name} of {', '.join(unknown)} in the store ({known}).")
     if not found.rows and found.unfinished:
         raise DataError(f"`{setting}`: all {kind.name} are of judge runs that are not complete, so none count yet.")
