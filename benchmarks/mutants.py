@@ -18,6 +18,7 @@ import argparse
 import ast
 import copy
 import fnmatch
+import importlib
 import json
 import math
 import multiprocessing
@@ -79,7 +80,9 @@ NEAREST: dict[str, tuple[str, ...]] = {
     "plaudit/evaluation/stage.py": ("tests/training/test_left_out.py", "tests/training/test_stages.py"),
     "plaudit/training/steps/preference.py": (*PARTS, "tests/training/test_preference.py"),
     "plaudit/training/preference.py": (*ENCODING, "tests/training/test_preference.py"),
-    "plaudit/training/steps/optimiser.py": (*PARTS[::-1], "tests/cpu/test_adam.py", "tests/training/test_preference.py"),
+    "plaudit/training/steps/optimiser.py": (
+        *PARTS[::-1], "tests/cpu/test_adam.py", "tests/training/test_preference.py",
+    ),
     "plaudit/training/rl/rollouts.py": ONLINE,
     "plaudit/training/rl/updates.py": ONLINE,
     "plaudit/training/steps/reward.py": REWARD,
@@ -141,6 +144,12 @@ NAMED = {
 NAMED |= {new: old for old, new in NAMED.items()}
 DROPPED = {"detach", "clamp", "abs", "clip", "square", "sign", "masked_fill", "where"}
 """Methods that may be left out."""
+
+
+SLOW_TO_IMPORT = (
+    "hypothesis", "krippendorff", "numba", "pandas", "peft", "pytest", "scipy.optimize", "scipy.stats", "sqlalchemy",
+    "statsmodels.api", "transformers",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -325,11 +334,9 @@ def _test(tree: Path, tests: list[str], shown: bool) -> None:
 
 def preload() -> None:
     """What takes seconds to import, and is not the tree's own."""
-    import peft  # noqa: F401
-    import scipy.optimize
-    import scipy.stats  # noqa: F401
+    for name in SLOW_TO_IMPORT:
+        importlib.import_module(name)
     import torch
-    import transformers  # noqa: F401
 
     torch.set_num_threads(1)
 

@@ -115,5 +115,5 @@ def test_one_step_of_the_multiplier_by_hand():
 def test_the_multiplier_itself_is_at_most_the_maximum(maximum):
     found = next_log_multiplier(math.log(maximum), 1000.0, threshold=0.0, rate=1.0, maximum=maximum)
     assert math.exp(found) == pytest.approx(maximum)
-    made = ALGORITHMS["ppo-lagrangian"](settings(multiplier=maximum, maximum=5.0))
+    made = make(settings(multiplier=maximum, maximum=5.0))
     assert made.multiplier == pytest.approx(maximum)

@@ -318,3 +318,14 @@ def test_a_conversation_can_hold_every_ordinary_token_and_of_the_special_ones_th
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|never|>"]})
     assert max(tokenizer.get_vocab().values()) == most + 1
     assert ChatFormat(tokenizer).largest_id == most
+
+
+@pytest.mark.parametrize("drops_spaces", [False, True])
+def test_answers_are_encoded_within_a_conversation_where_by_themselves_they_would_not_decode_to_their_text(
+    drops_spaces,
+):
+    tokenizer = make_tokenizer()
+    ensure_pad_token(tokenizer)
+    if drops_spaces:
+        tokenizer.decode = lambda ids, decode=tokenizer.decode, **options: decode(ids, **options).lstrip()
+    assert ChatFormat(tokenizer)._in_place == drops_spaces
