@@ -126,7 +126,7 @@ def to_gradients(logits: Tensor, ids: Tensor, normalisers: Tensor, factors: Tens
 
     with machine_code.in_use():
         which, *others = [machine_code.plain_array(x.contiguous()) for x in (ids, normalisers, factors)]
-        rowwise.to_slopes(machine_code.plain_array(logits), which, np.float32(temperature), *others)
+        rowwise.to_gradients(machine_code.plain_array(logits), which, np.float32(temperature), *others)
 
 
 def product(x: Tensor, matrix: Tensor) -> Tensor:

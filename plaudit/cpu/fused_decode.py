@@ -19,8 +19,8 @@ from torch import Tensor
 from plaudit.cpu import fusing
 from plaudit.cpu.fused_modules import KINDS, window_of
 from plaudit.cpu.kernels import machine_code, rowwise, tile_unit
+from plaudit.cpu.kernels.decode_step import BY_ROWS, decode_step, whole_lanes
 from plaudit.cpu.kernels.machine_code import plain_array, tensor_of
-from plaudit.cpu.kernels.whole_step import BY_ROWS, whole_lanes, whole_step
 from plaudit.cpu.packing import ByKernel, Product, Products
 from plaudit.models.attention import PackedRows
 from plaudit.models.network import Network
@@ -42,7 +42,7 @@ class FusedStep:
         self.attend = rowwise.attention(members, self.layers[0].width)
         self.plans, by = _plans(self.layers, self.norm)
         if self.plans is not None:
-            self.whole_step = whole_step(members, self.layers[0].width, by)
+            self.decode_step = decode_step(members, self.layers[0].width, by)
             self.scratch = tile_unit.workplace()
         self.places: Any = None  # once there is a cache
 
@@ -74,8 +74,8 @@ class FusedStep:
         for layer, slots in zip(self.layers, caches, strict=True):
             with machine_code.in_use():
                 query, key, value = layer.rotated(layer.states.whole(layer.before(x, np.empty_like(x))), cos, sin)
-            apart = [part.view(1, len(part), layer.groups, layer.width).transpose(1, 2) for part in (key, value)]
-            slots.update(*apart)
+            stride = [part.view(1, len(part), layer.groups, layer.width).transpose(1, 2) for part in (key, value)]
+            slots.update(*stride)
             parts = [query, key, value]
             mixture = rows.attend_tokens(parts, layer.heads, scale=float(layer.scale), window=layer.window)
             if layer is self.layers[-1]:  # of whose states no more is wanted
@@ -89,7 +89,7 @@ class FusedStep:
         if self.places is None:
             self.places = np.stack([layer.places(cache) for layer, cache in zip(self.layers, caches, strict=True)])
         layer, result = self.layers[0], np.empty_like(x)
-        self.whole_step(
+        self.decode_step(
             x, cos, sin, self.plans, self.places, self.norm.weight, self.norm.epsilon, layer.head_norms,
             layer.head_epsilon, layer.scale, plain_array(caches[0].keys), first, column, result, self.scratch,
             machine_code.threads(),
@@ -232,7 +232,7 @@ class _Layer:
         return self.down.whole(gated, x)
 
     def places(self, cache: Any) -> list[int]:
-        """As `whole_step` wants them, with this layer's cache."""
+        """As `decode_step` wants them, with this layer's cache."""
         stores = [plain_array(store) for store in (cache.keys, cache.values)]
         read = self.before.weight, self.between.weight, self.head_norms, *stores
         return [*(array.ctypes.data for array in read), self.window]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from plaudit import cpu
-from plaudit.cpu.fused_projections import GATES, STATES, Siblings
+from plaudit.cpu.fused_projections import GATES, STATES, FusedProjections
 from plaudit.cpu.kernels import machine_code, rowwise
 from plaudit.models.attention import PackedRows
 
@@ -86,7 +86,7 @@ class _Gates:
 
     def __init__(self, module: Any):
         self.module = module
-        self.both, self.down = Siblings(module, GATES), Siblings(module, ("down_proj",))
+        self.both, self.down = FusedProjections(module, GATES), FusedProjections(module, ("down_proj",))
 
     def __call__(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D]."""
@@ -98,7 +98,7 @@ class _Attention:
 
     def __init__(self, module: Any):
         self.module = module
-        self.states, self.out = Siblings(module, STATES), Siblings(module, ("o_proj",))
+        self.states, self.out = FusedProjections(module, STATES), FusedProjections(module, ("o_proj",))
 
     def __call__(
         self, hidden_states: Tensor, position_embeddings: Any = None, layout: Any = None, **more: Any

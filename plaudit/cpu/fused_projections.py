@@ -20,7 +20,7 @@ STATES, GATES = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
 """Names of layers of one module that read the same input, in the families that keep them apart."""
 
 
-class Siblings:
+class FusedProjections:
     """[W1; W2; ...] x + bias, and + [B1 A1 x; B2 A2 x; ...] where the layers have adapters."""
 
     def __init__(self, parent: nn.Module, names: Sequence[str]):

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from plaudit import cpu
 from plaudit.cpu.fused_projections import GATES, STATES, as_one
 from plaudit.cpu.kernels import blocks, few_rows, linear, machine_code, pairs, tile_unit, tiles
+from plaudit.cpu.kernels.decode_step import BY_PAIRS, BY_ROWS, BY_TILES
 from plaudit.cpu.kernels.linear_table import LinearTable
-from plaudit.cpu.kernels.whole_step import BY_PAIRS, BY_ROWS, BY_TILES
 from plaudit.models.network import AdaptedLinear, Network
 
 ROWS = 32
@@ -73,13 +73,13 @@ def packed(network: Network, rows: int) -> Iterator[Products]:
                 module.forward = forward
 
 
-def _maker(network: Network, rows: int) -> Callable[[list[nn.Module]], _Siblings] | None:
+def _maker(network: Network, rows: int) -> Callable[[list[nn.Module]], _FusedProduct] | None:
     """Of the product for a group of layers; None where the layers' own are as good."""
     dtype, packs = network.dtype, _packs_weights(network)
     few = rows <= MOST_ROWS[BY_ROWS] and cpu.serves(network.body)
     of_blocks = BY_TILES if tile_unit.available() else BY_PAIRS if pairs.available() else None
 
-    def make(group: list[nn.Module]) -> _Siblings:
+    def make(group: list[nn.Module]) -> _FusedProduct:
         first: Any = group[0]
         more = of_blocks if packs and blocks.fit(first.in_features) else None
         by = BY_ROWS if few else more
@@ -133,7 +133,7 @@ class _Plain:
         return machine_code.plain_array(result if residual is None else result + machine_code.tensor_of(residual))
 
 
-class _Siblings(ABC):
+class _FusedProduct(ABC):
     """Layers of one input; the first that sees an input computes for all."""
 
     def __init__(self, members: list[nn.Module], dtype: torch.dtype):
@@ -162,7 +162,7 @@ class _Siblings(ABC):
     def one(self, place: int, x: Tensor) -> Tensor:
         """[..., in] -> [..., out] of one layer."""
         if self.seen is not x:
-            self.seen, self.result = x, self.apart(x.to(self.dtype))
+            self.seen, self.result = x, self.stride(x.to(self.dtype))
         assert self.result is not None
         part = self.result.split(self.sizes, dim=-1)[place]
         if place == len(self.sizes) - 1:
@@ -170,7 +170,7 @@ class _Siblings(ABC):
         return part
 
     @abstractmethod
-    def apart(self, x: Tensor) -> Tensor:
+    def stride(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., all outputs], to be kept for as long as it is wanted."""
 
     @abstractmethod
@@ -178,7 +178,7 @@ class _Siblings(ABC):
         """[B, in] -> [B, all outputs], as a `Product` does it."""
 
 
-class _Rearranged(_Siblings):
+class _Rearranged(_FusedProduct):
     """One product for all: [W1; W2; ...; A1; A2; ...] x, then + B_i (A_i x) to each's part."""
 
     def __init__(self, members: list[nn.Module], dtype: torch.dtype):
@@ -191,7 +191,7 @@ class _Rearranged(_Siblings):
         operations: Any = torch.ops.mkldnn
         self.product = partial(_product, operations._reorder_linear_weight(torch.cat(weights), ROWS), bias)
 
-    def apart(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    def stride(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """[..., in] -> [..., all outputs]."""
         if self.halves is None:
             return self.product(x, residual)
@@ -205,7 +205,7 @@ class _Rearranged(_Siblings):
     def whole(self, x: Any, residual: Any | None = None) -> Any:
         """[B, in] -> [B, all outputs]."""
         added = None if residual is None else machine_code.tensor_of(residual)
-        return machine_code.plain_array(self.apart(machine_code.tensor_of(x), added))
+        return machine_code.plain_array(self.stride(machine_code.tensor_of(x), added))
 
 
 def _product(weight: Tensor, bias: Tensor | None, x: Tensor, residual: Tensor | None) -> Tensor:
@@ -215,7 +215,7 @@ def _product(weight: Tensor, bias: Tensor | None, x: Tensor, residual: Tensor | 
     return operations._linear_pointwise.binary(x, residual, weight, bias, "add")
 
 
-class ByKernel(_Siblings):
+class ByKernel(_FusedProduct):
     """By kernels that read weights where they lie, or by PyTorch for more rows than they are good for."""
 
     def __init__(self, members: list[nn.Module], dtype: torch.dtype, by: int, more: int | None):
@@ -235,7 +235,7 @@ class ByKernel(_Siblings):
             return self.own[place](x)
         return super().one(place, x)
 
-    def apart(self, x: Tensor) -> Tensor:
+    def stride(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., all outputs]."""
         flat = x.reshape(-1, x.shape[-1]).contiguous()
         with machine_code.in_use():

@@ -84,13 +84,13 @@ class AIJudge:
             for texts in [(b.text, a.text) if swap else (a.text, b.text)]
         ]
         each = iter(self._choose(asked))
-        chances = [
+        probabilities = [
             _mean([one for one in [next(each) for _ in guidelines] if one is not None])
             for _ in range(2)
             for guidelines in drawn
         ]
         found: list[Judged | None] = []
-        for shown, swapped in zip(chances[: len(pairs)], chances[len(pairs) :], strict=True):
+        for shown, swapped in zip(probabilities[: len(pairs)], probabilities[len(pairs) :], strict=True):
             if shown is None or swapped is None:
                 self.unread["no readable verdict"] += 1
                 found.append(None)
@@ -126,8 +126,8 @@ class AIJudge:
         places = [place for place, text in enumerate(said) if text is not None and text.strip()]
         asked = [wording.conclude(thoughts[place], said[place] or "") for place in places]
         found: list[tuple[float, ...] | None] = [None] * len(thoughts)
-        for place, chances in zip(places, self.speaker.choose(asked, LABELS, seed=seed), strict=True):
-            found[place] = chances
+        for place, probabilities in zip(places, self.speaker.choose(asked, LABELS, seed=seed), strict=True):
+            found[place] = probabilities
         return found
 
     @property
@@ -138,9 +138,9 @@ class AIJudge:
     def rate(self, answered: Sequence[tuple[list[Message], str]]) -> list[float | None]:
         """The expected rating of each answer to its conversation, from 1 to 10; None where it could not be read."""
         asked = [wording.rate(self._whole, conversation, answer) for conversation, answer in answered]
-        chances = self.speaker.choose(asked, DIGITS, seed=self.seed)
-        self.unread["no readable rating"] += sum(one is None for one in chances)
-        return [None if one is None else reading.expected_score(one) for one in chances]
+        probabilities = self.speaker.choose(asked, DIGITS, seed=self.seed)
+        self.unread["no readable rating"] += sum(one is None for one in probabilities)
+        return [None if one is None else reading.expected_score(one) for one in probabilities]
 
     def rank(self, listed: Sequence[tuple[Prompt, Sequence[Response]]]) -> list[list[float] | None]:
         """Mean rank of each response, listed forwards and backwards; 1 the best."""
@@ -201,7 +201,7 @@ def comparison_of(
     )
 
 
-def _mean(chances: Sequence[tuple[float, ...]]) -> tuple[float, ...] | None:
-    if not chances:
+def _mean(probabilities: Sequence[tuple[float, ...]]) -> tuple[float, ...] | None:
+    if not probabilities:
         return None
-    return tuple(sum(values) / len(chances) for values in zip(*chances, strict=True))
+    return tuple(sum(values) / len(probabilities) for values in zip(*probabilities, strict=True))

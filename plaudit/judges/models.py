@@ -43,7 +43,7 @@ class EndpointSpeaker:
     ) -> list[tuple[float, ...] | None]:
         """Probabilities of the labels among the first token's alternatives; without those 1 for the one it names."""
         asked = [Question(messages, max_tokens=4, top_log_probs=TOP_LOG_PROBS, seed=seed) for messages in questions]
-        return [None if reply is None else _chances(reply, labels) for reply in self._replies(asked)]
+        return [None if reply is None else _probabilities(reply, labels) for reply in self._replies(asked)]
 
     def say(
         self, questions: Sequence[list[Message]], *, max_tokens: int, temperature: float, seed: int
@@ -61,7 +61,7 @@ class EndpointSpeaker:
         return found
 
 
-def _chances(reply: Reply, labels: Sequence[str]) -> tuple[float, ...] | None:
+def _probabilities(reply: Reply, labels: Sequence[str]) -> tuple[float, ...] | None:
     if reply.log_probs:
         found = reading.label_probabilities(dict(reply.log_probs), labels)
         if found is not None:

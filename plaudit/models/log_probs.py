@@ -127,7 +127,7 @@ class _Options:
             found[2, rows] = top + log_totals
         return found[0], found[1], found[2]
 
-    def to_slopes(self, logits: Tensor, ids: Tensor, normalisers: Tensor, factors: Tensor) -> None:
+    def to_gradients(self, logits: Tensor, ids: Tensor, normalisers: Tensor, factors: Tensor) -> None:
         """Overwrites logits by factor * d (log-prob of the id) / d logits.
 
         That is factor / T * (onehot - p), times the cap's slope.
@@ -165,8 +165,8 @@ class _LogProbs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         """[M, D], [V, D], [V] or None, [M] -> [M] log-probs, [M] entropies (of no use where not wanted)."""
         trained = weight.requires_grad or (bias is not None and bias.requires_grad)
-        wants_slopes = options.goes_back and hidden.requires_grad and not trained
-        chosen, entropies, normalisers, slopes = [], [], [], []
+        wants_gradients = options.goes_back and hidden.requires_grad and not trained
+        chosen, entropies, normalisers, gradients = [], [], [], []
         kept, room = [], BYTES_KEPT // (weight.element_size() * len(weight)) if options.goes_back and trained else 0
         size = _tokens_at_once(weight)
         for states, some in zip(hidden.split(size), ids.split(size), strict=True):
@@ -175,14 +175,14 @@ class _LogProbs(torch.autograd.Function):
             chosen.append(log_probs)
             entropies.append(entropy)
             normalisers.append(its_normalisers)
-            if wants_slopes:
-                options.to_slopes(product, some, its_normalisers, torch.ones_like(its_normalisers))
-                slopes.append(cpu.product(product, weight))
+            if wants_gradients:
+                options.to_gradients(product, some, its_normalisers, torch.ones_like(its_normalisers))
+                gradients.append(cpu.product(product, weight))
             room -= len(product)
             if room >= 0:
                 kept.append(product)
         ctx.options, ctx.trained = options, trained
-        held = torch.cat(slopes) if slopes else None
+        held = torch.cat(gradients) if gradients else None
         ctx.save_for_backward(hidden, weight, bias, ids, torch.cat(normalisers), held, *kept)
         whole_entropy = torch.cat(entropies)
         ctx.mark_non_differentiable(whole_entropy)
@@ -191,9 +191,9 @@ class _LogProbs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of hidden, weight and bias."""
-        hidden, weight, bias, ids, normalisers, slopes, *kept = ctx.saved_tensors
+        hidden, weight, bias, ids, normalisers, gradients, *kept = ctx.saved_tensors
         if not ctx.trained:
-            return (gradient[:, None] * slopes).to(hidden.dtype), None, None, None, None
+            return (gradient[:, None] * gradients).to(hidden.dtype), None, None, None, None
         options: _Options = ctx.options
         to_hidden = torch.zeros_like(hidden, dtype=torch.float32) if hidden.requires_grad else None
         to_weight = torch.empty_like(weight) if weight.requires_grad else None
@@ -205,7 +205,7 @@ class _LogProbs(torch.autograd.Function):
             part = slice(start, start + size)
             rest = functional.linear(others, weight[part], None if bias is None else bias[part])
             product = torch.cat([*(logits[:, part] for logits in kept), rest])  # [M, v]
-            options.to_slopes(product, ids - start, normalisers, back)
+            options.to_gradients(product, ids - start, normalisers, back)
             if to_hidden is not None:
                 add_to(to_hidden, cpu.product(product, weight[part]))
             if to_weight is not None:

@@ -13,7 +13,7 @@ from plaudit.cpu.fused_decode import FusedStep
 from plaudit.cpu.fused_modules import window_of
 from plaudit.cpu.fused_projections import as_one
 from plaudit.cpu.kernels import blocks, pairs, tile_unit
-from plaudit.cpu.kernels.whole_step import BY_PAIRS, BY_ROWS, BY_TILES
+from plaudit.cpu.kernels.decode_step import BY_PAIRS, BY_ROWS, BY_TILES
 from plaudit.models.network import make_trainable
 from plaudit.sampling.decoders import SlotDecoder
 from plaudit.sampling.in_process import sample

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from plaudit.config import LoraSettings
-from plaudit.cpu.fused_projections import Siblings, beside_each_other
+from plaudit.cpu.fused_projections import FusedProjections, beside_each_other
 from plaudit.models.network import Network, make_trainable
 
 OUTPUTS = {"one": 6, "two": 3, "three": 3}
@@ -47,7 +47,7 @@ def test_side_by_side_is_as_one_by_one(adapters, frozen, bias, asked):
     trained = [*([x] if asked else []), *(p for p in parent.parameters() if p.requires_grad)]
     assert len(trained) == asked + {None: 0 if frozen else 3 + 2 * bias, "some": 4, "all": 6}[adapters]
     expected = torch.cat([getattr(parent, name)(x) for name in OUTPUTS], dim=-1)
-    found = Siblings(parent, tuple(OUTPUTS))(x)
+    found = FusedProjections(parent, tuple(OUTPUTS))(x)
     torch.testing.assert_close(found, expected)
     assert found.requires_grad == bool(trained)
     if trained:
@@ -62,7 +62,7 @@ def test_in_bfloat16_weights_get_the_gradients_of_float32_within_rounding():
     exact = copy.deepcopy(parent).float()
     x, back = torch.randn(50, 64).bfloat16().requires_grad_(), torch.randn(50, 136).bfloat16()
     states = x.detach().float().requires_grad_()
-    found = Siblings(parent, ("one", "two"))(x)
+    found = FusedProjections(parent, ("one", "two"))(x)
     found.backward(back)
     expected = torch.cat([exact["one"](states), exact["two"](states)], dim=-1)
     expected.backward(back.float())
@@ -79,7 +79,7 @@ def test_adapters_that_are_off_add_nothing():
         layer.enable_adapters(False)
     x = torch.randn(5, 8)
     expected = torch.cat([getattr(parent, name).base_layer(x) for name in OUTPUTS], dim=-1)
-    torch.testing.assert_close(Siblings(parent, tuple(OUTPUTS))(x), expected)
+    torch.testing.assert_close(FusedProjections(parent, tuple(OUTPUTS))(x), expected)
 
 
 def test_weights_are_moved_beside_each_other_once_and_stay_the_parameters_they_are():
@@ -117,6 +117,6 @@ def test_memory_that_lies_otherwise_is_not_taken_for_theirs(change):
 def test_a_layer_that_someone_else_computes_is_left_to_them():
     parent = made(False, None, True)
     parent.two.forward = lambda x: torch.zeros(*x.shape[:-1], 3)
-    found = Siblings(parent, tuple(OUTPUTS))(torch.randn(5, 8))
+    found = FusedProjections(parent, tuple(OUTPUTS))(torch.randn(5, 8))
     assert found[:, 6:9].eq(0).all()
     assert found[:, :6].ne(0).all()

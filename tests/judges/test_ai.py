@@ -123,8 +123,13 @@ def test_reasoning_comes_first_and_is_part_of_the_question():
     assert last[1]["content"] == "The first is right."
     assert found.preference == pytest.approx(0.5)
     for clamp, expected in (((0.4, 0.6), 0.6), (None, 0.9)):
-        chances = iter([(0.9, 0.1), (0.1, 0.9)])  # of the first, as it is shown and the other way round
-        sure = judge_of(lambda *_, chances=chances: next(chances), lambda *_: "Surely.", reasoning=True, clamp=clamp)
+        probabilities = iter([(0.9, 0.1), (0.1, 0.9)])  # of the first, as it is shown and the other way round
+        sure = judge_of(
+            lambda *_, probabilities=probabilities: next(probabilities),
+            lambda *_: "Surely.",
+            reasoning=True,
+            clamp=clamp,
+        )
         assert sure.judge([(PROMPT, A, B)])[0].preference == pytest.approx(expected)
 
 
@@ -133,11 +138,11 @@ def test_several_chains_of_thought_are_averaged_and_silent_ones_left_out():
         assert temperature == 1.0
         return "" if seed == 2 else f"thought {seed}"
 
-    chances = {0: (1.0, 0.0), 1: (0.5, 0.5)}
+    probabilities = {0: (1.0, 0.0), 1: (0.5, 0.5)}
 
     class Chains(Scripted):
         def choose(self, asked, labels, *, seed=0):
-            return [chances[seed] for _ in asked]
+            return [probabilities[seed] for _ in asked]
 
     judge = AIJudge("model", Chains(say=say), "?", reasoning=True, samples=3)
     (found,) = judge.judge([(PROMPT, A, B)])

@@ -45,9 +45,9 @@ def update(weights: Any, gradients: Any, means: Any, squares: Any, rounded: Any,
         begin, end = piece * PIECE, min((piece + 1) * PIECE, len(weights))
         weight, gradient, mean, square = weights[begin:end], gradients[begin:end], means[begin:end], squares[begin:end]
         for i in range(len(weight)):
-            slope = factor * wide(gradient[i])
-            mean[i] += new_mean * (slope - mean[i])
-            square[i] = old_square * square[i] + new_square * (slope * slope)
+            clipped = factor * wide(gradient[i])
+            mean[i] += new_mean * (clipped - mean[i])
+            square[i] = old_square * square[i] + new_square * (clipped * clipped)
             weight[i] = left * weight[i] - rate * mean[i] / (np.sqrt(square[i]) * root + epsilon)
         if len(rounded) > 0:
             bits, to, threshold = weight.view(np.int32), rounded[begin:end], drawn[begin % len(drawn) :]

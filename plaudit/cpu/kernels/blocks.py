@@ -28,7 +28,7 @@ from plaudit.cpu.kernels.linear_table import (
     WIDTH,
 )
 from plaudit.cpu.kernels.machine_code import array_at, generated, inlined, narrow, wide
-from plaudit.cpu.kernels.tile_unit import SUMS, TILE, TURNED, ZEROS, turn_pairs
+from plaudit.cpu.kernels.tile_unit import SUMS, TILE, TURNED, ZEROS, transpose_pairs
 
 
 def fit(inputs: int) -> bool:
@@ -38,7 +38,7 @@ def fit(inputs: int) -> bool:
 
 def _columns(builder: Any, tile: Any) -> list[Any]:
     """Of a tile of float32."""
-    return vectors.turned([vectors.load(builder, tile, 4 * SIDE * i) for i in range(SIDE)], builder)
+    return vectors.transposed([vectors.load(builder, tile, 4 * SIDE * i) for i in range(SIDE)], builder)
 
 
 def _halves(builder: Any, address: Any) -> Any:
@@ -46,7 +46,7 @@ def _halves(builder: Any, address: Any) -> Any:
 
 
 @generated
-def _turn(context: Any, sums: Any, scratch: Any) -> Any:
+def _transpose_into(context: Any, sums: Any, scratch: Any) -> Any:
     """A tile of sums, outputs first, to where rows come first."""
 
     def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
@@ -58,7 +58,7 @@ def _turn(context: Any, sums: Any, scratch: Any) -> Any:
 
 
 @generated
-def _finish_row(context: Any, turned: Any, bias: Any, residual: Any, result: Any) -> Any:
+def _finish_row(context: Any, transposed: Any, bias: Any, residual: Any, result: Any) -> Any:
     """16 outputs of one row, with what is added to them, to their place."""
 
     def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
@@ -71,18 +71,18 @@ def _finish_row(context: Any, turned: Any, bias: Any, residual: Any, result: Any
 
 @generated
 def _finish_tile(
-    context: Any, sums: Any, bias: Any, residual: Any, residual_apart: Any, result: Any, result_apart: Any
+    context: Any, sums: Any, bias: Any, residual: Any, residual_apart: Any, result: Any, result_stride: Any
 ) -> Any:
     """16 outputs of 16 rows."""
 
     def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
-        sums, bias, residual, residual_apart, result, result_apart = given
+        sums, bias, residual, residual_apart, result, result_stride = given
         added = _halves(builder, bias)
         for row in _columns(builder, sums):
             whole = builder.fadd(builder.fadd(row, added), _halves(builder, residual))
             vectors.store_rounded(builder, whole, result)
             residual = builder.add(residual, residual_apart)
-            result = builder.add(result, result_apart)
+            result = builder.add(result, result_stride)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 6), generate
@@ -102,14 +102,14 @@ def arrange(x: Any, arranged: Any) -> None:
             row, to = tile * SIDE, np.int64(arranged[k, tile].ctypes.data)
             last = min(SIDE, rows - row) - 1
             if count == SIDE:
-                turn_pairs(
+                transpose_pairs(
                     np.int64(x.ctypes.data) + x.itemsize * (row * pairs + k * SIDE), x.itemsize * pairs, last, to
                 )
                 continue
             for b in range(last + 1):
                 for i in range(count):  # as one copy: any other way takes the compiler half a minute
                     ends[b, i] = x[row + b, k * SIDE + i]
-            turn_pairs(np.int64(ends.ctypes.data), x.itemsize * SIDE, last, to)
+            transpose_pairs(np.int64(ends.ctypes.data), x.itemsize * SIDE, last, to)
 
 
 @inlined
@@ -148,7 +148,7 @@ def finish_pair(
             if width == SIDE and row + SIDE <= rows:
                 _finish_tile(sums, bias_at + 2 * column, added, residual_apart, written, 2 * outputs)
                 continue
-            _turn(sums, scratch)
+            _transpose_into(sums, scratch)
             for b in range(min(SIDE, rows - row)):
                 if width == SIDE:
                     _finish_row(

@@ -97,7 +97,7 @@ def _of_four(adapted: bool) -> Any:
                 numbers, results = numbers_at(moved(x, k, 4)), []
                 for i, begin in enumerate(cgutils.unpack_tuple(builder, rows)):
                     row = moved(begin, k, size)
-                    vectors.ask_for(builder, builder.add(row, ir.Constant(vectors.LONG, AHEAD)), STEP * size // 64)
+                    vectors.prefetch(builder, builder.add(row, ir.Constant(vectors.LONG, AHEAD)), STEP * size // 64)
                     results += plus_step(sums[2 * i : 2 * i + 2], row, numbers)
                 return results
 
@@ -140,9 +140,9 @@ def _multiply(
     for thread in prange(threads):
         lines = table[len(table) * thread // threads : len(table) * (thread + 1) // threads]
         outputs = WIDEST * len(lines)
-        apart, sums = outputs // 4, np.empty((rows, outputs), np.float32)
-        for n0 in range(apart):
-            n1, n2, n3 = n0 + apart, n0 + 2 * apart, n0 + 3 * apart
+        stride, sums = outputs // 4, np.empty((rows, outputs), np.float32)
+        for n0 in range(stride):
+            n1, n2, n3 = n0 + stride, n0 + 2 * stride, n0 + 3 * stride
             row0, row1 = _row(lines, n0, WEIGHT0, of_row, 0), _row(lines, n1, WEIGHT0, of_row, 0)
             row2, row3 = _row(lines, n2, WEIGHT0, of_row, 0), _row(lines, n3, WEIGHT0, of_row, 0)
             four = row0, row1, row2, row3

@@ -111,28 +111,28 @@ def transposed(x: Tensor) -> Tensor:
     oneDNN may read up to the end of a line there and multiply it by zeros, which leaves what is no number as it is.
     """
     m, n = x.shape
-    apart = (-(-m // BLOCK) | 1) * BLOCK  # odd, for lines a power of two apart would share a place in the cache
-    result = torch.empty(n, apart, dtype=x.dtype)
+    stride = (-(-m // BLOCK) | 1) * BLOCK  # odd, for lines a power of two apart would share a place in the cache
+    result = torch.empty(n, stride, dtype=x.dtype)
     with machine_code.in_use():
         _transpose(plain_array(x.detach().contiguous()), plain_array(result))
     return result[:, :m]
 
 
 @generated
-def turn_square(context: Any, source: Any, apart: Any, to: Any, to_apart: Any) -> Any:
+def transpose_square(context: Any, source: Any, stride: Any, to: Any, to_stride: Any) -> Any:
     """32 rows of 16 numbers of 16 bits, which begin so many bytes apart, as 16 rows of 32."""
 
     def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
-        source, apart, to, to_apart = given
+        source, stride, to, to_stride = given
         pairs = []
         for _ in range(vectors.LANES):
-            second = builder.add(source, apart)
+            second = builder.add(source, stride)
             low, high = (vectors.words_of_halves(builder, address) for address in (source, second))
             pairs.append(builder.or_(low, builder.shl(high, vectors.all_of(16))))
-            source = builder.add(second, apart)
-        for turned in vectors.turned(pairs, builder):
-            builder.store(turned, vectors.at(builder, to, kind=vectors.WORDS.as_pointer()), align=2)
-            to = builder.add(to, to_apart)
+            source = builder.add(second, stride)
+        for words in vectors.transposed(pairs, builder):
+            builder.store(words, vectors.at(builder, to, kind=vectors.WORDS.as_pointer()), align=2)
+            to = builder.add(to, to_stride)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 4), generate
@@ -142,7 +142,7 @@ def turn_square(context: Any, source: Any, apart: Any, to: Any, to_apart: Any) -
 def _transpose(x: Any, result: Any) -> None:
     """[m, n] -> [n, apart], both of at least 32, and zeros; the last squares begin before the end of the others."""
     m, n = x.shape
-    apart, to_apart = x.itemsize * n, x.itemsize * result.shape[1]
+    stride, to_stride = x.itemsize * n, x.itemsize * result.shape[1]
     blocks = -(-n // BLOCK)
     for pair in prange(-(-blocks // 2)):  # two lines of a row, one after the other, come sooner than each by itself
         first, last = 2 * pair, min(2 * pair + 2, blocks)
@@ -153,6 +153,6 @@ def _transpose(x: Any, result: Any) -> None:
             for block in range(first, last):
                 column = min(block * BLOCK, n - BLOCK)
                 for half in range(0, BLOCK, vectors.LANES):
-                    at = np.int64(x.ctypes.data) + apart * row + x.itemsize * (column + half)
-                    to = np.int64(result.ctypes.data) + to_apart * (column + half) + x.itemsize * row
-                    turn_square(at, apart, to, to_apart)
+                    at = np.int64(x.ctypes.data) + stride * row + x.itemsize * (column + half)
+                    to = np.int64(result.ctypes.data) + to_stride * (column + half) + x.itemsize * row
+                    transpose_square(at, stride, to, to_stride)

@@ -194,11 +194,11 @@ def _power_of_two(context: Any, exponent: Any) -> Any:
 
 
 @generated
-def ask_for(context: Any, address: Any, lines: Any) -> Any:
+def prefetch(context: Any, address: Any, lines: Any) -> Any:
     """Of a constant number of lines of 64 bytes, to be read soon; to ask for what is not there is no error."""
 
     def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
-        vectors.ask_for(builder, given[0], lines.literal_value)
+        vectors.prefetch(builder, given[0], lines.literal_value)
         return context.get_dummy_value()
 
     return types.void(types.int64, lines), generate

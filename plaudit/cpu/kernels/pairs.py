@@ -39,9 +39,9 @@ def _of_rows(tiles: int, begun: bool) -> Callable[..., None]:
     places = [4 * SIDE * output + TILE * tile for output in range(TOGETHER) for tile in range(tiles)]
 
     @generated
-    def add_up(context: Any, weight: Any, apart: Any, x: Any, x_apart: Any, steps: Any, asked: Any, to: Any) -> Any:
+    def add_up(context: Any, weight: Any, stride: Any, x: Any, x_apart: Any, steps: Any, asked: Any, to: Any) -> Any:
         def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
-            weight, apart, x, x_apart, steps, asked, to = given
+            weight, stride, x, x_apart, steps, asked, to = given
 
             def moved(address: Any, steps: Any, size: Any) -> Any:
                 size = ir.Constant(LONG, size) if isinstance(size, int) else size
@@ -54,9 +54,9 @@ def _of_rows(tiles: int, begun: bool) -> Callable[..., None]:
                 def of_some_pairs(part: Any, sums: list[Any]) -> list[Any]:
                     sums, its_columns = list(sums), moved(columns, part, 4 * SIDE * PAIRS)
                     its_first = moved(first, part, 4 * PAIRS)
-                    rows = [moved(its_first, apart, ir.Constant(LONG, output)) for output in range(TOGETHER)]
+                    rows = [moved(its_first, stride, ir.Constant(LONG, output)) for output in range(TOGETHER)]
                     lines = TOGETHER * PAIRS // SIDE
-                    vectors.ask_for(builder, moved(soon, part, 2 * STEP * lines), lines)
+                    vectors.prefetch(builder, moved(soon, part, 2 * STEP * lines), lines)
                     for pair in range(PAIRS):
                         places_of_x = [TILE * tile + 4 * SIDE * pair for tile in range(tiles)]
                         numbers = [vectors.pairs(builder, its_columns, place) for place in places_of_x]
@@ -94,7 +94,11 @@ def _multiply(
     While a block is computed with the first rows of x, the one after it is asked for.
     """
     rows, tiles = len(result), -(-len(result) // SIDE)
-    apart, up_apart, x_apart = 2 * STEP * steps, 2 * STEP * up_steps, TILE * tiles  # bytes: rows of weights, steps of x
+    stride, up_apart, x_apart = (
+        2 * STEP * steps,
+        2 * STEP * up_steps,
+        TILE * tiles,
+    )  # bytes: rows of weights, steps of x
     arranged = room_for(threads, steps + low.shape[1] // SIDE, rows)
     for thread in prange(threads):
         begin, end = len(table) * thread // threads, len(table) * (thread + 1) // threads
@@ -115,15 +119,15 @@ def _multiply(
                     block, output = part // 2, part % 2 * TOGETHER
                     weight, up = (pair[WEIGHT0], pair[UP0]) if block == 0 else (pair[WEIGHT1], pair[UP1])
                     soon = pair[WEIGHT1] if block == 0 else asked
-                    weight, soon, up = weight + apart * output, soon + apart * output, up + up_apart * output
+                    weight, soon, up = weight + stride * output, soon + stride * output, up + up_apart * output
                     soon = soon if tile == 0 else weight  # which is near by now
                     sums = mine + SUMS + 2 * TILE * block + 4 * SIDE * output
                     if tile + 1 < tiles:
-                        _two_tiles(weight, apart, x_of_tile, x_apart, steps, soon, sums)
+                        _two_tiles(weight, stride, x_of_tile, x_apart, steps, soon, sums)
                         if ups > 0:
                             _more_of_two_tiles(up, up_apart, low_of_tile, x_apart, ups, up, sums)
                     else:
-                        _one_tile(weight, apart, x_of_tile, x_apart, steps, soon, sums)
+                        _one_tile(weight, stride, x_of_tile, x_apart, steps, soon, sums)
                         if ups > 0:
                             _more_of_one_tile(up, up_apart, low_of_tile, x_apart, ups, up, sums)
                 finish_pair(pair, tile, min(2, tiles - tile), mine, bias, residual, result, numbers)

@@ -158,12 +158,12 @@ def _products(
 
 
 @called
-def _scores(x: Any, row: int, turned: Any, begin: int, end: int, result: Any) -> None:
-    """Of `FEW` rows of x from this one on, with the columns of `turned` from `begin` to `end`, multiples of WIDE."""
-    of_x, of_turned, of_result = 4 * x.shape[1], 4 * turned.shape[1], 4 * result.shape[1]
+def _scores(x: Any, row: int, transposed: Any, begin: int, end: int, result: Any) -> None:
+    """Products of `FEW` rows of x, from `row` on, with columns `begin` to `end` of `transposed`, multiples of WIDE."""
+    of_x, of_transposed, of_result = 4 * x.shape[1], 4 * transposed.shape[1], 4 * result.shape[1]
     for s in range(4 * begin, 4 * end, 4 * WIDE):
         mixture(
-            FEW, WIDE, turned, _address(turned, 0) + s, of_turned, _address(x, row), of_x, 4, x.shape[1],
+            FEW, WIDE, transposed, _address(transposed, 0) + s, of_transposed, _address(x, row), of_x, 4, x.shape[1],
             _address(result, row) + s, of_result, 0,
         )  # fmt: skip
 
@@ -214,7 +214,7 @@ def add_up(parts: Any, sums: Any, result: Any, places: Any, threads: int) -> Non
 
 
 @called
-def _turn(x: Any, rows: int, result: Any) -> None:
+def _transpose_into(x: Any, rows: int, result: Any) -> None:
     """The first rows of x as columns."""
     for column in range(x.shape[1]):
         to = result[column]
@@ -232,15 +232,15 @@ def _hide(row: Any, first: int, last: int, begin: int, end: int, hidden: Any) ->
 
 
 @called
-def _slopes_of(chances: Any, slopes: Any, normaliser: Any) -> None:
+def _slopes_of(probabilities: Any, gradients: Any, normaliser: Any) -> None:
     """From scores to chances, and from gradients of chances to those of scores, of one query."""
     along = np.float32(0.0)
-    for s in range(len(chances)):
-        chances[s] = exp(chances[s] - normaliser)
-    for s in range(len(chances)):
-        along += chances[s] * slopes[s]
-    for s in range(len(chances)):
-        slopes[s] = chances[s] * (slopes[s] - along)
+    for s in range(len(probabilities)):
+        probabilities[s] = exp(probabilities[s] - normaliser)
+    for s in range(len(probabilities)):
+        along += probabilities[s] * gradients[s]
+    for s in range(len(probabilities)):
+        gradients[s] = probabilities[s] * (gradients[s] - along)
 
 
 @compiled
@@ -262,7 +262,7 @@ def attend(
     one = np.float32(1.0)
     for thread in prange(threads):
         longest = -(-most_keys // WIDE) * WIDE
-        turned, values = np.empty((padded, longest), np.float32), np.empty((longest, padded), np.float32)
+        transposed, values = np.empty((padded, longest), np.float32), np.empty((longest, padded), np.float32)
         looking, scores = np.empty((FEW, padded), np.float32), np.empty((FEW, longest), np.float32)
         mixed, shares = np.empty((FEW, padded), np.float32), np.empty(FEW, np.float32)
         for item in range(thread, rows * groups, threads):
@@ -271,7 +271,7 @@ def attend(
             of_queries = query_places[query_begins[row] : query_begins[row + 1]]
             before, at = len(of_keys) - len(of_queries), group * width
             _fetch(key, of_keys, at, width, one, values)
-            _turn(values, -(-len(of_keys) // WIDE) * WIDE, turned)
+            _transpose_into(values, -(-len(of_keys) // WIDE) * WIDE, transposed)
             _fetch(value, of_keys, at, width, one, values)
             for head in range(group * members, (group + 1) * members):
                 for q in range(0, len(of_queries), FEW):
@@ -279,7 +279,7 @@ def attend(
                     _fetch(query, some, head * width, width, scale, looking)
                     begin = max(0, seen - window) // WIDE * WIDE
                     end = -(-(seen - 1 + len(some)) // WIDE) * WIDE
-                    _scores(looking, 0, turned, begin, end, scores)
+                    _scores(looking, 0, transposed, begin, end, scores)
                     for i in range(len(some)):
                         _hide(scores[i], seen + i - window, seen - 1 + i, begin, end, -np.inf)
                         top, total = exponentials(scores[i][begin:end])
@@ -316,7 +316,7 @@ def attend_backward(
         turned_values = np.empty((padded, longest), np.float32)
         key_sums, value_sums = np.empty((longest, padded), np.float32), np.empty((longest, padded), np.float32)
         looking, given = np.empty((TILE, padded), np.float32), np.empty((TILE, padded), np.float32)
-        chances, slopes = np.empty((TILE, longest), np.float32), np.empty((TILE, longest), np.float32)
+        probabilities, gradients = np.empty((TILE, longest), np.float32), np.empty((TILE, longest), np.float32)
         mixed = np.empty((FEW, padded), np.float32)
         for item in range(thread, rows * groups, threads):
             row, group = item // groups, item % groups
@@ -324,9 +324,9 @@ def attend_backward(
             of_queries = query_places[query_begins[row] : query_begins[row + 1]]
             before, at, filled = len(of_keys) - len(of_queries), group * width, -(-len(of_keys) // WIDE) * WIDE
             _fetch(value, of_keys, at, width, one, keys)
-            _turn(keys, filled, turned_values)
+            _transpose_into(keys, filled, turned_values)
             _fetch(key, of_keys, at, width, one, keys)
-            _turn(keys, filled, turned_keys)
+            _transpose_into(keys, filled, turned_keys)
             key_sums[:filled] = 0
             value_sums[:filled] = 0
             for head in range(group * members, (group + 1) * members):
@@ -339,17 +339,19 @@ def attend_backward(
                     for q in range(0, len(some), FEW):  # these see keys to `last` only, but have zeros to the limit
                         last = seen - 1 + min(q + FEW, len(some))
                         end = -(-last // WIDE) * WIDE
-                        _scores(looking, q, turned_keys, begin, end, chances)
-                        _scores(given, q, turned_values, begin, end, slopes)
+                        _scores(looking, q, turned_keys, begin, end, probabilities)
+                        _scores(given, q, turned_values, begin, end, gradients)
                         for i in range(q, min(q + FEW, len(some))):
-                            _hide(chances[i], seen + i - window, seen - 1 + i, begin, limit, -np.inf)
-                            _hide(slopes[i], seen + i - window, seen - 1 + i, begin, limit, none)
-                            _slopes_of(chances[i][begin:limit], slopes[i][begin:limit], normalisers[some[i], head])
+                            _hide(probabilities[i], seen + i - window, seen - 1 + i, begin, limit, -np.inf)
+                            _hide(gradients[i], seen + i - window, seen - 1 + i, begin, limit, none)
+                            _slopes_of(
+                                probabilities[i][begin:limit], gradients[i][begin:limit], normalisers[some[i], head]
+                            )
                         for i in range(len(some), q + FEW):
-                            chances[i, begin:limit] = 0
-                            slopes[i, begin:limit] = 0
+                            probabilities[i, begin:limit] = 0
+                            gradients[i, begin:limit] = 0
                         mixed[:] = 0
-                        of_slopes = _address(slopes, q) + 4 * begin
+                        of_slopes = _address(gradients, q) + 4 * begin
                         _products(of_slopes, 4 * longest, 4, keys, begin, padded, last - begin, mixed, 0)
                         for i in range(q, min(q + FEW, len(some))):
                             _give(mixed[i - q], scale, to_query[some[i]][head * width : (head + 1) * width])
@@ -358,7 +360,7 @@ def attend_backward(
                         if q >= len(some):
                             break
                         count = -(-len(some) // FEW) * FEW - q
-                        of_slopes, of_chances = _address(slopes, q) + 4 * s, _address(chances, q) + 4 * s
+                        of_slopes, of_chances = _address(gradients, q) + 4 * s, _address(probabilities, q) + 4 * s
                         _products(of_slopes, 4, 4 * longest, looking, q, padded, count, key_sums, s)
                         _products(of_chances, 4, 4 * longest, given, q, padded, count, value_sums, s)
             first = key_begins[row]

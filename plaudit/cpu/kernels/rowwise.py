@@ -22,7 +22,7 @@ from numba import prange, types
 
 from plaudit.cpu import BLOCK
 from plaudit.cpu.kernels import vectors
-from plaudit.cpu.kernels.machine_code import LEAST, ask_for, compiled, exp, generated, inlined, largest, narrow, wide
+from plaudit.cpu.kernels.machine_code import LEAST, compiled, exp, generated, inlined, largest, narrow, prefetch, wide
 from plaudit.cpu.kernels.vectors import LANES
 
 SOON = 32
@@ -97,8 +97,8 @@ def rms_norm_backward(x: Any, weight: Any, epsilon: Any, gradient: Any, more: An
             if len(more) > 0:
                 other = more[b]
                 for i in range(width):
-                    slope = factor * (wide(given[i]) * wide(weight[i]) - wide(row[i]) * back)
-                    out[i] = narrow(wide(other[i]) + slope, to_x)
+                    through = factor * (wide(given[i]) * wide(weight[i]) - wide(row[i]) * back)
+                    out[i] = narrow(wide(other[i]) + through, to_x)
             else:
                 for i in range(width):
                     out[i] = narrow(factor * (wide(given[i]) * wide(weight[i]) - wide(row[i]) * back), to_x)
@@ -132,8 +132,8 @@ def gated_backward(both: Any, gradient: Any, to_both: Any) -> None:
         for i in range(width):
             gate, back = wide(row[i]), wide(given[i])
             share = _sigmoid(gate)
-            slope = share * (np.float32(1.0) + gate * (np.float32(1.0) - share))
-            to_row[i] = narrow(back * wide(other[i]) * slope, to_both)
+            derivative = share * (np.float32(1.0) + gate * (np.float32(1.0) - share))
+            to_row[i] = narrow(back * wide(other[i]) * derivative, to_both)
             to_other[i] = narrow(back * gate * share, to_both)
 
 
@@ -174,25 +174,25 @@ def rotate_and_store(
     rows, heads, width = query.shape
     groups, half = keys.shape[1], width // 2
     for b in prange(rows):
-        turned = np.empty(width, np.float32)
-        low, high, c, s = turned[:half], turned[half:], cos[b], sin[b]
+        rotated = np.empty(width, np.float32)
+        low, high, c, s = rotated[:half], rotated[half:], cos[b], sin[b]
         for head in range(heads + groups):
             state = states[b][head * width : head * width + width]
             for i in range(width):
-                turned[i] = wide(state[i])
+                rotated[i] = wide(state[i])
             if norms.shape[0] > 0:
                 norm = norms[0 if head < heads else 1]
-                factor = _one_over_rms(turned, epsilon)
+                factor = _one_over_rms(rotated, epsilon)
                 for i in range(width):
-                    turned[i] = wide(norm[i]) * turned[i] * factor
+                    rotated[i] = wide(norm[i]) * rotated[i] * factor
             for i in range(half):
                 low[i], high[i] = _turned(low[i], high[i], wide(c[i]), wide(s[i]))
             if head < heads:
-                query[b, head][:] = turned
+                query[b, head][:] = rotated
             else:
                 key = keys[b, head - heads, column]
                 for i in range(width):
-                    key[i] = narrow(turned[i], keys)
+                    key[i] = narrow(rotated[i], keys)
         for group in range(groups):
             at = (heads + groups + group) * width
             values[b, group, column][:] = states[b][at : at + width]
@@ -221,32 +221,32 @@ def softmax(scores: Any) -> None:
 
 @generated
 def mixture(
-    context: Any, heads: Any, width: Any, values: Any, first: Any, apart: Any, chances: Any, chances_apart: Any,
-    step: Any, count: Any, result: Any, result_apart: Any, added: Any,
+    context: Any, heads: Any, width: Any, values: Any, first: Any, stride: Any, probabilities: Any, probabilities_stride: Any,
+    step: Any, count: Any, result: Any, result_stride: Any, added: Any,
 ) -> Any:  # fmt: skip
     """Sums of rows of values, weighted by the chances of each head; they stay in registers, as in a loop they do not.
 
-    heads    a constant, as is the width d, a multiple of LANES
-    values   an array, for its kind of numbers
-    first    address of the first row, `apart` bytes from the next
-    chances  address of the first head's chance of it, float32; `chances_apart` bytes from the next head's, and `step`
-             from that of the next row
-    count    rows, at least one
-    result   address of the first head's d float32, written, `result_apart` bytes from the next head's
-    added    a constant: 1 to add to what is there, 0 to begin with nothing
+    heads          a constant, as is the width d, a multiple of LANES
+    values         an array, for its kind of numbers
+    first          address of the first row, `stride` bytes from the next
+    probabilities  address of the first head's, float32, `probabilities_stride` bytes from the next head's, and `step`
+                   bytes from that of the next row
+    count          rows, at least one
+    result         address of the first head's d float32, written, `result_stride` bytes from the next head's
+    added          a constant: 1 to add to what is there, 0 to begin with nothing
     """
     size = 2 if values.dtype == types.uint16 else 4
     parts, of_heads = range(width.literal_value // LANES), range(heads.literal_value)
 
     def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
-        first, apart, chances, chances_apart, step, count, result, result_apart = given[3:11]
+        first, stride, probabilities, probabilities_stride, step, count, result, result_stride = given[3:11]
 
         def place(address: Any, row: Any, of_row: Any) -> Any:
             return builder.add(address, builder.mul(row, of_row))
 
         numbered = [ir.Constant(vectors.LONG, head) for head in of_heads]
-        results = [place(result, head, result_apart) for head in numbered]
-        of_chances = [place(chances, head, chances_apart) for head in numbered]
+        results = [place(result, head, result_stride) for head in numbered]
+        of_chances = [place(probabilities, head, probabilities_stride) for head in numbered]
         nothing = ir.Constant(vectors.FLOATS, None)
         begun = [
             [vectors.load(builder, at, 4 * LANES * part) if added.literal_value else nothing for part in parts]
@@ -258,13 +258,13 @@ def mixture(
         row = builder.phi(vectors.LONG)
         row.add_incoming(ir.Constant(vectors.LONG, 0), before)
         sums = [[builder.phi(vectors.FLOATS) for _ in parts] for _ in of_heads]
-        value = place(first, row, apart)
+        value = place(first, row, stride)
         numbers = [vectors.load(builder, value, part * LANES * size, values.dtype) for part in parts]
         totals = []
         for at, its_begun, of_head in zip(of_chances, begun, sums, strict=True):
-            chance = vectors.same(builder, place(at, row, step))
+            probability = vectors.same(builder, place(at, row, step))
             for total, start, some in zip(of_head, its_begun, numbers, strict=True):
-                more = builder.fmul(chance, some, flags=["contract"])
+                more = builder.fmul(probability, some, flags=["contract"])
                 totals.append(builder.fadd(total, more, flags=["contract"]))
                 total.add_incoming(start, before)
                 total.add_incoming(totals[-1], rows)
@@ -294,9 +294,9 @@ def look(heads: int, width: int, scores: Any, values: Any, begin: int, count: in
             row[s] = -np.inf
         softmax(row)
     if width % LANES == 0:
-        apart = width * values.itemsize
+        stride = width * values.itemsize
         mixture(
-            heads, width, values, np.int64(values.ctypes.data) + begin * apart, apart, np.int64(scores.ctypes.data),
+            heads, width, values, np.int64(values.ctypes.data) + begin * stride, stride, np.int64(scores.ctypes.data),
             4 * scores.shape[1], 4, count, np.int64(mixed.ctypes.data), 4 * width, 0,
         )  # fmt: skip
     else:
@@ -344,8 +344,8 @@ def attend(
         there += (first[following // groups] - count) * of_row  # where this item's keys would go on
         for s in range(count):
             row = key[begin + s]
-            ask_for(soon + s * of_row, lines)
-            ask_for((here if s + SOON < count else there) + (s + SOON) * of_row, lines)
+            prefetch(soon + s * of_row, lines)
+            prefetch((here if s + SOON < count else there) + (s + SOON) * of_row, lines)
             for member in range(heads_per_group):
                 head, total = heads[member], np.float32(0.0)
                 for i in range(width):
@@ -421,7 +421,7 @@ def read_log_probs(logits: Any, ids: Any, temperature: Any, log_probs: Any, entr
 
 
 @compiled
-def to_slopes(logits: Any, ids: Any, temperature: Any, normalisers: Any, factors: Any) -> None:
+def to_gradients(logits: Any, ids: Any, temperature: Any, normalisers: Any, factors: Any) -> None:
     """Logits become factor * d (log-prob of the id) / d logits = factor / temperature * (onehot - softmax).
 
     logits       [B, v], overwritten, of the whole vocabulary or a part of it

@@ -18,7 +18,7 @@ from llvmlite import ir
 from numba import prange, types
 
 from plaudit.cpu.kernels import vectors
-from plaudit.cpu.kernels.linear import turn_square
+from plaudit.cpu.kernels.linear import transpose_square
 from plaudit.cpu.kernels.linear_table import SIDE, STEP
 from plaudit.cpu.kernels.machine_code import called, compiled, generated, inlined
 from plaudit.cpu.kernels.tile_unit import (
@@ -28,7 +28,7 @@ from plaudit.cpu.kernels.tile_unit import (
     store,
     switch_back,
     switch_on,
-    turn_pairs,
+    transpose_pairs,
     zero,
 )
 from plaudit.cpu.kernels.vectors import FLOATS, LANES, LONG, WORDS
@@ -52,7 +52,7 @@ def _begin(context: Any) -> Any:
 
 
 @generated
-def _begin_with(context: Any, sums: Any, apart: Any) -> Any:
+def _begin_with(context: Any, sums: Any, stride: Any) -> Any:
     def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
         for tile, place in enumerate(_quarters(builder, *given)):
             load(builder, tile, place, given[1])
@@ -62,7 +62,7 @@ def _begin_with(context: Any, sums: Any, apart: Any) -> Any:
 
 
 @generated
-def _end(context: Any, sums: Any, apart: Any) -> Any:
+def _end(context: Any, sums: Any, stride: Any) -> Any:
     def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
         for tile, place in enumerate(_quarters(builder, *given)):
             store(builder, tile, place, given[1])
@@ -71,22 +71,22 @@ def _end(context: Any, sums: Any, apart: Any) -> Any:
     return types.void(types.int64, types.int64), generate
 
 
-def _quarters(builder: Any, sums: Any, apart: Any) -> list[Any]:
+def _quarters(builder: Any, sums: Any, stride: Any) -> list[Any]:
     """Addresses of the four tiles of a square of float32."""
-    below = builder.add(sums, builder.mul(apart, ir.Constant(LONG, SIDE)))
+    below = builder.add(sums, builder.mul(stride, ir.Constant(LONG, SIDE)))
     return [builder.add(first, ir.Constant(LONG, 4 * SIDE * i)) for first in (sums, below) for i in range(2)]
 
 
 @generated
-def _add_step(context: Any, upper: Any, lower: Any, apart: Any, columns: Any) -> Any:
+def _add_step(context: Any, upper: Any, lower: Any, stride: Any, columns: Any) -> Any:
     def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
-        upper, lower, apart, columns = given
+        upper, lower, stride, columns = given
         load(builder, 6, columns)
-        load(builder, 4, upper, apart)
+        load(builder, 4, upper, stride)
         add_product(builder, 0, 4, 6)
         load(builder, 7, columns, offset=TILE)
         add_product(builder, 1, 4, 7)
-        load(builder, 5, lower, apart)
+        load(builder, 5, lower, stride)
         add_product(builder, 2, 5, 6)
         add_product(builder, 3, 5, 7)
         return context.get_dummy_value()
@@ -96,7 +96,7 @@ def _add_step(context: Any, upper: Any, lower: Any, apart: Any, columns: Any) ->
 
 @called
 def _square(
-    rows: int, far: int, apart: int, row_step: int, columns: int, column_step: int, steps: int, sums: int,
+    rows: int, far: int, stride: int, row_step: int, columns: int, column_step: int, steps: int, sums: int,
     sums_apart: int, added: bool,
 ) -> None:  # fmt: skip
     """A square of sums, float32, over steps: written, or added to what is there.
@@ -110,7 +110,7 @@ def _square(
         _begin()
     for k in range(steps):
         upper = rows + row_step * k
-        _add_step(upper, upper + far, apart, columns + column_step * k)
+        _add_step(upper, upper + far, stride, columns + column_step * k)
     _end(sums, sums_apart)
 
 
@@ -157,13 +157,13 @@ def _fetch(x: Any, places: Any, at: int, width: int, result: Any) -> None:
 
 
 @called
-def _turn(x: Any, count: int, result: Any) -> None:
+def _transpose_into(x: Any, count: int, result: Any) -> None:
     """So many rows of x as columns, in tiles: [D / 16, S / 32, 16 columns, 32 rows]."""
     steps, tiles = count // STEP, x.shape[1] // SIDE
     for tile in range(tiles):
         for step in range(steps):
             source = _address(x) + 2 * (x.shape[1] * STEP * step + SIDE * tile)
-            turn_square(source, 2 * x.shape[1], _address(result) + TILE * (tile * steps + step), 2 * STEP)
+            transpose_square(source, 2 * x.shape[1], _address(result) + TILE * (tile * steps + step), 2 * STEP)
 
 
 @called
@@ -172,21 +172,21 @@ def _turn_to_pairs(x: Any, result: int) -> None:
     for step in range(x.shape[1] // STEP):
         for half in range(2):
             source = _address(x) + 2 * (x.shape[1] * SIDE * half + STEP * step)
-            turn_pairs(source, 2 * x.shape[1], SIDE - 1, result + TILE * (2 * step + half))
+            transpose_pairs(source, 2 * x.shape[1], SIDE - 1, result + TILE * (2 * step + half))
 
 
 @generated
-def _pair_rows(context: Any, rows: Any, apart: Any, to: Any) -> Any:
+def _pair_rows(context: Any, rows: Any, stride: Any, to: Any) -> Any:
     """16 numbers of each of 32 rows, two rows together: [16 pairs, 16]."""
 
     def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
-        row, apart, to = given
+        row, stride, to = given
         for pair in range(SIDE):
-            second = builder.add(row, apart)
+            second = builder.add(row, stride)
             both = [vectors.words_of_halves(builder, address) for address in (row, second)]
             together = builder.or_(both[0], builder.shl(both[1], vectors.all_of(16)))
             builder.store(together, vectors.at(builder, to, 4 * SIDE * pair, WORDS.as_pointer()), align=4)
-            row = builder.add(second, apart)
+            row = builder.add(second, stride)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 3), generate
@@ -226,7 +226,15 @@ def _nearer(builder: Any, distances: list[Any]) -> list[Any]:
 
 @generated
 def _to_chances(
-    context: Any, strip: Any, count: Any, distances: Any, window: Any, scale: Any, tops: Any, totals: Any, chances: Any
+    context: Any,
+    strip: Any,
+    count: Any,
+    distances: Any,
+    window: Any,
+    scale: Any,
+    tops: Any,
+    totals: Any,
+    probabilities: Any,
 ) -> Any:
     """From scores to e^(scale score - top), two keys together: [S / 32, 2, 16 pairs of keys, 16 queries].
 
@@ -238,7 +246,7 @@ def _to_chances(
     nothing = ir.Constant(FLOATS, None)
 
     def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
-        strip, count, distances, window, scale, tops, totals, chances = given
+        strip, count, distances, window, scale, tops, totals, probabilities = given
         window, scale = (vectors.same_as(builder, number) for number in (window, scale))
         far = _two(builder, distances, kind=WORDS)
 
@@ -268,7 +276,7 @@ def _to_chances(
                 weights = [vectors.exponential(builder, builder.fsub(score, top)) for score, top in below]
                 sums = [builder.fadd(total, weight) for total, weight in zip(sums, weights, strict=True)]
                 pairs.append(weights)
-            _put_pairs(builder, index, pairs[0], pairs[1], chances)
+            _put_pairs(builder, index, pairs[0], pairs[1], probabilities)
             return sums
 
         half = builder.lshr(count, ir.Constant(LONG, 1))
@@ -290,34 +298,46 @@ def _put_pairs(builder: Any, index: Any, first: list[Any], second: list[Any], re
 
 @generated
 def _to_slopes(
-    context: Any, strip: Any, slopes: Any, count: Any, distances: Any, window: Any, scale: Any, normalisers: Any,
-    chance_rows: Any, slope_rows: Any, slope_pairs: Any,
+    context: Any, strip: Any, gradients: Any, count: Any, distances: Any, window: Any, scale: Any, normalisers: Any,
+    probability_rows: Any, gradient_rows: Any, gradient_pairs: Any,
 ) -> Any:  # fmt: skip
     """From scores s and gradients D of chances to chances P = e^(scale s - normaliser) and to E = P (D - sum(P D)).
 
     strip, slopes  addresses of s and D: [count, 32] float32, s used up; count is a multiple of 32
     normalisers    address of [32]
-    chance_rows, slope_rows  addresses of P and E, [count, 32] bfloat16, written
-    slope_pairs    address of E two keys together, as of `_to_chances`
+    probability_rows, slope_rows  addresses of P and E, [count, 32] bfloat16, written
+    gradient_pairs    address of E two keys together, as of `_to_chances`
     """
     nothing = ir.Constant(FLOATS, None)
 
     def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
-        strip, slopes, count, distances, window, scale, normalisers, chance_rows, slope_rows, slope_pairs = given
+        (
+            strip,
+            gradients,
+            count,
+            distances,
+            window,
+            scale,
+            normalisers,
+            probability_rows,
+            gradient_rows,
+            gradient_pairs,
+        ) = given
         window, scale = (vectors.same_as(builder, number) for number in (window, scale))
         tops = _two(builder, normalisers)
 
         def weigh(index: Any, carried: list[Any]) -> list[Any]:
             at, along = carried[:2], carried[2:]
             row = _row_at(builder, index)
-            chances = []
+            probabilities = []
             for score, top, distance in zip(_two(builder, strip, row), tops, at, strict=True):
                 scaled = vectors.as_it_is(builder, builder.fmul(score, scale))  # rounded as it was for the top
-                chance = vectors.exponential(builder, builder.fsub(scaled, top))
-                chances.append(builder.select(_visible(builder, distance, window), chance, nothing))
-            _put_two(builder, chances, strip, row)
+                probability = vectors.exponential(builder, builder.fsub(scaled, top))
+                probabilities.append(builder.select(_visible(builder, distance, window), probability, nothing))
+            _put_two(builder, probabilities, strip, row)
             products = [
-                builder.fmul(chance, slope) for chance, slope in zip(chances, _two(builder, slopes, row), strict=True)
+                builder.fmul(probability, gradient)
+                for probability, gradient in zip(probabilities, _two(builder, gradients, row), strict=True)
             ]
             return [
                 *_nearer(builder, at),
@@ -332,14 +352,16 @@ def _to_slopes(
             for which in range(2):
                 key = builder.add(builder.shl(index, ir.Constant(LONG, 1)), ir.Constant(LONG, which))
                 row, halves = _row_at(builder, key), _row_at(builder, key, APART // 2)
-                chances = _two(builder, strip, row)
-                given = zip(chances, _two(builder, slopes, row), along, strict=True)
-                pairs.append([builder.fmul(chance, builder.fsub(slope, some)) for chance, slope, some in given])
-                for numbers, to in ((chances, chance_rows), (pairs[-1], slope_rows)):
+                probabilities = _two(builder, strip, row)
+                given = zip(probabilities, _two(builder, gradients, row), along, strict=True)
+                pairs.append(
+                    [builder.fmul(probability, builder.fsub(gradient, some)) for probability, gradient, some in given]
+                )
+                for numbers, to in ((probabilities, probability_rows), (pairs[-1], gradient_rows)):
                     for half, some in enumerate(numbers):
                         place = builder.add(builder.add(to, halves), ir.Constant(LONG, 2 * LANES * half))
                         vectors.store_rounded(builder, some, place)
-            _put_pairs(builder, index, pairs[0], pairs[1], slope_pairs)
+            _put_pairs(builder, index, pairs[0], pairs[1], gradient_pairs)
             return []
 
         vectors.loop(builder, builder.lshr(count, ir.Constant(LONG, 1)), [], give)
@@ -349,16 +371,16 @@ def _to_slopes(
 
 
 @generated
-def _finish(context: Any, sums: Any, factors: Any, result: Any, apart: Any) -> Any:
+def _finish(context: Any, sums: Any, factors: Any, result: Any, stride: Any) -> Any:
     """16 rows of 16 queries of a strip, times a factor of each query, to 16 rows of bfloat16, queries first."""
 
     def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
-        sums, factors, result, apart = given
+        sums, factors, result, stride = given
         factor = vectors.load(builder, factors)
         rows = [builder.fmul(vectors.load(builder, sums, APART * i), factor) for i in range(SIDE)]
-        for row in vectors.turned(rows, builder):
+        for row in vectors.transposed(rows, builder):
             vectors.store_rounded(builder, row, result)
-            result = builder.add(result, apart)
+            result = builder.add(result, stride)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 4), generate
@@ -394,11 +416,11 @@ def _multiply_rows(rows: Any, count: int, columns: int, strip: Any) -> None:
 
 
 @called
-def _multiply_columns(turned: Any, steps: int, begin: int, end: int, columns: int, strip: Any) -> None:
-    """Rows of what `_turn` has turned, `steps` of 32 keys long, from one step to another, with as many of columns."""
+def _multiply_columns(transposed: Any, steps: int, begin: int, end: int, columns: int, strip: Any) -> None:
+    """Rows that `_transpose_into` has written, from one step of 32 keys to another, times as many columns."""
     of_tile = steps * TILE
     for square in range(len(strip) // STEP):
-        first = _address(turned) + 2 * square * of_tile + begin * TILE
+        first = _address(transposed) + 2 * square * of_tile + begin * TILE
         sums = _address(strip) + APART * STEP * square
         _square(first, of_tile, 2 * STEP, TILE, columns, 2 * TILE, end - begin, sums, APART, False)
 
@@ -424,9 +446,9 @@ def attend(
         longest = -(-most_keys // STEP) * STEP
         keys = _room(longest, padded, query)
         values = _room(longest, padded, query)
-        turned = _room(longest, padded, query)
+        transposed = _room(longest, padded, query)
         looking, mixed = _room(QUERIES, padded, query), _room(QUERIES, padded, query)
-        columns, chances = _room(QUERIES, padded, query), _room(longest, QUERIES, query)
+        columns, probabilities = _room(QUERIES, padded, query), _room(longest, QUERIES, query)
         strip, mixing = _room(longest, QUERIES, normalisers), _room(padded, QUERIES, normalisers)
         tops, totals = np.empty(QUERIES, np.float32), np.empty(QUERIES, np.float32)
         distances = np.empty(QUERIES, np.int32)
@@ -439,7 +461,7 @@ def attend(
             before, at, steps = len(of_keys) - len(of_queries), group * width, -(-len(of_keys) // STEP)
             _fetch(key, of_keys, at, width, keys)
             _fetch(value, of_keys, at, width, values)
-            _turn(values, steps * STEP, turned)
+            _transpose_into(values, steps * STEP, transposed)
             for head in range(group * members, (group + 1) * members):
                 for q in range(0, len(of_queries), QUERIES):
                     some = of_queries[q : q + QUERIES]
@@ -452,9 +474,9 @@ def attend(
                     _multiply_rows(keys[begin * STEP :], count, _address(columns), strip)
                     _to_chances(
                         _address(strip), count, _address(distances), limit, scale, _address(tops), _address(totals),
-                        _address(chances),
+                        _address(probabilities),
                     )  # fmt: skip
-                    _multiply_columns(turned, steps, begin, end, _address(chances), mixing)
+                    _multiply_columns(transposed, steps, begin, end, _address(probabilities), mixing)
                     for i in range(len(some)):
                         normalisers[some[i], head] = tops[i] + np.log(totals[i])
                         totals[i] = np.float32(1.0) / totals[i]
@@ -477,15 +499,15 @@ def attend_backward(
         longest = -(-most_keys // STEP) * STEP
         keys = _room(longest, padded, query)
         values = _room(longest, padded, query)
-        turned = _room(longest, padded, query)
+        transposed = _room(longest, padded, query)
         key_sums, value_sums = _room(longest, padded, to_key), _room(longest, padded, to_key)
         looking = _room(QUERIES, padded, query)
         given = _room(QUERIES, padded, query)
         mixed = _room(QUERIES, padded, query)
         columns, pairs = _room(QUERIES, padded, query), _room(longest, QUERIES, query)
         query_pairs, given_pairs = _room(TOGETHER, padded, query), _room(TOGETHER, padded, query)
-        chances = _room(TOGETHER // QUERIES, longest * QUERIES, query)
-        slopes = _room(TOGETHER // QUERIES, longest * QUERIES, query)
+        probabilities = _room(TOGETHER // QUERIES, longest * QUERIES, query)
+        gradients = _room(TOGETHER // QUERIES, longest * QUERIES, query)
         strip, slope_strip = _room(longest, QUERIES, to_key), _room(longest, QUERIES, to_key)
         mixing = _room(padded, QUERIES, to_key)
         tops, scales = np.empty(QUERIES, np.float32), np.empty(QUERIES, np.float32)
@@ -500,7 +522,7 @@ def attend_backward(
             before, at, steps = len(of_keys) - len(of_queries), group * width, -(-len(of_keys) // STEP)
             _fetch(key, of_keys, at, width, keys)
             _fetch(value, of_keys, at, width, values)
-            _turn(keys, steps * STEP, turned)
+            _transpose_into(keys, steps * STEP, transposed)
             key_sums[: steps * STEP] = 0
             value_sums[: steps * STEP] = 0
             for head in range(group * members, (group + 1) * members):
@@ -528,10 +550,10 @@ def attend_backward(
                         first = 2 * QUERIES * begin * STEP
                         _to_slopes(
                             _address(strip), _address(slope_strip), count, _address(distances), limit, scale,
-                            _address(tops), _address(chances[unit]) + first, _address(slopes[unit]) + first,
+                            _address(tops), _address(probabilities[unit]) + first, _address(gradients[unit]) + first,
                             _address(pairs),
                         )  # fmt: skip
-                        _multiply_columns(turned, steps, begin, end, _address(pairs), mixing)
+                        _multiply_columns(transposed, steps, begin, end, _address(pairs), mixing)
                         _give(mixing, scales, mixed, some, head * width, width, to_query)
                     units = -(-len(here) // QUERIES)
                     for step in range(begins[0, 0], begins[units - 1, 1]):
@@ -545,12 +567,12 @@ def attend_backward(
                             of_pairs = 2 * QUERIES * padded * first + 2 * TILE * square
                             of_sums = 4 * padded * STEP * step + 4 * STEP * square
                             _square(
-                                _address(slopes) + of_rows, TILE, 2 * QUERIES, 2 * longest * QUERIES,
+                                _address(gradients) + of_rows, TILE, 2 * QUERIES, 2 * longest * QUERIES,
                                 _address(query_pairs) + of_pairs, 2 * QUERIES * padded, last - first,
                                 _address(key_sums) + of_sums, 4 * padded, True,
                             )  # fmt: skip
                             _square(
-                                _address(chances) + of_rows, TILE, 2 * QUERIES, 2 * longest * QUERIES,
+                                _address(probabilities) + of_rows, TILE, 2 * QUERIES, 2 * longest * QUERIES,
                                 _address(given_pairs) + of_pairs, 2 * QUERIES * padded, last - first,
                                 _address(value_sums) + of_sums, 4 * padded, True,
                             )  # fmt: skip

@@ -50,10 +50,10 @@ def _number(tile: int) -> Any:
     return ir.Constant(BYTE, tile)
 
 
-def load(builder: Any, tile: int, address: Any, apart: Any = None, offset: int = 0) -> None:
+def load(builder: Any, tile: int, address: Any, stride: Any = None, offset: int = 0) -> None:
     """A tile from rows that are so many bytes apart."""
-    apart = ir.Constant(LONG, 2 * STEP) if apart is None else apart
-    instruct(builder, "llvm.x86.tileloadd64", _number(tile), vectors.at(builder, address, offset), apart)
+    stride = ir.Constant(LONG, 2 * STEP) if stride is None else stride
+    instruct(builder, "llvm.x86.tileloadd64", _number(tile), vectors.at(builder, address, offset), stride)
 
 
 def zero(builder: Any, tile: int) -> None:
@@ -66,9 +66,9 @@ def add_product(builder: Any, sums: int, rows: int, columns: int) -> None:
     instruct(builder, "llvm.x86.tdpbf16ps", *map(_number, (sums, rows, columns)))
 
 
-def store(builder: Any, tile: int, address: Any, apart: Any, offset: int = 0) -> None:
+def store(builder: Any, tile: int, address: Any, stride: Any, offset: int = 0) -> None:
     """A tile to rows that are so many bytes apart."""
-    instruct(builder, "llvm.x86.tilestored64", _number(tile), vectors.at(builder, address, offset), apart)
+    instruct(builder, "llvm.x86.tilestored64", _number(tile), vectors.at(builder, address, offset), stride)
 
 
 @generated
@@ -95,17 +95,17 @@ def switch_back(context: Any, scratch: Any) -> Any:
 
 
 @generated
-def turn_pairs(context: Any, x: Any, apart: Any, last: Any, to: Any) -> Any:
+def transpose_pairs(context: Any, x: Any, stride: Any, last: Any, to: Any) -> Any:
     """A tile of 16 rows of 16 pairs of numbers, pairs first; the last row there is stands for those that are not."""
 
     def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
-        x, apart, last, to = given
+        x, stride, last, to = given
         rows = []
         for b in range(SIDE):
             row = ir.Constant(LONG, b)
             row = builder.select(builder.icmp_signed("<", row, last), row, last)
-            rows.append(vectors.load(builder, builder.add(x, builder.mul(row, apart))))
-        for i, pairs in enumerate(vectors.turned(rows, builder)):
+            rows.append(vectors.load(builder, builder.add(x, builder.mul(row, stride))))
+        for i, pairs in enumerate(vectors.transposed(rows, builder)):
             vectors.store(builder, pairs, to, 4 * SIDE * i)
         return context.get_dummy_value()
 

@@ -68,30 +68,30 @@ def _of_a_pair(tiles: int) -> Callable[..., None]:
 
     def step_that(asks: int) -> Any:
         @generated
-        def step(context: Any, weight0: Any, weight1: Any, apart: Any, x: Any, asked: Any) -> Any:
+        def step(context: Any, weight0: Any, weight1: Any, stride: Any, x: Any, asked: Any) -> Any:
             def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
-                weight0, weight1, apart, x, asked = given
+                weight0, weight1, stride, x, asked = given
 
-                def ask_for(time: int) -> None:
+                def prefetch(time: int) -> None:
                     if time < asks:
                         more = builder.add(asked, ir.Constant(LONG, 64 * ASKED * time))
-                        vectors.ask_for(builder, more, ASKED)
+                        vectors.prefetch(builder, more, ASKED)
 
                 load(builder, 6, x)
-                ask_for(0)
-                load(builder, 4, weight0, apart)
+                prefetch(0)
+                load(builder, 4, weight0, stride)
                 add_product(builder, 0, 4, 6)
                 if tiles == 2:
                     load(builder, 7, x, offset=TILE)
-                ask_for(1)
+                prefetch(1)
                 if tiles == 2:
                     add_product(builder, 1, 4, 7)
-                load(builder, 5, weight1, apart)
-                ask_for(2)
+                load(builder, 5, weight1, stride)
+                prefetch(2)
                 add_product(builder, 2, 5, 6)
                 if tiles == 2:
                     add_product(builder, 3, 5, 7)
-                ask_for(3)
+                prefetch(3)
                 return context.get_dummy_value()
 
             return types.void(*[types.int64] * 5), generate
@@ -111,7 +111,7 @@ def _of_a_pair(tiles: int) -> Callable[..., None]:
 
     @inlined
     def compute(
-        pair: Any, apart: int, x: int, x_apart: int, steps: int, up_apart: int, low: int, up_steps: int, asked: int,
+        pair: Any, stride: int, x: int, x_apart: int, steps: int, up_apart: int, low: int, up_steps: int, asked: int,
         times: int, scratch: int,
     ) -> None:  # fmt: skip
         weight0, weight1, up0, up1 = pair[WEIGHT0], pair[WEIGHT1], pair[UP0], pair[UP1]
@@ -119,15 +119,15 @@ def _of_a_pair(tiles: int) -> Callable[..., None]:
         if times == EVERY:
             for k in range(steps):
                 at = 2 * STEP * k
-                all_of_it(weight0 + at, weight1 + at, apart, x + x_apart * k, asked + 64 * ASKED * EVERY * k)
+                all_of_it(weight0 + at, weight1 + at, stride, x + x_apart * k, asked + 64 * ASKED * EVERY * k)
         elif times > 0:
             for k in range(steps):
                 at = 2 * STEP * k
-                half_of_it(weight0 + at, weight1 + at, apart, x + x_apart * k, asked + 64 * ASKED * EVERY // 2 * k)
+                half_of_it(weight0 + at, weight1 + at, stride, x + x_apart * k, asked + 64 * ASKED * EVERY // 2 * k)
         else:
             for k in range(steps):
                 at = 2 * STEP * k
-                nothing(weight0 + at, weight1 + at, apart, x + x_apart * k, asked)
+                nothing(weight0 + at, weight1 + at, stride, x + x_apart * k, asked)
         for k in range(up_steps):
             at = 2 * STEP * k
             nothing(up0 + at, up1 + at, up_apart, low + x_apart * k, asked)
@@ -157,7 +157,11 @@ def _multiply(
     scratch    as of `workplace`
     """
     rows, tiles = len(result), -(-len(result) // SIDE)
-    apart, up_apart, x_apart = 2 * STEP * steps, 2 * STEP * up_steps, TILE * tiles  # bytes: rows of weights, steps of x
+    stride, up_apart, x_apart = (
+        2 * STEP * steps,
+        2 * STEP * up_steps,
+        TILE * tiles,
+    )  # bytes: rows of weights, steps of x
     arranged = room_for(threads, steps + low.shape[1] // SIDE, rows)
     for thread in prange(threads):
         begin, end = len(table) * thread // threads, len(table) * (thread + 1) // threads
@@ -179,11 +183,11 @@ def _multiply(
                 times = times if tile <= 2 else 0
                 if tile + 1 < tiles:
                     _with_two_tiles(
-                        pair, apart, x_of_tile, x_apart, steps, up_apart, low_of_tile, ups, asked, times, mine
+                        pair, stride, x_of_tile, x_apart, steps, up_apart, low_of_tile, ups, asked, times, mine
                     )  # fmt: skip
                 else:
                     _with_one_tile(
-                        pair, apart, x_of_tile, x_apart, steps, up_apart, low_of_tile, ups, asked, times, mine
+                        pair, stride, x_of_tile, x_apart, steps, up_apart, low_of_tile, ups, asked, times, mine
                     )  # fmt: skip
                 asked += 64 * ASKED * times * steps
                 finish_pair(pair, tile, min(2, tiles - tile), mine, bias, residual, result, numbers)

@@ -53,7 +53,7 @@ def instruct(builder: Any, name: str, *arguments: Any) -> None:
     builder.call(found, arguments)
 
 
-def ask_for(builder: Any, address: Any, lines: int) -> None:
+def prefetch(builder: Any, address: Any, lines: int) -> None:
     """Lines of 64 bytes, to be read soon; to ask for what is not there is no error."""
     reading, soon, data = (ir.Constant(WORD, number) for number in (0, 2, 1))
     for line in range(lines):
@@ -154,7 +154,7 @@ def sum_of(builder: Any, numbers: Any) -> Any:
     return builder.call(found, [ir.Constant(FLOAT, 0.0), numbers], fastmath=["reassoc"])
 
 
-def turned(rows: list[Any], builder: Any) -> list[Any]:
+def transposed(rows: list[Any], builder: Any) -> list[Any]:
     """The columns of 16 vectors, by swapping the quarters of the square, then theirs, down to single numbers."""
     size = LANES // 2
     while size:

@@ -84,9 +84,9 @@ def _skilled(by_pair: dict[Pair, list[Comparison]]) -> dict[Pair, float]:
         return found
     # From either side: which response happens to stand first says nothing about annotators.
     mirrored = [{**row, "task": ~row["task"], "label": not row["label"]} for row in decided]
-    chances = DawidSkene(n_iter=100).fit_predict_proba(pandas.DataFrame(decided + mirrored))
+    probabilities = DawidSkene(n_iter=100).fit_predict_proba(pandas.DataFrame(decided + mirrored))
     pairs = list(by_pair)
-    for task, row in chances.iterrows():
+    for task, row in probabilities.iterrows():
         if task >= 0:
             found[pairs[task]] = float(row.get(True, 0.0))
     return found

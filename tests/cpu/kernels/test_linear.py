@@ -34,11 +34,11 @@ def test_transposed_memory_is_the_transpose_with_zeros_behind_its_rows(m, n, mon
     poisoned = torch.empty
     monkeypatch.setattr(torch, "empty", lambda *size, **more: poisoned(*size, **more).fill_(torch.nan))
     x = torch.randn(m, n).bfloat16()
-    turned = linear.transposed(x)
-    assert torch.equal(turned, x.T)
-    apart = turned.stride(0)
-    assert apart >= -(-m // 32) * 32
-    behind = turned.as_strided((n, apart), (apart, 1))[:, m:]
+    transposed = linear.transposed(x)
+    assert torch.equal(transposed, x.T)
+    stride = transposed.stride(0)
+    assert stride >= -(-m // 32) * 32
+    behind = transposed.as_strided((n, stride), (stride, 1))[:, m:]
     assert (behind == 0).all()
 
 

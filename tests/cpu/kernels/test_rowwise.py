@@ -213,7 +213,7 @@ def test_log_probs_entropies_and_slopes(size, temperature, dtype):
         part = logits[:, columns].contiguous()
         with machine_code.in_use():
             arrays[:2] = plain_array(part), plain_array(ids - (columns.start or 0))
-            rowwise.to_slopes(*arrays[:2], np.float32(temperature), *arrays[4:])
+            rowwise.to_gradients(*arrays[:2], np.float32(temperature), *arrays[4:])
         expected_part = exact.grad[:, columns].to(dtype)
         torch.testing.assert_close(part.float(), expected_part.float(), rtol=2**-7, atol=2e-6)
 

@@ -31,7 +31,7 @@ def whole_lanes(columns: int) -> int:
 
 
 @cache
-def whole_step(heads_per_group: int, width: int, by: int) -> Callable[..., None]:
+def decode_step(heads_per_group: int, width: int, by: int) -> Callable[..., None]:
     """All layers and the last norm, of as many rows as the products by kernel are good for.
 
     Its arguments:
