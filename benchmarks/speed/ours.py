@@ -153,14 +153,14 @@ if kind in ("rloo", "ppo"):
     plaudit.import_file(workspace.store, home / "prompts.jsonl", kind="prompts", held_out_share=0.0)
     import plaudit.training.online as online
 
-    plain = online.play
+    plain = online.roll_out
 
-    def play(*arguments, **options):  # type: ignore[no-untyped-def]
+    def roll_out(*arguments, **options):  # type: ignore[no-untyped-def]
         """A step begins with its rollouts."""
         turns.next()
         episodes = plain(*arguments, **options)
         turns.say(tokens=sum(len(e.token_ids) for e in episodes))
         return episodes
 
-    online.play = play
+    online.roll_out = roll_out
     plaudit.rl(workspace, config)

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import NamedTuple
 
-from plaudit.judges import reading, wording
-from plaudit.judges.speakers import Speaker
-from plaudit.judges.wording import DIGITS, LABELS, Exemplar
+from plaudit.judges import parsing, prompts
+from plaudit.judges.backends import Backend
+from plaudit.judges.prompts import DIGITS, LABELS, Exemplar
 from plaudit.records import Choice, Comparison, Message, Prompt, Response, content_id, unit_interval
 
 Pair = tuple[Prompt, Response, Response]
@@ -40,7 +40,7 @@ class Judged:
     """The same when it stood second."""
 
     @property
-    def by_place(self) -> bool:
+    def position_inconsistent(self) -> bool:
         """The same place won in both orders, whatever stood there."""
         return (self.shown > 0.5) != (self.swapped > 0.5)
 
@@ -60,7 +60,7 @@ class AIJudge:
     """
 
     name: str
-    speaker: Speaker
+    backend: Backend
     guideline: str | tuple[str, ...]
     criterion: str = ""
     guidelines_per_pair: int = 1
@@ -95,9 +95,9 @@ class AIJudge:
                 self.unread["no readable verdict"] += 1
                 found.append(None)
                 continue
-            preference = reading.both_orders(shown, swapped)
+            preference = parsing.both_orders(shown, swapped)
             if self.clamp is not None:
-                preference = reading.clamped(preference, *self.clamp)
+                preference = parsing.clamped(preference, *self.clamp)
             found.append(Judged(preference, shown[0], swapped[1]))
         return found
 
@@ -112,9 +112,9 @@ class AIJudge:
     def _choose(self, asked: Sequence[Asked]) -> list[tuple[float, ...] | None]:
         """Label probabilities of each; averaged over chains of thought where there are several."""
         if not self.reasoning:
-            plain = [wording.compare(*one, self.exemplars) for one in asked]
-            return self.speaker.choose(plain, LABELS, seed=self.seed)
-        thoughts = [wording.think(*one, self.exemplars) for one in asked]
+            plain = [prompts.compare(*one, self.exemplars) for one in asked]
+            return self.backend.choose(plain, LABELS, seed=self.seed)
+        thoughts = [prompts.think(*one, self.exemplars) for one in asked]
         temperature = 0.0 if self.samples == 1 else 1.0
         chains = [self._concluded(thoughts, temperature, self.seed + i) for i in range(self.samples)]
         return [_mean([chain for chain in of_one if chain is not None]) for of_one in zip(*chains, strict=True)]
@@ -122,11 +122,11 @@ class AIJudge:
     def _concluded(
         self, thoughts: Sequence[list[Message]], temperature: float, seed: int
     ) -> list[tuple[float, ...] | None]:
-        said = self.speaker.say(thoughts, max_tokens=self.thought_tokens, temperature=temperature, seed=seed)
+        said = self.backend.say(thoughts, max_tokens=self.thought_tokens, temperature=temperature, seed=seed)
         places = [place for place, text in enumerate(said) if text is not None and text.strip()]
-        asked = [wording.conclude(thoughts[place], said[place] or "") for place in places]
+        asked = [prompts.conclude(thoughts[place], said[place] or "") for place in places]
         found: list[tuple[float, ...] | None] = [None] * len(thoughts)
-        for place, probabilities in zip(places, self.speaker.choose(asked, LABELS, seed=seed), strict=True):
+        for place, probabilities in zip(places, self.backend.choose(asked, LABELS, seed=seed), strict=True):
             found[place] = probabilities
         return found
 
@@ -137,20 +137,20 @@ class AIJudge:
 
     def rate(self, answered: Sequence[tuple[list[Message], str]]) -> list[float | None]:
         """The expected rating of each answer to its conversation, from 1 to 10; None where it could not be read."""
-        asked = [wording.rate(self._whole, conversation, answer) for conversation, answer in answered]
-        probabilities = self.speaker.choose(asked, DIGITS, seed=self.seed)
+        asked = [prompts.rate(self._whole, conversation, answer) for conversation, answer in answered]
+        probabilities = self.backend.choose(asked, DIGITS, seed=self.seed)
         self.unread["no readable rating"] += sum(one is None for one in probabilities)
-        return [None if one is None else reading.expected_score(one) for one in probabilities]
+        return [None if one is None else parsing.expected_score(one) for one in probabilities]
 
     def rank(self, listed: Sequence[tuple[Prompt, Sequence[Response]]]) -> list[list[float] | None]:
         """Mean rank of each response, listed forwards and backwards; 1 the best."""
-        forwards = [wording.rank(self._whole, p.messages, [r.text for r in rs]) for p, rs in listed]
-        backwards = [wording.rank(self._whole, p.messages, [r.text for r in rs][::-1]) for p, rs in listed]
-        said = self.speaker.say([*forwards, *backwards], max_tokens=64, temperature=0.0, seed=self.seed)
+        forwards = [prompts.rank(self._whole, p.messages, [r.text for r in rs]) for p, rs in listed]
+        backwards = [prompts.rank(self._whole, p.messages, [r.text for r in rs][::-1]) for p, rs in listed]
+        said = self.backend.say([*forwards, *backwards], max_tokens=64, temperature=0.0, seed=self.seed)
         found: list[list[float] | None] = []
         for place, (_, responses) in enumerate(listed):
-            one = reading.ranking(said[place] or "", len(responses))
-            other = reading.ranking(said[place + len(listed)] or "", len(responses))
+            one = parsing.ranking(said[place] or "", len(responses))
+            other = parsing.ranking(said[place + len(listed)] or "", len(responses))
             if one is None or other is None:
                 self.unread["no readable order"] += 1
                 found.append(None)

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from plaudit.config.section import Section
 from plaudit.errors import ConfigError, nearest
-from plaudit.judges.speakers import Speaker
+from plaudit.judges.backends import Backend
 from plaudit.records import Message, Prompt, unit_interval
 
 REVISIONS = 4
@@ -93,7 +93,7 @@ class Reviser:
     rounds   critiques and revisions of each answer, each by a principle of its own
     """
 
-    speaker: Speaker
+    backend: Backend
     principles: Sequence[Principle]
     rounds: int = REVISIONS
     seed: int = 0
@@ -129,7 +129,7 @@ class Reviser:
 
     def _say(self, asked: Sequence[list[Message]], turn: int, what: str) -> list[str]:
         tokens = self.critique_tokens if what == "critique" else self.revision_tokens
-        said = self.speaker.say(asked, max_tokens=tokens, temperature=self.temperature, seed=self.seed + turn)
+        said = self.backend.say(asked, max_tokens=tokens, temperature=self.temperature, seed=self.seed + turn)
         texts = [text if text and text.strip() else "" for text in said]
         self.lost[f"no {what}"] += sum(not text for text in texts)
         return texts

@@ -12,12 +12,12 @@ from plaudit.config import Config, EndpointSettings, ModelJudgeSettings
 from plaudit.errors import DataError
 from plaudit.functions import UserFunction, is_function, load_function
 from plaudit.guidelines import guideline_for
-from plaudit.judges import reading
+from plaudit.judges import parsing
 from plaudit.judges.ai import AIJudge, Judged, Pair, comparison_of
+from plaudit.judges.backends import Backend, LocalBackend
 from plaudit.judges.constitution import load_principles
 from plaudit.judges.endpoint import Endpoint, Question, Reply
-from plaudit.judges.speakers import LocalSpeaker, Speaker
-from plaudit.judges.wording import Exemplar
+from plaudit.judges.prompts import Exemplar
 from plaudit.models.loading import load_causal, load_reward, one_head
 from plaudit.models.named import named_policy, named_reward
 from plaudit.progress import progress, say
@@ -32,8 +32,8 @@ TOP_LOG_PROBS = 20
 """The most alternatives that OpenAI's endpoints give."""
 
 
-class EndpointSpeaker:
-    """An endpoint as a speaker: log-probabilities of labels where it gives them, else its word."""
+class EndpointBackend:
+    """An endpoint as a backend: log-probabilities of labels where it gives them, else its word."""
 
     def __init__(self, endpoint: Endpoint):
         self.endpoint = endpoint
@@ -63,10 +63,10 @@ class EndpointSpeaker:
 
 def _probabilities(reply: Reply, labels: Sequence[str]) -> tuple[float, ...] | None:
     if reply.log_probs:
-        found = reading.label_probabilities(dict(reply.log_probs), labels)
+        found = parsing.label_probabilities(dict(reply.log_probs), labels)
         if found is not None:
             return found
-    said = reading.verdict(reply.text, labels)
+    said = parsing.verdict(reply.text, labels)
     return None if said is None else tuple(float(label == said) for label in labels)
 
 
@@ -153,19 +153,19 @@ def load_exemplars(path: str) -> list[Exemplar]:
     return found
 
 
-def load_speaker(
+def load_backend(
     workspace: Workspace, source: str, endpoint: EndpointSettings | None, config: Config, folder: Path
-) -> Speaker:
+) -> Backend:
     """What is asked: an endpoint, whose answers are kept in the folder, or else the source, in this process."""
     if endpoint is not None:
-        return EndpointSpeaker(Endpoint(endpoint, folder))
+        return EndpointBackend(Endpoint(endpoint, folder))
     model = load_causal(workspace.model_source(source, kind=POLICIES), config.model)
-    return LocalSpeaker(model, config.model.tokens_per_micro_batch)
+    return LocalBackend(model, config.model.tokens_per_micro_batch)
 
 
-def spent_by(speaker: Speaker) -> dict[str, Any] | None:
+def spent_by(backend: Backend) -> dict[str, Any] | None:
     """What an endpoint took so far; None for a model in this process."""
-    return asdict(speaker.endpoint.spent) if isinstance(speaker, EndpointSpeaker) else None
+    return asdict(backend.endpoint.spent) if isinstance(backend, EndpointBackend) else None
 
 
 Judge = AIJudge | PairJudge
@@ -201,7 +201,7 @@ def language_model_judge(workspace: Workspace, settings: ModelJudgeSettings, con
     else:
         guideline = settings.guideline or guideline_for(settings.form, settings.criterion)
     return AIJudge(
-        settings.name, load_speaker(workspace, settings.source, settings.endpoint, config, folder), guideline,
+        settings.name, load_backend(workspace, settings.source, settings.endpoint, config, folder), guideline,
         settings.criterion, settings.principles_per_pair, settings.reasoning, settings.samples, settings.clamp,
         load_exemplars(settings.exemplars) if settings.exemplars else (), config.seed, settings.thought_tokens,
     )  # fmt: skip
@@ -223,8 +223,8 @@ def judge_samples(
 ) -> dict[str, Any]:
     """Have a model judge pairs of samples, keeping judgments as they come; what is there is not asked again.
 
-    Returns `judgments`, `unread` by reason, `by_place` (share of pairs in which the same place won in both orders),
-    and of an endpoint `spent`.
+    Returns `judgments`, `unread` by reason, `position_inconsistent` (share of pairs in which the same place won in both
+    orders), and of an endpoint `spent`.
     """
     if settings.endpoint is None:  # a run that goes on asks whom it asked before
         settings = settings.model_copy(update={"source": source})
@@ -238,15 +238,15 @@ def judge_samples(
     unread = 0
     with progress(f"judging by {settings.name}", len(pairs)) as advance:
         advance(len(pairs) - len(left))
-        for count, found, by_place in _judged(judge, settings, left, run.name):
+        for count, found, position_inconsistent in _judged(judge, settings, left, run.name):
             workspace.store.add_comparisons(found)
-            places += by_place
+            places += position_inconsistent
             unread += count - len(found)
             advance(count)
     result: dict[str, Any] = {"judgments": len(pairs) - unread, "unread": unread}
     if places:
-        result["by_place"] = sum(places) / len(places)
-    if isinstance(judge, AIJudge) and (spent := spent_by(judge.speaker)) is not None:
+        result["position_inconsistent"] = sum(places) / len(places)
+    if isinstance(judge, AIJudge) and (spent := spent_by(judge.backend)) is not None:
         result["spent"] = spent
         for reason, number in spent["failures"].items():
             say(f"{settings.name}: {number} questions had no answer: {reason}. Their pairs are not judged.")
@@ -265,7 +265,7 @@ def _judged(
         verdicts = judge.judge(chunk)
         kept = [(pair, one) for pair, one in zip(chunk, verdicts, strict=True) if one is not None]
         found = [comparison_of(settings.name, settings.criterion, pair, one.preference, run=run) for pair, one in kept]
-        yield len(chunk), found, [one.by_place for _, one in kept]
+        yield len(chunk), found, [one.position_inconsistent for _, one in kept]
 
 
 def _by_prompt(

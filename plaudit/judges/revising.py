@@ -11,7 +11,7 @@ from plaudit.config import Config
 from plaudit.errors import DataError
 from plaudit.files import read_json_lines, write_text
 from plaudit.judges.constitution import Revised, Reviser, load_principles
-from plaudit.judges.models import load_speaker, spent_by
+from plaudit.judges.models import load_backend, spent_by
 from plaudit.models.named import named_policy
 from plaudit.progress import progress
 from plaudit.records import Demonstration, Prompt, Response, unit_interval
@@ -53,9 +53,9 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     settings = config.revise
     drafts = _drafts(workspace, run.parents["samples"], config)
     principles = load_principles(settings.constitution)
-    speaker = load_speaker(workspace, run.parents["model"], settings.endpoint, config, run.path)
+    backend = load_backend(workspace, run.parents["model"], settings.endpoint, config, run.path)
     reviser = Reviser(
-        speaker, principles, settings.rounds, config.seed, settings.temperature,
+        backend, principles, settings.rounds, config.seed, settings.temperature,
         settings.critique_tokens, settings.revision_tokens,
     )  # fmt: skip
     log = _already(run)
@@ -78,7 +78,7 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
         "principles": dict(used.most_common()),
         "lost": {reason: number for reason, number in reviser.lost.items() if number},
     }
-    if (spent := spent_by(reviser.speaker)) is not None:
+    if (spent := spent_by(reviser.backend)) is not None:
         result["spent"] = spent
     run.update(result=result)
     return run

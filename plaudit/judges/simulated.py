@@ -11,7 +11,7 @@ from statistics import NormalDist
 from typing import Any
 
 from plaudit.config import SimulatedAnnotatorSettings
-from plaudit.judges.likings import Liking
+from plaudit.judges.utilities import UtilityFunction
 from plaudit.records import Annotator, Choice, Comparison, Label, Prompt, Response, content_id, unit_interval
 
 QUALITY = "quality"
@@ -37,13 +37,13 @@ class SimulatedAnnotator:
     """
 
     settings: SimulatedAnnotatorSettings
-    liking: Liking
+    utility_function: UtilityFunction
     seed: int
 
     @property
     def annotator(self) -> Annotator:
         """How it stands in the store."""
-        common = {"taste": self.liking.source, "seed": self.seed}
+        common = {"taste": self.utility_function.source, "seed": self.seed}
         return Annotator(self.settings.name, "simulated", self.parameters | common)
 
     @property
@@ -54,7 +54,7 @@ class SimulatedAnnotator:
 
     def utility(self, prompt: Prompt, response: Response) -> float:
         """What the response is worth to this annotator, nats."""
-        utility = self.liking.utility(prompt, response, self._factors)
+        utility = self.utility_function.utility(prompt, response, self._factors)
         if self.settings.own_opinion:
             utility += self.settings.own_opinion * self._normal("opinion", response.id)
         return utility
@@ -152,7 +152,9 @@ class SimulatedAnnotator:
     def _factors(self) -> Mapping[str, float] | None:
         if not self.settings.own_weights:
             return None
-        return {n: math.exp(self.settings.own_weights * self._normal("weight", n)) for n in self.liking.weights}
+        return {
+            n: math.exp(self.settings.own_weights * self._normal("weight", n)) for n in self.utility_function.weights
+        }
 
     def _noise(self, done: int) -> float:
         return self.settings.noise * (1 + self.settings.noise_drift * done / PER_DRIFT)

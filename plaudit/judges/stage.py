@@ -13,9 +13,9 @@ from plaudit.config.stages import WHO_CAN_JUDGE
 from plaudit.errors import ConfigError, DataError
 from plaudit.judges.again import judged_before
 from plaudit.judges.calibration import noise_factor
-from plaudit.judges.likings import is_model, load_liking
 from plaudit.judges.models import judge_lineage, judge_samples
 from plaudit.judges.simulated import QUALITY, SimulatedAnnotator
+from plaudit.judges.utilities import is_model, load_utility
 from plaudit.judgments import REUSED, is_of
 from plaudit.models.named import named_reward
 from plaudit.progress import progress, say
@@ -50,7 +50,7 @@ def judge(
     names it as its own. Where that is true of every judge, no run is made, and the earlier one is returned.
 
     Raises WorkspaceError when there are no samples, DataError when no prompt has two different responses, ConfigError
-    where nobody is named who judges, or no noise gives `judge.agreement`, and what `load_liking` does.
+    where nobody is named who judges, or no noise gives `judge.agreement`, and what `load_utility` does.
     """
     if resume is not None:
         with workspace.resume_run(resume, "judge", config) as run:
@@ -87,7 +87,7 @@ def _run(workspace: Workspace, run: Run, config: Config, ask: AskPerson | None) 
             "Sample more: `plaudit sample sample.samples_per_prompt=4`."
         )
     answers = {response.id: (prompt, response) for prompt, *both in pairs for response in both}
-    liking = load_liking(workspace, config, run.parents.get("utility"), list(answers.values()))
+    utility_function = load_utility(workspace, config, run.parents.get("utility"), list(answers.values()))
     if config.judge.people and ask is not None:
         training = [pair for pair in pairs if pair[0].split == "train"]
         shuffled = sorted(training, key=lambda pair: unit_interval("person", config.seed, pair[1].id, pair[2].id))
@@ -96,7 +96,7 @@ def _run(workspace: Workspace, run: Run, config: Config, ask: AskPerson | None) 
             one_each.setdefault(pair[0].id, pair)
         chosen = list(one_each.values())[: config.judge.people]
         ask(chosen, run.name, lambda judgment: _keep_person(workspace, judgment))
-    as_set = [SimulatedAnnotator(settings, liking, config.seed) for settings in config.judge.annotators]
+    as_set = [SimulatedAnnotator(settings, utility_function, config.seed) for settings in config.judge.annotators]
     annotators = _calibrated(as_set, pairs, config)
     reused: dict[str, str] = run.info.get(REUSED, {})
     for name, before in sorted(reused.items()):
@@ -129,7 +129,7 @@ def _run(workspace: Workspace, run: Run, config: Config, ask: AskPerson | None) 
             "identical_pairs_left_out": identical,
             "annotators": sorted({c.annotator for c in comparisons} | {label.annotator for label in ratings}),
             "agreement": agreement(comparisons or implied_comparisons(ratings)),
-            "utility": liking.source if annotators else None,
+            "utility": utility_function.source if annotators else None,
             "simulated": {a.settings.name: a.parameters for a in annotators},
             "habits": _habits(annotators, answers, comparisons),
             "models": models,

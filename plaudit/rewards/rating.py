@@ -16,8 +16,8 @@ from torch import Tensor
 
 from plaudit.errors import JudgeError
 from plaudit.judges.ai import AIJudge
-from plaudit.judges.models import EndpointSpeaker
-from plaudit.judges.reading import normalised_score
+from plaudit.judges.models import EndpointBackend
+from plaudit.judges.parsing import normalised_score
 from plaudit.rewards.scoring import Answered
 
 
@@ -56,7 +56,7 @@ class RatingScorer:
 
     def _lost(self) -> dict[str, int]:
         """Reasons why questions had no answer since this was last asked; refusals of a single question are none."""
-        speaker = self.judge.speaker
-        failures = Counter(speaker.endpoint.failures) if isinstance(speaker, EndpointSpeaker) else Counter()
+        backend = self.judge.backend
+        failures = Counter(backend.endpoint.failures) if isinstance(backend, EndpointBackend) else Counter()
         new, self._failures = failures - self._failures, failures
         return {reason: count for reason, count in new.items() if not reason.startswith("refused")}

@@ -25,27 +25,27 @@ class Episode:
     """One conversation as it was sampled.
 
     token_ids  everything after the prompt: the policy's turns and the user's between them
-    learnt     true where the policy gave the id
-    log_probs  of the policy's ids under the sampling policy, nats; 0 at the user's
+    loss_mask  true where the policy gave the id
+    log_probs  log-probs of the policy's ids under the sampling policy, nats; 0 at the user's
     ends       index after each of the policy's turns
     answers    the policy's turns, as they are scored
-    cut        whether it ended because the next answer might not fit the model's context
+    truncated  whether it ended because the next answer might not fit the model's context
     """
 
     prompt: Prompt
     prompt_ids: list[int]
     messages: list[Message]
     token_ids: list[int] = field(default_factory=list)
-    learnt: list[bool] = field(default_factory=list)
+    loss_mask: list[bool] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
     answers: list[Answered] = field(default_factory=list)
-    cut: bool = False
+    truncated: bool = False
 
     @property
     def sequence(self) -> TokenSequence:
         """For training."""
-        return TokenSequence(self.prompt_ids, self.token_ids, None if all(self.learnt) else self.learnt)
+        return TokenSequence(self.prompt_ids, self.token_ids, None if all(self.loss_mask) else self.loss_mask)
 
     @property
     def finished(self) -> bool:
@@ -63,22 +63,22 @@ class Episode:
         sequence = TokenSequence(self.context, completion.token_ids)
         self.answers.append(Answered(list(self.messages), sequence, text, completion.finished, self.prompt.source))
         self.messages.append({"role": "assistant", "content": text})
-        self._extend(completion.token_ids, completion.log_probs, learnt=True)
+        self._extend(completion.token_ids, completion.log_probs, loss_mask=True)
         self.ends.append(len(self.token_ids))
 
     def add_user_turn(self, text: str, form: ChatFormat) -> None:
         """The user's turn, with the frame around it."""
         ids = form.encode_user_turn(text, after_end=self.token_ids[-1] == form.end_id)
         self.messages.append({"role": "user", "content": text})
-        self._extend(ids, [0.0] * len(ids), learnt=False)
+        self._extend(ids, [0.0] * len(ids), loss_mask=False)
 
-    def _extend(self, ids: list[int], log_probs: list[float], *, learnt: bool) -> None:
+    def _extend(self, ids: list[int], log_probs: list[float], *, loss_mask: bool) -> None:
         self.token_ids += ids
         self.log_probs += log_probs
-        self.learnt += [learnt] * len(ids)
+        self.loss_mask += [loss_mask] * len(ids)
 
 
-def play(
+def roll_out(
     policy: Network,
     model: LoadedModel,
     prompts: Sequence[Prompt],
@@ -115,8 +115,8 @@ def play(
         assert user is not None
         running = _take_user_turns([e for e in running if e.finished], user, model.format)
         for episode in running:
-            episode.cut = len(episode.context) + max_new_tokens > model.context_length
-        running = [episode for episode in running if not episode.cut]
+            episode.truncated = len(episode.context) + max_new_tokens > model.context_length
+        running = [episode for episode in running if not episode.truncated]
         if not running:
             break
         answers = sample(policy, [e.context for e in running], seed=seed * 31 + turn, **options)
@@ -144,4 +144,4 @@ def _drop_unanswered(episode: Episode) -> None:
     """A user's turn that was not answered for want of context is no part of the episode."""
     last = episode.ends[-1]
     if len(episode.token_ids) > last:
-        del episode.token_ids[last:], episode.learnt[last:], episode.log_probs[last:], episode.messages[-1]
+        del episode.token_ids[last:], episode.loss_mask[last:], episode.log_probs[last:], episode.messages[-1]

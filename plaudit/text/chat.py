@@ -25,13 +25,13 @@ PROBES = ("It is 4.", "    return 1", "4", "Yes, of course!")
 class TokenSequence:
     """A prompt and a response to it, as the ids that the model saw and gave.
 
-    learnt   true for each response id that the policy gave; None for all of them. In an episode of several turns the
-             response holds the user's turns as well, which are not the policy's
+    loss_mask  true for each response id that the policy gave; None for all of them. In an episode of several turns the
+               response holds the user's turns as well, which are not the policy's
     """
 
     prompt_ids: list[int]
     response_ids: list[int]
-    learnt: list[bool] | None = None
+    loss_mask: list[bool] | None = None
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.response_ids)

@@ -15,7 +15,7 @@ from plaudit.models.saving import rehearse_causal, save_causal
 from plaudit.objectives import next_kl_coefficient
 from plaudit.progress import progress, say
 from plaudit.records import Prompt
-from plaudit.sampling.episodes import play
+from plaudit.sampling.episodes import roll_out
 from plaudit.statistics.enough import few_steps, weak_reward
 from plaudit.store.database import snapshot
 from plaudit.text.batches import draw_without_replacement
@@ -142,7 +142,7 @@ def _run(workspace: Workspace, run: Run, config: Config, prompts: list[Prompt]) 
         advance(checkpoint["step"])
         for step in range(checkpoint["step"], settings.steps):
             drawn = draw_without_replacement(len(prompts), settings.prompts_per_step, step, seed=config.seed)
-            episodes = play(
+            episodes = roll_out(
                 actors.policy,
                 actors.model,
                 [prompts[i] for i in drawn],
@@ -166,12 +166,12 @@ def _run(workspace: Workspace, run: Run, config: Config, prompts: list[Prompt]) 
             )
             sequences = [episode.sequence for episode in episodes]
             rollouts = charge_kl(sequences, scored, measured, settings, kl_coefficient=kl_coefficient)
-            facts = figures(rollouts, scored, measured, episodes)
-            _check_sampler(facts["sampler_gap"], step + 1, settings.most_sampler_gap)
-            facts |= algorithm.observe(rollouts)
-            facts |= actors.unread_ratings()
+            metrics = figures(rollouts, scored, measured, episodes)
+            _check_sampler(metrics["sampler_gap"], step + 1, settings.most_sampler_gap)
+            metrics |= algorithm.observe(rollouts)
+            metrics |= actors.unread_ratings()
             advantages = algorithm.advantages(rollouts)
-            facts |= learn(
+            metrics |= learn(
                 actors,
                 passes,
                 algorithm,
@@ -186,17 +186,17 @@ def _run(workspace: Workspace, run: Run, config: Config, prompts: list[Prompt]) 
             for optimiser in optimisers.values():
                 optimiser.move_schedule_to((step + 1) * updates_of_a_step)  # also after an early stop
             if settings.kl_target is not None:
-                facts["kl_coefficient"] = kl_coefficient
+                metrics["kl_coefficient"] = kl_coefficient
                 kl_coefficient = next_kl_coefficient(
                     kl_coefficient,
-                    facts["kl"],
+                    metrics["kl"],
                     target=settings.kl_target,
                     episodes=len(episodes),
                     horizon=settings.kl_horizon,
                 )
-            run.log(step + 1, **facts)
-            watch.step(step + 1, facts, [episode.token_ids for episode in episodes], len(drawn))
-            say(_live_line(step + 1, facts, heading=step == checkpoint["step"]))
+            run.log(step + 1, **metrics)
+            watch.step(step + 1, metrics, [episode.token_ids for episode in episodes], len(drawn))
+            say(_live_line(step + 1, metrics, heading=step == checkpoint["step"]))
             if (step + 1) % settings.save_every == 0:
                 save_checkpoint(run, step + 1, parts, algorithm=algorithm.state(), kl_coefficient=kl_coefficient)
             advance(1)
@@ -220,10 +220,10 @@ COLUMNS = {
 """Metric -> (heading, width, decimals) of the live line."""
 
 
-def _live_line(step: int, facts: dict[str, float], *, heading: bool) -> str:
+def _live_line(step: int, metrics: dict[str, float], *, heading: bool) -> str:
     """One line a step, without the columns that an algorithm does not have; the first under its heading."""
-    columns = [(name, *form) for name, form in COLUMNS.items() if name in facts]
-    line = f"{step:4d}" + "".join(f"  {facts[name]:{width}.{digits}f}" for name, _, width, digits in columns)
+    columns = [(name, *form) for name, form in COLUMNS.items() if name in metrics]
+    line = f"{step:4d}" + "".join(f"  {metrics[name]:{width}.{digits}f}" for name, _, width, digits in columns)
     if not heading:
         return line
     return "step" + "".join(f"  {title:>{width}}" for _, title, width, _ in columns) + "\n" + line

@@ -149,12 +149,12 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
         advance(first)
         for step in range(first, total):
             batch = [items[i] for i in batches[step]]
-            facts = {"learning_rate": optimiser.learning_rate}
+            metrics = {"learning_rate": optimiser.learning_rate}
             for part in parts_of_a_step(learner, batch):
                 part.loss.backward()
-                facts |= {name: facts.get(name, 0.0) + value for name, value in part.figures.items()}
-            facts["gradient_norm"] = optimiser.step()
-            run.log(step + 1, **facts)
+                metrics |= {name: metrics.get(name, 0.0) + value for name, value in part.figures.items()}
+            metrics["gradient_norm"] = optimiser.step()
+            run.log(step + 1, **metrics)
             if (step + 1) % settings.save_every == 0:
                 save_checkpoint(run, step + 1, parts, before=before)
             advance(1)

@@ -93,11 +93,11 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
                 continue
             rate = optimiser.learning_rate
             loss, norm = likelihood_step(policy, optimiser, batch, budget=config.model.tokens_per_micro_batch)
-            facts: dict[str, Any] = {"loss": loss, "learning_rate": rate, "gradient_norm": norm, "tokens": count}
+            metrics: dict[str, Any] = {"loss": loss, "learning_rate": rate, "gradient_norm": norm, "tokens": count}
             if _due(step + 1, settings.evaluate_every, settings.steps) and held_out:
-                facts["held_out_loss"] = mean_loss(policy, held_out, config)
-                say(f"step {step + 1}: loss {loss:.3f}, held out {facts['held_out_loss']:.3f} nats a token")
-            run.log(step + 1, **facts)
+                metrics["held_out_loss"] = mean_loss(policy, held_out, config)
+                say(f"step {step + 1}: loss {loss:.3f}, held out {metrics['held_out_loss']:.3f} nats a token")
+            run.log(step + 1, **metrics)
             if _due(step + 1, settings.sample_every, settings.steps):
                 _show_sample(run, policy, model, begin, settings, step + 1, config.seed)
             if (step + 1) % settings.save_every == 0:

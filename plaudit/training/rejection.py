@@ -18,7 +18,7 @@ from plaudit.models.network import load_trainable_state, trainable_state
 from plaudit.models.saving import rehearse_causal, save_causal
 from plaudit.progress import progress, say
 from plaudit.records import Prompt
-from plaudit.sampling.episodes import Episode, play
+from plaudit.sampling.episodes import Episode, roll_out
 from plaudit.statistics.enough import alike
 from plaudit.text.batches import draw_without_replacement, shuffled_batches
 from plaudit.text.chat import TokenSequence
@@ -53,7 +53,7 @@ def rejection_sampling(workspace: Workspace, run: Run, config: Config, prompts: 
     for number in range(checkpoint["step"], settings.rounds):
         drawn = draw_without_replacement(len(prompts), min(in_round, len(prompts)), number, seed=config.seed)
         with progress(f"round {number + 1}: samples", len(drawn) * settings.samples_per_prompt) as advance:
-            episodes = play(
+            episodes = roll_out(
                 actors.policy,
                 actors.model,
                 [prompts[i] for i in drawn],
@@ -80,13 +80,13 @@ def rejection_sampling(workspace: Workspace, run: Run, config: Config, prompts: 
         for warning in alike([episode.token_ids for episode in episodes], len(drawn)):
             run.warn(f"{warning} (round {number + 1}).")
         watch.likelihood(losses[-1], actors.model.vocabulary_size, of="training")
-        facts = _facts(episodes, scores, settings.samples_per_prompt) | actors.unread_ratings()
-        if facts.get("unread_ratings"):
-            say(f"{facts['unread_ratings']:.0f} ratings could not be read; their answers had the least score.")
-        run.log(number + 1, loss=losses[-1], kept=len(kept), unfinished_prompts=unfinished, **facts)
+        metrics = _facts(episodes, scores, settings.samples_per_prompt) | actors.unread_ratings()
+        if metrics.get("unread_ratings"):
+            say(f"{metrics['unread_ratings']:.0f} ratings could not be read; their answers had the least score.")
+        run.log(number + 1, loss=losses[-1], kept=len(kept), unfinished_prompts=unfinished, **metrics)
         say(
-            f"round {number + 1}: score {facts['score']:.3f}, best of {settings.samples_per_prompt} "
-            f"{facts['best_score']:.3f}, loss {losses[0]:.3f} -> {losses[-1]:.3f}"
+            f"round {number + 1}: score {metrics['score']:.3f}, best of {settings.samples_per_prompt} "
+            f"{metrics['best_score']:.3f}, loss {losses[0]:.3f} -> {losses[-1]:.3f}"
         )
         save_checkpoint(run, number + 1, parts, kept=kept)
 

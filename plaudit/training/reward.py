@@ -80,7 +80,7 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     if REWARD_LOSSES[settings.loss].learns_ties:
         quality["tie_parameter"] = math.exp(float(getattr(scorer.head, LOG_TIE).detach()))
     rated = [data.scales[name] for name in settings.criteria or data.scales if name in data.scales] * settings.members
-    facts = ScoreFacts(
+    metrics = ScoreFacts(
         mean=mean,
         std=std,
         temperatures=_temperatures(judged, settings),
@@ -90,7 +90,7 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
         rating_mean=tuple(mean for mean, _ in rated),
         rating_std=tuple(std for _, std in rated),
     )
-    save_reward(scorer, start, run.model_folder, facts)
+    save_reward(scorer, start, run.model_folder, metrics)
     for clause in weak_reward(quality):
         run.warn(f"{run.name} {clause}.")
     for warning in [*few_prompts(len(data.held_out)), *unsure_reward(quality)]:
@@ -106,8 +106,8 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
             "train_judgments_simulated": sum(by.get(name) == SIMULATED for name in used),
             **({"train_ratings": sum(len(prompt.ratings) for prompt in data.train)} if data.scales else {}),
             "held_out_prompts": len(data.held_out),
-            "score_mean": mean if facts.heads else mean[0],
-            "score_std": std if facts.heads else std[0],
+            "score_mean": mean if metrics.heads else mean[0],
+            "score_std": std if metrics.heads else std[0],
         }
     )
     drop_checkpoint(run)
@@ -167,8 +167,8 @@ def fit_scorer(start: LoadedModel, data: RewardData, config: Config, run: Run | 
     first = load_checkpoint(run, parts)["step"] if run is not None else 0
     if run is not None and first == 0:
         count = len(_heads(settings))
-        facts = ScoreFacts(mean=(0.0,) * max(1, count), std=(1.0,) * max(1, count), heads=_heads(settings))
-        rehearse_reward(scorer, start, config.model, facts, run.path)
+        metrics = ScoreFacts(mean=(0.0,) * max(1, count), std=(1.0,) * max(1, count), heads=_heads(settings))
+        rehearse_reward(scorer, start, config.model, metrics, run.path)
 
     with progress("reward model", total) as advance:
         advance(first)

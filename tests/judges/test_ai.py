@@ -2,9 +2,9 @@ import math
 
 import pytest
 
-from plaudit.judges import reading, wording
+from plaudit.judges import parsing, prompts
 from plaudit.judges.ai import AIJudge
-from plaudit.judges.wording import DIGITS, LABELS, Exemplar
+from plaudit.judges.prompts import DIGITS, LABELS, Exemplar
 from plaudit.records import Prompt, Response
 
 PROMPT = Prompt([{"role": "user", "content": "How do I boil an egg?"}])
@@ -27,7 +27,7 @@ class Scripted:
 
 
 def from_log_probs(one, other):
-    return reading.label_probabilities({"1": one, "2": other}, LABELS)
+    return parsing.label_probabilities({"1": one, "2": other}, LABELS)
 
 
 def test_both_orders_are_averaged_after_mapping_back():
@@ -35,19 +35,19 @@ def test_both_orders_are_averaged_after_mapping_back():
     shown, swapped = from_log_probs(-0.4, -1.3), from_log_probs(-0.9, -0.6)
     assert shown[0] == pytest.approx(0.710950, abs=1e-6)
     assert swapped[1] == pytest.approx(0.574443, abs=1e-6)
-    assert reading.both_orders(shown, swapped) == pytest.approx(0.642696, abs=1e-6)
+    assert parsing.both_orders(shown, swapped) == pytest.approx(0.642696, abs=1e-6)
 
 
 def test_the_expected_score_and_its_place_between_minus_one_and_one():
     probabilities = (0.01, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.2, 0.08, 0.03)
-    assert reading.expected_score(probabilities) == pytest.approx(6.71)
-    assert reading.normalised_score(6.71) == pytest.approx(0.268889, abs=1e-6)
-    assert [reading.normalised_score(s) for s in (1, 10)] == [-1, 1]
+    assert parsing.expected_score(probabilities) == pytest.approx(6.71)
+    assert parsing.normalised_score(6.71) == pytest.approx(0.268889, abs=1e-6)
+    assert [parsing.normalised_score(s) for s in (1, 10)] == [-1, 1]
 
 
 @pytest.mark.parametrize(("given", "kept"), [(0.1, 0.4), (0.45, 0.45), (0.99, 0.6)])
 def test_soft_labels_after_reasoning_are_clamped(given, kept):
-    assert reading.clamped(given) == kept
+    assert parsing.clamped(given) == kept
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_soft_labels_after_reasoning_are_clamped(given, kept):
     ],
 )
 def test_label_probabilities_from_the_likeliest_tokens_of_an_endpoint(log_probs, chance):
-    found = reading.label_probabilities(log_probs, LABELS)
+    found = parsing.label_probabilities(log_probs, LABELS)
     assert found is None if chance is None else found[0] == pytest.approx(chance)
 
 
@@ -73,7 +73,7 @@ def test_label_probabilities_from_the_likeliest_tokens_of_an_endpoint(log_probs,
     ],
 )
 def test_a_verdict_is_read_only_where_it_is_clear(text, label):
-    assert reading.verdict(text, LABELS) == label
+    assert parsing.verdict(text, LABELS) == label
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_verdict_is_read_only_where_it_is_clear(text, label):
     ],
 )
 def test_an_order_is_read_only_where_every_answer_is_named_once(text, ranks):
-    assert reading.ranking(text, 3) == ranks
+    assert parsing.ranking(text, 3) == ranks
 
 
 def judge_of(choose=None, say=None, **more):
@@ -105,8 +105,8 @@ def test_a_liking_for_the_first_place_cancels_and_is_kept_to_be_seen():
     assert (one.shown, one.swapped) == pytest.approx((0.9, 0.7))
     (always_first,) = judge_of(lambda *_: (0.9, 0.1)).judge([(PROMPT, A, B)])
     assert always_first.preference == pytest.approx(0.5)
-    assert always_first.by_place
-    assert not one.by_place
+    assert always_first.position_inconsistent
+    assert not one.position_inconsistent
 
 
 def test_what_cannot_be_read_is_counted_and_is_no_tie():
@@ -118,7 +118,7 @@ def test_what_cannot_be_read_is_counted_and_is_no_tie():
 def test_reasoning_comes_first_and_is_part_of_the_question():
     judge = judge_of(lambda *_: (0.6, 0.4), lambda *_: "The first is right.", reasoning=True, clamp=(0.4, 0.55))
     (found,) = judge.judge([(PROMPT, A, B)])
-    last = judge.speaker.asked[-1]
+    last = judge.backend.asked[-1]
     assert [m["role"] for m in last] == ["user", "assistant", "user"]
     assert last[1]["content"] == "The first is right."
     assert found.preference == pytest.approx(0.5)
@@ -151,10 +151,10 @@ def test_several_chains_of_thought_are_averaged_and_silent_ones_left_out():
 
 def test_examples_are_shown_before_the_question():
     exemplar = Exemplar(PROMPT.messages, ("x", "y"), 2, "y is better")
-    asked = wording.compare("G", PROMPT.messages, ("a", "b"), [exemplar])
+    asked = prompts.compare("G", PROMPT.messages, ("a", "b"), [exemplar])
     assert [m["role"] for m in asked] == ["user", "assistant", "user"]
     assert asked[1]["content"] == "2"
-    thought = wording.think("G", PROMPT.messages, ("a", "b"), [exemplar])
+    thought = prompts.think("G", PROMPT.messages, ("a", "b"), [exemplar])
     assert thought[1]["content"] == "y is better"
 
 
@@ -185,15 +185,15 @@ def test_a_local_model_gives_exact_probabilities_whatever_else_is_in_the_batch(t
     import torch
 
     from plaudit.config import resolve
-    from plaudit.judges.speakers import LocalSpeaker
+    from plaudit.judges.backends import LocalBackend
     from plaudit.models.loading import load_causal
 
     config = resolve(overrides=["model.dtype=float32", f"model.name={tiny_model}"])
     model = load_causal(str(tiny_model), config.model)
-    asked = [wording.compare("?", PROMPT.messages, pair) for pair in (("a b", "c"), ("tea", "moon river"))]
+    asked = [prompts.compare("?", PROMPT.messages, pair) for pair in (("a b", "c"), ("tea", "moon river"))]
     asked = [[{"role": "user", "content": m[0]["content"][-80 * (i + 1) :]}] for i, m in enumerate(asked)]
-    together = LocalSpeaker(model, 4096).choose(asked, LABELS)
-    alone = [LocalSpeaker(model, 64).choose([one], LABELS)[0] for one in asked]
+    together = LocalBackend(model, 4096).choose(asked, LABELS)
+    alone = [LocalBackend(model, 64).choose([one], LABELS)[0] for one in asked]
     for one, other in zip(together, alone, strict=True):
         assert one == pytest.approx(other, abs=1e-5)
     ids = model.format.encode_prompt(asked[0])
@@ -203,7 +203,7 @@ def test_a_local_model_gives_exact_probabilities_whatever_else_is_in_the_batch(t
     labels = [model.format.tokenizer(label, add_special_tokens=False)["input_ids"][0] for label in LABELS]
     assert together[0] == pytest.approx(logits[labels].softmax(0).tolist(), abs=1e-5)
     too_long = [{"role": "user", "content": "tea " * 400}]
-    assert LocalSpeaker(model, 4096).choose([too_long, asked[0]], LABELS)[0] is None
-    said = LocalSpeaker(model, 4096).say([asked[0], too_long], max_tokens=4, temperature=0.0, seed=0)
+    assert LocalBackend(model, 4096).choose([too_long, asked[0]], LABELS)[0] is None
+    said = LocalBackend(model, 4096).say([asked[0], too_long], max_tokens=4, temperature=0.0, seed=0)
     assert isinstance(said[0], str)
     assert said[1] is None

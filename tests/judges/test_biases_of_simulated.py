@@ -9,8 +9,8 @@ import pytest
 from scipy.special import expit
 
 from plaudit.config import SimulatedAnnotatorSettings
-from plaudit.judges.likings import liking_of_scores
 from plaudit.judges.simulated import SimulatedAnnotator
+from plaudit.judges.utilities import utility_of_scores
 from plaudit.records import Prompt, Response, implied_comparisons
 from plaudit.statistics.biases import choice_habits, drift, position_biases
 
@@ -20,7 +20,7 @@ RANDOM = np.random.default_rng(3)
 TEXTS = {f"{side}{i}": "word " * int(RANDOM.integers(1, 60)) for i in range(PAIRS) for side in "ab"}
 SCORES = {name: float(RANDOM.normal(0, 1.5)) for name in TEXTS}
 WORDS = {name: len(text.split()) for name, text in TEXTS.items()}
-LIKING = liking_of_scores(SCORES, "scores")
+LIKING = utility_of_scores(SCORES, "scores")
 
 
 def response(name):
@@ -138,7 +138,7 @@ def test_rankings_are_plackett_luce_and_their_pairs_bradley_terry():
     """Utilities 1, 0, -1 at noise 1: the best comes first with e / (e + 1 + 1/e), and wins 0.731 of its first pair."""
     values = {"x": 1.0, "y": 0.0, "z": -1.0}
     scores = {f"{n}{i}": v for i in range(PAIRS) for n, v in values.items()}
-    person = SimulatedAnnotator(SimulatedAnnotatorSettings(name="ann", noise=1.0), liking_of_scores(scores, "s"), 0)
+    person = SimulatedAnnotator(SimulatedAnnotatorSettings(name="ann", noise=1.0), utility_of_scores(scores, "s"), 0)
     best, pair, orders = 0, 0, Counter()
     for i in range(PAIRS):
         ranked = person.rank(PROMPT, [Response(f"{n}{i}", PROMPT.id, "words", "r") for n in "xyz"], run="r")

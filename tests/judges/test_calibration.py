@@ -16,16 +16,16 @@ from plaudit.judges.calibration import (
     noise_factor,
     share_right,
 )
-from plaudit.judges.likings import liking_of_scores
 from plaudit.judges.simulated import SimulatedAnnotator
+from plaudit.judges.utilities import utility_of_scores
 from plaudit.records import Prompt, Response
 
 PROMPT = Prompt([{"role": "user", "content": "Which?"}])
 
 
 def annotators(*settings, scores):
-    liking = liking_of_scores(scores, "scores")
-    return [SimulatedAnnotator(s, liking, 0) for s in settings]
+    utility_function = utility_of_scores(scores, "scores")
+    return [SimulatedAnnotator(s, utility_function, 0) for s in settings]
 
 
 def prefers_better(annotator, i, gap):

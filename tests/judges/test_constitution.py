@@ -52,14 +52,14 @@ def test_a_bad_file_is_named_with_the_entry(tmp_path, text, said):
 
 
 def test_each_round_criticises_and_revises_the_newest_draft_by_another_principle():
-    speaker = Polite()
-    found = Reviser(speaker, load_principles(), rounds=3).revise([(p, "draft") for p in PROMPTS[:5]])
+    backend = Polite()
+    found = Reviser(backend, load_principles(), rounds=3).revise([(p, "draft") for p in PROMPTS[:5]])
     assert len(found) == 5
     for one in found:
         assert one.drafts == ["draft", "draft!", "draft!!", "draft!!!"]
         assert len(set(one.principles)) == 3
         assert one.critiques == ["it is rude"] * 3
-    assert len(speaker.asked) == 2 * 3 * 5
+    assert len(backend.asked) == 2 * 3 * 5
 
 
 def test_an_answer_that_gets_no_critique_keeps_what_it_has_and_is_counted():
@@ -96,7 +96,7 @@ def test_the_questions_follow_the_conversation():
 def test_a_judge_with_principles_draws_for_each_pair_and_averages_an_ensemble():
     principles = load_principles()
 
-    class Liking:
+    class UtilityFunction:
         def __init__(self):
             self.heard = []
 
@@ -107,17 +107,17 @@ def test_a_judge_with_principles_draws_for_each_pair_and_averages_an_ensemble():
 
     responses = [[Response(f"{p.id}{k}", p.id, f"text {k}", "r") for k in "ab"] for p in PROMPTS]
     pairs = [(p, *both) for p, both in zip(PROMPTS, responses, strict=True)]
-    speaker = Liking()
-    one = AIJudge("ai", speaker, tuple(p.comparison for p in principles))
+    backend = UtilityFunction()
+    one = AIJudge("ai", backend, tuple(p.comparison for p in principles))
     one.judge(pairs)
-    assert len(set(speaker.heard)) > 5
-    assert len(speaker.heard) == 2 * len(pairs)
+    assert len(set(backend.heard)) > 5
+    assert len(backend.heard) == 2 * len(pairs)
     half = len(pairs)
-    assert speaker.heard[:half] == speaker.heard[half:]  # both orders by the same principle
-    speaker = Liking()
-    ensemble = AIJudge("ai", speaker, tuple(p.comparison for p in principles), guidelines_per_pair=len(principles))
+    assert backend.heard[:half] == backend.heard[half:]  # both orders by the same principle
+    backend = UtilityFunction()
+    ensemble = AIJudge("ai", backend, tuple(p.comparison for p in principles), guidelines_per_pair=len(principles))
     found = ensemble.judge(pairs[:3])
-    assert len(speaker.heard) == 2 * 3 * len(principles)
+    assert len(backend.heard) == 2 * 3 * len(principles)
     share = 1 / len(principles)
     assert [j.shown for j in found] == pytest.approx([0.5 + 0.4 * share] * 3)
     assert [j.preference for j in found] == pytest.approx([0.5] * 3)

@@ -10,8 +10,8 @@ from plaudit.config import ModelJudgeSettings, resolve
 from plaudit.errors import ConfigError, DataError
 from plaudit.functions import UserFunction
 from plaudit.judges.endpoint.questions import Reply, Unanswered
-from plaudit.judges.models import EndpointSpeaker, FunctionJudge, load_exemplars
-from plaudit.judges.wording import LABELS
+from plaudit.judges.models import EndpointBackend, FunctionJudge, load_exemplars
+from plaudit.judges.prompts import LABELS
 from plaudit.records import Prompt, Response
 
 FUNCTION = """
@@ -61,7 +61,7 @@ def test_a_local_model_judges_and_what_it_gives_does_not_depend_on_how_many_at_o
              for c in sampled.store.comparisons(run.name)} for run in (first, again)]  # fmt: skip
     assert soft[0].keys() == soft[1].keys()
     assert all(soft[0][pair] == pytest.approx(soft[1][pair], abs=1e-4) for pair in soft[0])
-    assert 0 <= first.result["models"]["machine"]["by_place"] <= 1
+    assert 0 <= first.result["models"]["machine"]["position_inconsistent"] <= 1
     assert judge(sampled, source=sampled.config().model.name, at_once=7).name == first.name
 
 
@@ -143,11 +143,11 @@ def test_an_endpoint_is_read_by_its_log_probs_else_by_its_word_and_else_not_at_a
             reply("2", (("Hm", -0.1),)),
         ]
     )
-    found = EndpointSpeaker(endpoint).choose([[{"role": "user", "content": str(i)}] for i in range(5)], LABELS)
+    found = EndpointBackend(endpoint).choose([[{"role": "user", "content": str(i)}] for i in range(5)], LABELS)
     assert found[0][0] == pytest.approx(0.909, abs=1e-3)
     assert found[1:] == [(0.0, 1.0), None, None, (0.0, 1.0)]
     assert all(question.top_log_probs == 20 for question in endpoint.asked)
-    said = EndpointSpeaker(Endpoint([reply("yes"), Unanswered("x")])).say(
+    said = EndpointBackend(Endpoint([reply("yes"), Unanswered("x")])).say(
         [[], []], max_tokens=5, temperature=1.0, seed=3
     )
     assert said == ["yes", None]

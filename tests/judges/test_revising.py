@@ -14,7 +14,7 @@ def sampled(workspace):
     return workspace
 
 
-class Speaker:
+class Backend:
     """Puts a word behind whatever it revises."""
 
     def __init__(self, *_):
@@ -31,7 +31,7 @@ def settings(workspace, *more):
 
 
 def test_revisions_become_demonstrations_of_the_run_and_sft_can_learn_from_them_alone(sampled, monkeypatch):
-    monkeypatch.setattr("plaudit.judges.models.LocalSpeaker", Speaker)
+    monkeypatch.setattr("plaudit.judges.models.LocalSpeaker", Backend)
     run = plaudit.revise(sampled, settings(sampled))
     drafts = {r.prompt_id: r.text for r in sampled.store.responses() if r.text.strip()}
     found = [d for d in sampled.store.demonstrations() if d.source == run.name]
@@ -51,7 +51,7 @@ def test_revisions_become_demonstrations_of_the_run_and_sft_can_learn_from_them_
 
 
 def test_only_the_last_revision_is_kept_when_asked(sampled, monkeypatch):
-    monkeypatch.setattr("plaudit.judges.models.LocalSpeaker", Speaker)
+    monkeypatch.setattr("plaudit.judges.models.LocalSpeaker", Backend)
     run = plaudit.revise(sampled, settings(sampled, "revise.keep=last"))
     found = [d for d in sampled.store.demonstrations() if d.source == run.name]
     assert len(found) == run.result["drafts"] > 0
@@ -61,7 +61,7 @@ def test_only_the_last_revision_is_kept_when_asked(sampled, monkeypatch):
 def test_revising_goes_on_where_it_stopped(sampled, monkeypatch):
     speakers = []
 
-    class Stops(Speaker):
+    class Stops(Backend):
         def say(self, asked, **more):
             if len(speakers) == 1 and self.calls == 5:
                 raise KeyboardInterrupt
@@ -86,7 +86,7 @@ def test_a_real_if_tiny_model_revises(sampled, tmp_path):
 
 
 def test_a_model_that_revises_nothing_and_a_bad_constitution_are_refused(sampled, monkeypatch, tmp_path):
-    class Silent(Speaker):
+    class Silent(Backend):
         def say(self, asked, **more):
             return [None for _ in asked]
 

@@ -3,9 +3,9 @@ import math
 import pytest
 
 from plaudit.config import SimulatedAnnotatorSettings, TasteSettings
-from plaudit.judges.likings import liking_of_taste
 from plaudit.judges.simulated import SimulatedAnnotator
 from plaudit.judges.taste import taste_facts, utility
+from plaudit.judges.utilities import utility_of_taste
 from plaudit.records import Prompt, Response, content_id
 
 PROMPT = Prompt([{"role": "user", "content": "How do I cook rice well?"}])
@@ -17,7 +17,7 @@ def response(name, text, finished=True):
 
 
 def annotator(noise, seed=0):
-    return SimulatedAnnotator(SimulatedAnnotatorSettings(name="someone", noise=noise), liking_of_taste(TASTE), seed)
+    return SimulatedAnnotator(SimulatedAnnotatorSettings(name="someone", noise=noise), utility_of_taste(TASTE), seed)
 
 
 def facts(text, finished=True):
@@ -82,7 +82,7 @@ def test_settings_without_habits_choose_as_they_always_have():
     made = []
     for name, noise in (("careful", 0.3), ("average", 0.6), ("hasty", 1.2)):
         settings = SimulatedAnnotatorSettings(name=name, noise=noise)
-        someone = SimulatedAnnotator(settings, liking_of_taste(TASTE), 7)
+        someone = SimulatedAnnotator(settings, utility_of_taste(TASTE), 7)
         made.append([list(item) for item in sorted(someone.annotator.parameters.items())])
         for i in range(14):
             for j in range(i):
@@ -96,8 +96,10 @@ def test_settings_without_habits_choose_as_they_always_have():
     "text", ["", "  ", "Rice.", "Lovely rice. " * 12, "Cook it in a terrible awful way, " * 9, "Boil rice."]
 )
 def test_what_the_taste_likes_is_its_utility_to_the_last_bit(text, finished):
-    liking = liking_of_taste(TASTE)
+    utility_function = utility_of_taste(TASTE)
     expected = utility(PROMPT.text, text, finished=finished, taste=TASTE)
-    assert liking.utility(PROMPT, response("x", text, finished)) == expected
-    doubled = liking.utility(PROMPT, response("x", text, finished), dict.fromkeys(liking.weights, 2.0))
+    assert utility_function.utility(PROMPT, response("x", text, finished)) == expected
+    doubled = utility_function.utility(
+        PROMPT, response("x", text, finished), dict.fromkeys(utility_function.weights, 2.0)
+    )
     assert doubled == pytest.approx(2 * expected)

@@ -17,7 +17,7 @@ RATINGS = {"book": "9", "tea": "6", "moon": "3", "lamp": "hard to say"}
 WITHOUT_LIMITS = "rl.missing_eos_score=null"
 
 
-class Speaker:
+class Backend:
     """Rates by a word in the answer; what it does not know it cannot rate."""
 
     def __init__(self, ratings):
@@ -41,7 +41,7 @@ def rate_by_word(text, _):
 
 
 def test_ratings_go_from_the_worst_at_minus_1_to_the_best_at_1_and_unread_ones_gain_nothing():
-    scorer = RatingScorer(AIJudge("j", Speaker({"good": "9", "fair": "5", "bad": "0"}), "How good?"))
+    scorer = RatingScorer(AIJudge("j", Backend({"good": "9", "fair": "5", "bad": "0"}), "How good?"))
     expected = [1.0, 1 / 9, -1.0]
     assert scorer(answered("good", "fair", "bad")).tolist() == pytest.approx(expected)
     assert scorer.unread == 0
@@ -146,15 +146,15 @@ def test_no_policy_learns_from_ratings_that_were_never_given(four_answers):
 
 def test_the_rating_of_a_local_model_is_its_expected_digit(four_answers):
     """By hand from the logits at the place of the answer."""
-    from plaudit.judges import wording
-    from plaudit.judges.speakers import LocalSpeaker
+    from plaudit.judges import prompts
+    from plaudit.judges.backends import LocalBackend
     from plaudit.models.loading import load_causal
 
     config = four_answers.config()
     model = load_causal(four_answers.model_source("latest:sft"), config.model)
-    scorer = RatingScorer(AIJudge("j", LocalSpeaker(model, 1 << 20), "How good?"))
+    scorer = RatingScorer(AIJudge("j", LocalBackend(model, 1 << 20), "How good?"))
     (found,) = scorer(answered("book"))
-    ids = model.format.encode_prompt(wording.rate("How good?", [{"role": "user", "content": "?"}], "book"))
+    ids = model.format.encode_prompt(prompts.rate("How good?", [{"role": "user", "content": "?"}], "book"))
     with torch.no_grad():
         states = model.network.body(torch.tensor([ids])).last_hidden_state[0, -1]
         logits = model.network.head(states).float()

@@ -2,6 +2,7 @@ import pytest
 import torch
 from conftest import make_model
 
+from plaudit import cpu
 from plaudit.config import LoraSettings, ModelSettings
 from plaudit.models.loading import load_causal
 from plaudit.models.network import make_trainable
@@ -209,9 +210,15 @@ def test_prompts_are_read_together_up_to_so_many_tokens_and_a_longer_one_alone(
     assert read == together
 
 
-def test_the_whole_distribution_is_drawn_from_by_the_kernel_and_a_part_of_it_is_not(model, monkeypatch):
-    drawn, take = [], in_process.rowwise.draw
-    monkeypatch.setattr(in_process.rowwise, "draw", lambda *given: (drawn.append(len(given[0])), take(*given))[1])
+def test_the_whole_distribution_is_drawn_from_by_the_engine_and_a_part_of_it_is_not(model, monkeypatch):
+    monkeypatch.setenv(cpu.VARIABLE, "auto")
+    drawn, take = [], cpu.draw
+
+    def counted(product, states, *given, **named):
+        drawn.append(len(states))
+        return take(product, states, *given, **named)
+
+    monkeypatch.setattr(cpu, "draw", counted)
     draw(model.network, top_p=0.9, max_new_tokens=2)
     assert not drawn
     draw(model.network, max_new_tokens=1)

@@ -8,7 +8,7 @@ from plaudit.config import ModelSettings
 from plaudit.errors import ConfigError, DataError
 from plaudit.models.loading import load_causal
 from plaudit.records import Prompt
-from plaudit.sampling.episodes import play
+from plaudit.sampling.episodes import roll_out
 
 USERS = """
 WORTH = {"tea": 1.0, "moon": 0.0, "book": 2.0, "lamp": -1.0}
@@ -87,7 +87,7 @@ def test_an_episodes_ids_are_those_of_the_template_and_only_the_policys_are_lear
     """Rendering the finished conversation again gives the very ids, the user's turns masked out."""
     model = load_causal(str(four_answers.run("sft-001").model_folder), ModelSettings(dtype="float32"))
     prompt = Prompt([{"role": "user", "content": "What should I do about my dog tea today?"}])
-    (episode,) = play(
+    (episode,) = roll_out(
         model.network, model, [prompt], prompt_limit=100, samples_per_prompt=1, max_new_tokens=6, temperature=0.1,
         seed=0, user=lambda conversations: ["and my music?"] * len(conversations), turns=3,
     )  # fmt: skip
@@ -95,10 +95,10 @@ def test_an_episodes_ids_are_those_of_the_template_and_only_the_policys_are_lear
     whole = model.format.tokenizer.apply_chat_template(episode.messages, tokenize=False)
     ids = model.format.tokenizer(whole, add_special_tokens=False)["input_ids"]
     assert ids[: len(episode.context)] == episode.context
-    learnt = [i for i, own in zip(episode.token_ids, episode.learnt, strict=True) if own]
-    assert learnt == [i for answer in episode.answers for i in answer.sequence.response_ids]
-    assert model.format.tokenizer.decode(learnt).count("<|end|>") == 3
-    assert all(p == 0 for p, own in zip(episode.log_probs, episode.learnt, strict=True) if not own)
+    loss_mask = [i for i, own in zip(episode.token_ids, episode.loss_mask, strict=True) if own]
+    assert loss_mask == [i for answer in episode.answers for i in answer.sequence.response_ids]
+    assert model.format.tokenizer.decode(loss_mask).count("<|end|>") == 3
+    assert all(p == 0 for p, own in zip(episode.log_probs, episode.loss_mask, strict=True) if not own)
     assert sum(p < 0 for p in episode.log_probs) >= 3
 
 
@@ -108,7 +108,7 @@ def test_an_episode_ends_where_the_context_does_and_keeps_no_unanswered_turn(tmp
     model = load_causal(str(four_answers.run("sft-001").model_folder), ModelSettings(dtype="float32"))
     model.config.max_position_embeddings = 70
     prompt = Prompt([{"role": "user", "content": "What should I do about my dog tea today?"}])
-    (episode,) = play(
+    (episode,) = roll_out(
         model.network, replace(model), [prompt], prompt_limit=60, samples_per_prompt=1, max_new_tokens=6,
         temperature=0.1, seed=0, user=lambda conversations: ["again " * 6] * len(conversations), turns=9,
     )  # fmt: skip
@@ -116,7 +116,7 @@ def test_an_episode_ends_where_the_context_does_and_keeps_no_unanswered_turn(tmp
     assert episode.messages[-1]["role"] == "assistant"
     assert episode.ends[-1] == len(episode.token_ids)
     assert len(episode.answers) < 9
-    assert episode.cut
+    assert episode.truncated
 
 
 def test_a_model_can_be_the_user(four_answers):

@@ -42,9 +42,9 @@ def episode(lead, turns, scores, *, finished=True):
     made = Episode(Prompt([{"role": "user", "content": f"{lead}"}]), [lead, 3], [])
     for number, (ids, worth) in enumerate(zip(turns, scores, strict=True)):
         if number:
-            made._extend([4, 4], [0.0, 0.0], learnt=False)
+            made._extend([4, 4], [0.0, 0.0], loss_mask=False)
         made.answers.append(Answered([], TokenSequence(made.context, ids), f"{worth}", finished, ""))
-        made._extend(ids, [-1.0] * len(ids), learnt=True)
+        made._extend(ids, [-1.0] * len(ids), loss_mask=True)
         made.ends.append(len(made.token_ids))
     return made
 

@@ -221,8 +221,8 @@ def softmax(scores: Any) -> None:
 
 @generated
 def mixture(
-    context: Any, heads: Any, width: Any, values: Any, first: Any, stride: Any, probabilities: Any, probabilities_stride: Any,
-    step: Any, count: Any, result: Any, result_stride: Any, added: Any,
+    context: Any, heads: Any, width: Any, values: Any, first: Any, stride: Any, probabilities: Any,
+    probabilities_stride: Any, step: Any, count: Any, result: Any, result_stride: Any, added: Any,
 ) -> Any:  # fmt: skip
     """Sums of rows of values, weighted by the chances of each head; they stay in registers, as in a loop they do not.
 

@@ -60,7 +60,7 @@ class Actors:
 
     def spent(self) -> dict[str, Any]:
         """What endpoints that rate have taken, by judge."""
-        found = {rater.judge.name: spent_by(rater.judge.speaker) for rater in self.raters}
+        found = {rater.judge.name: spent_by(rater.judge.backend) for rater in self.raters}
         return {"spent": {name: spent for name, spent in found.items() if spent}} if any(found.values()) else {}
 
     def unread_ratings(self) -> dict[str, float]:
@@ -147,6 +147,6 @@ def _make_critic(
     role = "value" if name == "reward" else f"{name}_value"
     network = make_trainable(start.network, config.model.lora, role=role, seed=seed, train_head=True)
     normalised = name == "reward" and config.rl.normalise_reward and scorer.model is not None
-    facts = start.scores
-    mean, std = (facts.mean[0], facts.std[0]) if normalised else (0.0, 1.0)
+    metrics = start.scores
+    mean, std = (metrics.mean[0], metrics.std[0]) if normalised else (0.0, 1.0)
     return Critic(network, mean, std)

@@ -204,8 +204,8 @@ def _mask(sequences: Sequence[TokenSequence]) -> Tensor:
     longest = max(len(sequence.response_ids) for sequence in sequences)
     mask = torch.zeros(len(sequences), longest, dtype=torch.bool)
     for row, sequence in enumerate(sequences):
-        learnt = [True] * len(sequence.response_ids) if sequence.learnt is None else sequence.learnt
-        mask[row, : len(learnt)] = torch.tensor(learnt)
+        loss_mask = [True] * len(sequence.response_ids) if sequence.loss_mask is None else sequence.loss_mask
+        mask[row, : len(loss_mask)] = torch.tensor(loss_mask)
     return mask
 
 
@@ -240,7 +240,7 @@ def figures(rollouts: Rollouts, scored: Scored, measured: Measured, episodes: li
     sampled = torch.zeros(mask.shape)
     for row, episode in enumerate(episodes):
         sampled[row, : len(episode.log_probs)] = torch.tensor(episode.log_probs)
-    facts = {
+    metrics = {
         "reward": float(rollouts.returns.mean()),
         "score": float(rollouts.scores.mean()),
         "score_std": float(rollouts.scores.std(correction=0)),
@@ -251,8 +251,8 @@ def figures(rollouts: Rollouts, scored: Scored, measured: Measured, episodes: li
         "sampler_gap": float(masked_mean((sampled - rollouts.log_probs).abs(), mask)),
     }
     if rollouts.reference_log_probs is not None:
-        facts["kl"] = float(k1(rollouts.log_probs, rollouts.reference_log_probs).sum(dim=1).mean())  # nats a response
+        metrics["kl"] = float(k1(rollouts.log_probs, rollouts.reference_log_probs).sum(dim=1).mean())  # nats a response
     if any(len(episode.ends) > 1 for episode in episodes):
-        facts["turns"] = sum(len(episode.ends) for episode in episodes) / len(episodes)
-        facts["cut_by_context"] = sum(episode.cut for episode in episodes) / len(episodes)
-    return facts
+        metrics["turns"] = sum(len(episode.ends) for episode in episodes) / len(episodes)
+        metrics["truncated_by_context"] = sum(episode.truncated for episode in episodes) / len(episodes)
+    return metrics

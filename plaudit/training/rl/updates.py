@@ -61,7 +61,7 @@ def learn(
     """
     settings = batching.config.rl
     policy_optimiser = optimisers["policy"]
-    facts: dict[str, float] = {"learning_rate": policy_optimiser.learning_rate}
+    metrics: dict[str, float] = {"learning_rate": policy_optimiser.learning_rate}
     totals, updates, stopped = _Totals(), 0, False
     for epoch in range(settings.epochs):
         for rows in batching.minibatches(len(rollouts.sequences), step, epoch):
@@ -69,7 +69,7 @@ def learn(
                 actors, passes, algorithm, rollouts, advantages, batching, rows, kl_coefficient
             )
             if updates == 0:
-                facts["first_ratio_gap"] = largest  # |log ratio| before any update: 0 unless something is wrong
+                metrics["first_ratio_gap"] = largest  # |log ratio| before any update: 0 unless something is wrong
             moved = found.means()["approximate_kl"]
             if settings.max_approximate_kl is not None and moved > settings.max_approximate_kl:
                 for optimiser in optimisers.values():
@@ -79,21 +79,21 @@ def learn(
             if step < settings.value_warmup_steps:
                 policy_optimiser.discard()
             else:
-                facts |= _mix_in_texts(actors, batching, policy_optimiser, texts)
-                facts["policy_gradient_norm"] = policy_optimiser.step()
+                metrics |= _mix_in_texts(actors, batching, policy_optimiser, texts)
+                metrics["policy_gradient_norm"] = policy_optimiser.step()
             for name in actors.critics:
-                facts[f"{_prefix(name)}value_gradient_norm"] = optimisers[name].step()
+                metrics[f"{_prefix(name)}value_gradient_norm"] = optimisers[name].step()
             totals.merge(found)
             updates += 1
-            facts["largest_log_ratio"] = max(largest, facts.get("largest_log_ratio", 0.0))
+            metrics["largest_log_ratio"] = max(largest, metrics.get("largest_log_ratio", 0.0))
         if stopped:
             break
-    facts |= totals.means() | {"updates": float(updates)}
+    metrics |= totals.means() | {"updates": float(updates)}
     for name in actors.critics:
         error = masked_mean((rollouts.values[name] - advantages.targets[name]).square(), rollouts.mask)
         variance = masked_variance(advantages.targets[name], rollouts.mask)
-        facts[f"{_prefix(name)}explained_variance"] = float(1 - error / variance.clamp(min=1e-8))
-    return facts
+        metrics[f"{_prefix(name)}explained_variance"] = float(1 - error / variance.clamp(min=1e-8))
+    return metrics
 
 
 def _accumulate(

@@ -22,32 +22,32 @@ BEYOND = 1.0
 
 
 def signs_of_collapse(
-    facts: Mapping[str, float], first: Mapping[str, float], answers: Sequence[Sequence[int]], prompts: int
+    metrics: Mapping[str, float], first: Mapping[str, float], answers: Sequence[Sequence[int]], prompts: int
 ) -> dict[str, str]:
     """What is wrong -> its figures.
 
-    facts     of a step: `kl` (nats a response), `entropy` (nats a token), `length`, `finished_rate`, `reward`, ...
+    metrics     of a step: `kl` (nats a response), `entropy` (nats a token), `length`, `finished_rate`, `reward`, ...
     first     of the first step
     answers   their token ids
     prompts   how many different ones they answer
     """
     found: dict[str, str] = {}
-    kl, length = facts.get("kl"), max(facts["length"], 1.0)
+    kl, length = metrics.get("kl"), max(metrics["length"], 1.0)
     if kl is not None and not kl <= max(KL, KL_A_TOKEN * length):
         found["The policy has gone far from its start"] = f"KL {kl:.3g} nats a response, {kl / length:.2g} a token"
-    if facts["entropy"] < ENTROPY and first["entropy"] > 10 * ENTROPY:
+    if metrics["entropy"] < ENTROPY and first["entropy"] > 10 * ENTROPY:
         found["The policy has nothing left to choose"] = (
-            f"entropy {facts['entropy']:.2g} nats a token, {first['entropy']:.2g} at first"
+            f"entropy {metrics['entropy']:.2g} nats a token, {first['entropy']:.2g} at first"
         )
     found |= {what: f"{len(answers)} answers" for what in alike(answers, prompts)}
-    if facts["finished_rate"] == 0:
+    if metrics["finished_rate"] == 0:
         found["No answer finished, so all have the score of an unfinished one or none of an end"] = (
-            f"{facts['length']:.0f} tokens each: raise rl.max_new_tokens"
+            f"{metrics['length']:.0f} tokens each: raise rl.max_new_tokens"
         )
-    if not abs(facts["reward"]) <= LARGE:
-        found["Rewards are far from the size of 1"] = f"{facts['reward']:.2g} a response"
-    if not facts.get("value_loss", 0.0) <= LARGE:
-        found["Values are not learnt"] = f"value loss {facts['value_loss']:.2g}"
+    if not abs(metrics["reward"]) <= LARGE:
+        found["Rewards are far from the size of 1"] = f"{metrics['reward']:.2g} a response"
+    if not metrics.get("value_loss", 0.0) <= LARGE:
+        found["Values are not learnt"] = f"value loss {metrics['value_loss']:.2g}"
     return found
 
 
@@ -58,10 +58,10 @@ class Watch:
         self.run = run
         self._first: Mapping[str, float] | None = next(iter(run.metrics()), None)
 
-    def step(self, step: int, facts: Mapping[str, float], answers: Sequence[Sequence[int]], prompts: int) -> None:
+    def step(self, step: int, metrics: Mapping[str, float], answers: Sequence[Sequence[int]], prompts: int) -> None:
         """Look at a step of policy optimisation; as `signs_of_collapse`."""
-        self._first = self._first or dict(facts)
-        for what, figures in signs_of_collapse(facts, self._first, answers, prompts).items():
+        self._first = self._first or dict(metrics)
+        for what, figures in signs_of_collapse(metrics, self._first, answers, prompts).items():
             self._say(what, f"step {step}: {figures}")
 
     def likelihood(self, loss: float | None, vocabulary: int, *, of: str, step: int | None = None) -> None:

@@ -23,7 +23,7 @@ TASTE, SCORE = "taste", "score"
 
 
 @dataclass(frozen=True)
-class Liking:
+class UtilityFunction:
     """utility = sum over facts of weight * fact.
 
     weights  fact -> nats of preference for each unit of it
@@ -50,7 +50,7 @@ class Liking:
         return total
 
 
-def liking_of_taste(taste: TasteSettings) -> Liking:
+def utility_of_taste(taste: TasteSettings) -> UtilityFunction:
     """The checkable taste; its utility is `taste.utility`."""
 
     def facts(prompt: Prompt, response: Response) -> Facts:
@@ -58,10 +58,10 @@ def liking_of_taste(taste: TasteSettings) -> Liking:
             return NOTHING
         return taste_facts(prompt.text, response.text, finished=response.finished, taste=taste)
 
-    return Liking(taste_weights(taste), facts, taste.model_dump())
+    return UtilityFunction(taste_weights(taste), facts, taste.model_dump())
 
 
-def liking_of_rules(rules: Sequence[RuleSettings], taste: TasteSettings) -> Liking:
+def utility_of_rules(rules: Sequence[RuleSettings], taste: TasteSettings) -> UtilityFunction:
     """Weights on facts and patterns.
 
     taste  whose facts the rules are about
@@ -77,15 +77,15 @@ def liking_of_rules(rules: Sequence[RuleSettings], taste: TasteSettings) -> Liki
         return {name: found[name] for name in named} | held
 
     weights = {rule.name: rule.weight for rule in rules}
-    return Liking(weights, facts, [rule.model_dump(exclude_none=True) for rule in rules])
+    return UtilityFunction(weights, facts, [rule.model_dump(exclude_none=True) for rule in rules])
 
 
-def liking_of_scores(scores: Mapping[str, float], source: str) -> Liking:
+def utility_of_scores(scores: Mapping[str, float], source: str) -> UtilityFunction:
     """Of scores that are there already.
 
     scores  response id -> its utility
     """
-    return Liking({SCORE: 1.0}, lambda _, response: {SCORE: scores[response.id]}, source)
+    return UtilityFunction({SCORE: 1.0}, lambda _, response: {SCORE: scores[response.id]}, source)
 
 
 def is_model(utility: str | list[RuleSettings]) -> bool:
@@ -93,9 +93,9 @@ def is_model(utility: str | list[RuleSettings]) -> bool:
     return isinstance(utility, str) and utility != TASTE and not is_function(utility)
 
 
-def load_liking(
+def load_utility(
     workspace: Workspace, config: Config, model: str | None, answers: Sequence[tuple[Prompt, Response]]
-) -> Liking:
+) -> UtilityFunction:
     """As `judge.utility` says.
 
     model    the lineage name of the reward model that it names, if it does
@@ -106,13 +106,13 @@ def load_liking(
     """
     utility, taste = config.judge.utility, config.judge.taste
     if utility == TASTE:
-        return liking_of_taste(taste)
+        return utility_of_taste(taste)
     if not isinstance(utility, str):
-        return liking_of_rules(utility, taste)
+        return utility_of_rules(utility, taste)
     name = model or utility
     scores = _by_model(workspace, name, config, answers) if model else _by_function(name, answers)
     ids = [response.id for _, response in answers]
-    return liking_of_scores(dict(zip(ids, scores, strict=True)), name)
+    return utility_of_scores(dict(zip(ids, scores, strict=True)), name)
 
 
 def _by_function(name: str, answers: Sequence[tuple[Prompt, Response]]) -> list[float]:

@@ -15,7 +15,7 @@ from plaudit.text.batches import micro_batches
 from plaudit.text.chat import TokenSequence
 
 
-class Speaker(Protocol):
+class Backend(Protocol):
     """Answers questions, each on its own. None stands for what could not be had: too long, refused, or given up."""
 
     def choose(
@@ -31,7 +31,7 @@ class Speaker(Protocol):
         ...
 
 
-class LocalSpeaker:
+class LocalBackend:
     """A model in this process, whose probabilities of labels are exact."""
 
     def __init__(self, model: LoadedModel, tokens_per_micro_batch: int):
