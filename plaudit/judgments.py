@@ -16,9 +16,10 @@ from plaudit.workspace import Workspace
 
 PEOPLE, MODELS, SIMULATED = "people", "models", "simulated annotators"
 KINDS = {"person": PEOPLE, "imported": PEOPLE, "model": MODELS, "simulated": SIMULATED}
-"""Of an annotator in the store -> in words. Who a file names is a person, unless file or import say otherwise."""
+"""Kind of an annotator in the store -> the kind in words. Who a file names is a person, unless file or import say
+otherwise."""
 REUSED = "reused"
-"""In a judge run: annotator -> the earlier run in which they had judged the same samples already."""
+"""Key in a judge run's result: annotator -> the earlier run in which they had judged the same samples already."""
 
 Row = TypeVar("Row", Comparison, Label)
 
@@ -94,7 +95,7 @@ def is_of(row: Comparison | Label, parts: set[tuple[str, str | None]]) -> bool:
 
 
 def latest(rows: Sequence[Row]) -> list[Row]:
-    """Of each annotator the latest judgment of the same answers by the same criterion, in the order given.
+    """The latest judgment of each annotator on the same answers by the same criterion, in the order given.
 
     The pairs of a ranking are one judgment of all of its answers. Who is not named may be a person each time.
     """

@@ -121,7 +121,7 @@ class Response:
     token_ids: list[int] | None = None
     """The ids exactly as sampled, the stop token included; None for imported text."""
     log_probs: list[float] | None = None
-    """Of each sampled token under the sampling policy at its temperature, nats."""
+    """Log-probs of the sampled tokens under the sampling policy at its temperature, nats."""
     finished: bool = True
     """Whether the answer ended by a stop token rather than at the length limit."""
     temperature: float | None = None
@@ -168,7 +168,7 @@ class Comparison:
     soft_preference: float | None = None
     """The annotator's own degree of preference for the first, 0 to 1, where one was given beside the choice."""
     ranking: str | None = None
-    """Of a pair that is part of a ranking of several responses: which one."""
+    """Ranking of several responses that a pair is part of."""
     judgment: str | None = None
     """What was handed in on the pages for people, if it came from there; a correction comes from another."""
 
@@ -220,7 +220,7 @@ class Label:
     created: str = ""
     """ISO 8601 time in UTC; the store fills it in."""
     judgment: str | None = None
-    """As in a Comparison."""
+    """Kind of the annotator's answer, as in a Comparison."""
 
     @property
     def id(self) -> str:
@@ -230,7 +230,7 @@ class Label:
 
 
 def implied_comparisons(ratings: Iterable[Label]) -> list[Comparison]:
-    """Of two responses that somebody rated by one criterion, the higher is the better one.
+    """Comparisons implied by ratings: of two responses that one person rated by one criterion, the higher is better.
 
     Of people who are not named, whose ratings of a response may be several, each rating stands against each.
     """

@@ -27,7 +27,7 @@ class Reference(NamedTuple):
 
     @property
     def text(self) -> str:
-        """As it is written."""
+        """The reference as written."""
         return self.name if self.kind in (RUN_KIND, PLACE) else f"{self.kind}:{self.name}"
 
 

@@ -82,7 +82,7 @@ class Stage:
 
     @property
     def name(self) -> str:
-        """Of its function, in Python: `plaudit.NAME`; the kind, but for studies."""
+        """Name of its function, in Python: `plaudit.NAME`; the kind, but for studies."""
         return self.function.partition(":")[2] if not self.in_recipes else self.kind
 
     def load(self) -> Callable[..., Any]:

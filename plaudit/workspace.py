@@ -45,7 +45,7 @@ from plaudit.timing import now
 CONFIG_NAME = "plaudit.yaml"
 DATABASE_NAME = "feedback.sqlite"
 DATABASE_VARIABLE = "PLAUDIT_DATABASE"
-"""Of the environment: goes before `data.database`, so that a password need not stand in a file."""
+"""Environment variable: goes before `data.database`, so that a password need not stand in a file."""
 RUN_LIKE = re.compile(r"(?P<word>[A-Za-z_]+)[-_ ]?(?P<number>\d+)")
 """What somebody may type for a run's name."""
 SOURCE_AS_PARENT = re.compile(r"(?P<kind>comparisons(?=_\d)|labels(?=_\d)|demonstrations(?= )).+")
@@ -55,7 +55,7 @@ BEFORE: dict[str, Any] = {
     "reward": {"comparisons_per_batch": None},
     "prefer": {"comparisons_per_batch": None},
 }
-"""Of settings that runs of earlier versions do not have: what was done then, where that is not the default now."""
+"""Settings that runs of earlier versions do not have: what was done then, where that is not the default now."""
 RECORDED_PACKAGES = ("plaudit", "torch", "transformers", "peft", "tokenizers", "numpy", "sqlalchemy")
 
 
@@ -70,7 +70,7 @@ class Sources:
 
     @classmethod
     def of(cls, info: dict[str, Any]) -> Sources:
-        """Of run.json; earlier versions had them among the parents."""
+        """Sources from run.json; earlier versions had them among the parents."""
         if "sources" in info:
             return cls(**{kind: tuple(names) for kind, names in info["sources"].items()})
         found: dict[str, list[str]] = {}
@@ -116,7 +116,7 @@ class Run:
 
     @property
     def number(self) -> int:
-        """Of its kind, in the order in which runs were made."""
+        """Number among runs of its kind, in the order in which they were made."""
         return int(self.name.rpartition("-")[2])
 
     @property
@@ -601,7 +601,7 @@ def init(path: Path | str, *, config: Config | None = None) -> Workspace:
 
 
 def versions() -> dict[str, str]:
-    """Of Python, the platform and every package whose version can change a number."""
+    """Versions of Python, the platform and every package whose version can change a number."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for package in RECORDED_PACKAGES:
         try:

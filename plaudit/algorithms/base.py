@@ -98,7 +98,7 @@ class Piece:
 
 
 class Bounds(TypedDict):
-    """Of a probability ratio: see `objectives.clipped_surrogate`."""
+    """Bounds of a probability ratio: see `objectives.clipped_surrogate`."""
 
     clip: float | None
     clip_high: float | None

@@ -26,7 +26,7 @@ STOPPED = 128 + signal.SIGINT
 USAGE_ERROR: Any = typer.BadParameter.__bases__[0].__bases__[0]
 """What a wrong option raises: click's base class, or that of the click which newer Typer carries within."""
 POLICY = "OMP_WAIT_POLICY"
-"""Of the environment: how OpenMP's threads wait."""
+"""Environment variable: how OpenMP's threads wait."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FULL_SIGNS = (
     "No space left",
@@ -130,7 +130,8 @@ def _chain(error: BaseException | None) -> list[BaseException]:
 
 @contextmanager
 def _signals_as_stops() -> Iterator[None]:
-    """As Ctrl-C, what schedulers and lost connections send; one that is ignored, as under nohup, stays so."""
+    """Treat what schedulers and lost connections send like Ctrl-C. A signal that is ignored, as under nohup, stays
+    ignored."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     ours = [number for number, handler in before.items() if handler is signal.SIG_DFL]
     for number in ours:

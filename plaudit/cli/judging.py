@@ -65,7 +65,7 @@ def compare(
 
 
 def _spent(opened: Any, names: list[str]) -> dict[str, dict[str, Any]]:
-    """Of the newest judge run in which each model took part: order effects, what was not read, and the cost."""
+    """Order effects, unreadable verdicts and cost of each model, from the newest judge run in which it took part."""
     found: dict[str, dict[str, Any]] = {}
     for run in opened.runs("judge"):
         for name, facts in (run.result.get("models") or {}).items():

@@ -34,9 +34,9 @@ from plaudit.store.rows import split_of
 from plaudit.timing import now
 
 MOST_CHARACTERS = 8_000
-"""Of a message."""
+"""Most characters of a message."""
 MOST_TURNS = 20
-"""Of a conversation: messages of the person and of the models together."""
+"""Most messages of a conversation, the person's and the models' together."""
 
 
 class Policies(Protocol):
@@ -44,7 +44,7 @@ class Policies(Protocol):
 
     @property
     def names(self) -> Sequence[str]:
-        """As they stand in the lineage."""
+        """The models' names in the lineage."""
         ...
 
     @property

@@ -75,7 +75,7 @@ class Screening:
 
     @property
     def interval(self) -> Interval | None:
-        """Of the accuracy; None before the first answer."""
+        """Standard error of the accuracy; None before the first answer."""
         return rate(self.right, self.answered) if self.answered else None
 
 

@@ -56,7 +56,7 @@ class CampaignSettings(Section):
 
 @dataclass(frozen=True)
 class Campaign:
-    """As the store has it."""
+    """The campaign's row in the store."""
 
     name: str
     kind: str
@@ -69,7 +69,7 @@ class Campaign:
 
     @property
     def guideline_id(self) -> str:
-        """Of the text that is shown, kept with every judgment."""
+        """Hash of the text that is shown, kept with every judgment."""
         return content_id(self.guideline)
 
 
@@ -152,7 +152,7 @@ def create_campaign(
 
 
 def task_row(campaign: str, settings: CampaignSettings, task: NewTask) -> dict[str, Any]:
-    """As its table has it, to be judged by as many people as the campaign asks for."""
+    """A row of the task table, to be judged by as many people as the campaign asks for."""
     identity = content_id(campaign, task.prompt, sorted(task.responses))
     return {
         "id": identity, "campaign": campaign, "prompt_id": task.prompt, "responses": sorted(task.responses),

@@ -48,14 +48,15 @@ class Person:
     seconds: array[float] = field(default_factory=lambda: array("f"))
     gold: list[bool] = field(default_factory=list)
     agreed: array[float] = field(default_factory=lambda: array("f"))
-    """With those who had judged the same before, in order of time: 1 where half of them or more said the same."""
+    """Agreement with those who had judged the same before, in order of time: 1 where half of them or more said the
+    same."""
     first: int = 0
     second: int = 0
     last: str = ""
 
 
 class Figures:
-    """Of one campaign. Safe to use from several threads."""
+    """Live figures of one campaign. Safe to use from several threads."""
 
     def __init__(self, campaign: Campaign, roles: dict[str, str]):
         self.campaign = campaign
@@ -230,7 +231,7 @@ class Figures:
         return found
 
     def _prompt(self, item: Any) -> str:
-        """Of a task, or of what is judged within one."""
+        """Counts of a task, or of what is judged within one."""
         return self._prompts[item if isinstance(item, str) else item[0]]
 
     def _crosses(self) -> dict[str, Cross]:
@@ -260,7 +261,7 @@ class Figures:
 
 
 def _median(*parts: array[float]) -> float | None:
-    """Of all numbers together, rounded as they are kept."""
+    """Sum of all numbers, rounded as they are kept."""
     together = np.concatenate([np.asarray(part, dtype=np.float32) for part in parts]) if parts else np.empty(0)
     return round(float(np.median(together)), 3) if len(together) else None
 
@@ -282,7 +283,7 @@ def _categories(row: Row[Any]) -> Iterator[tuple[Any, Any]]:
 
 
 def _point(row: Row[Any]) -> Any:
-    """Of the nine-point scale, in the order of the ids."""
+    """Grade on the nine-point scale, by the order of the ids."""
     low, high = sorted(row.shown)
     choice, grade = row.answer["choice"], row.answer.get("grade")
     if choice not in (low, high):
@@ -291,7 +292,7 @@ def _point(row: Row[Any]) -> Any:
 
 
 class AllFigures:
-    """Of every campaign of a store, made when first asked for."""
+    """Live figures of every campaign of a store, made when first asked for."""
 
     def __init__(self, store: Store):
         self._store = store

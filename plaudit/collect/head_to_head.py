@@ -18,7 +18,8 @@ class Match:
     one: str
     other: str
     win_rate: Interval
-    """Of `one`: ties are halves; a task that several people judged counts once, by their mean. The interval is by
+    """Win rate of `one`: ties are halves; a task that several people judged counts once, by their mean. The interval
+    is by
     prompts (`intervals.share`), and holds at a number of tasks that was fixed beforehand."""
     tasks: int
     wins: float

@@ -25,7 +25,7 @@ from plaudit.records import GRADES, SAFE, Choice, Comparison, Demonstration, Lab
 from plaudit.store.database import CAMPAIGN
 
 MOST_CHARACTERS = 50_000
-"""Of a text that somebody writes."""
+"""Most characters of a text that somebody writes."""
 RIGHT_ORDER = 0.75
 """Share of a ranking's known pairs that must be ordered as known; Ouyang et al. 2022 screened at 75 % agreement."""
 Answer = dict[str, Any]

@@ -21,7 +21,7 @@ from plaudit.store import Store, tables
 from plaudit.workspace import Workspace
 
 Scores = Sequence[float]
-"""Of one response: a number, or one for each member of an ensemble."""
+"""Score of one response: a number, or one for each member of an ensemble."""
 
 
 def prioritise(workspace: Workspace, campaign: str, reward: str, *, actor: str) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def _scores(store: Store, wanted: set[str], model: Any, config: Any) -> dict[str
 
 
 def uncertainty(scores: Sequence[Scores], facts: ScoreFacts) -> float:
-    """Of a model about which of some responses is better; see `prioritise`."""
+    """Uncertainty of a model about which of some responses is better; see `prioritise`."""
     if len(scores) == 1:
         return statistics.pstdev(scores[0])
     return statistics.fmean(_of_pair(one, other, facts) for one, other in combinations(scores, 2))

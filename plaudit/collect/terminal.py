@@ -21,7 +21,7 @@ KEYS = {
     **{str(5 + grade): ("second", grade) for grade in GRADES},  # 6 = B negligibly better ... 9 = B significantly better
 }
 BEFORE = {"system": "the setting", "user": "a question before", "assistant": "the answer to it"}
-"""Of the turns before the one that is answered."""
+"""Most characters shown of the turns before the one that is answered."""
 LEGEND = (
     "1 A much better  2 A better  3 A slightly  4 A barely   5 tie   "
     "6 B barely  7 B slightly  8 B better  9 B much better"
@@ -65,7 +65,7 @@ def ask_person(
 
 
 def user() -> str:
-    """Of this machine; by number where it has no name, as in many containers."""
+    """Name of this machine's user; a number where it has no name, as in many containers."""
     try:
         return getpass.getuser()
     except (KeyError, OSError, ImportError):

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from plaudit.config.section import Positive, Rate, Section
 
 OWN_FIELDS = frozenset({"messages", "model", "n", "stream"})
-"""Of a request: what settings cannot replace, since answers could then not be read, counted or told apart."""
+"""Fields of a request that settings cannot replace: answers could then not be read, counted or told apart."""
 
 
 class EndpointSettings(Section):

@@ -41,7 +41,7 @@ class RecipeSettings(Section):
     """Stages one after the other, each working on the runs of those before it: `plaudit run`."""
 
     name: str = ""
-    """Of the recipe, so that `plaudit quickstart` does not go on with another in the same folder."""
+    """Name of the recipe, so that `plaudit quickstart` does not go on with another in the same folder."""
     stages: Annotated[list[Stage], Field(min_length=1)] = Field(
         default=[StageSettings(stage=s) for s in ("sft", "sample", "judge", "reward", "rl", "evaluate")]
     )

@@ -43,7 +43,7 @@ class Config(Section):
     """Everything a workspace's stages read."""
 
     seed: Seed = 0
-    """Of every random choice: the same seed gives the same run."""
+    """Seed of every random choice: the same seed gives the same run."""
     model: ModelSettings = ModelSettings()
     data: DataSettings = DataSettings()
     pretrain: PretrainSettings = PretrainSettings()
@@ -147,7 +147,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _shortened(value: object) -> str:
-    """As it would be written, cut where it is long."""
+    """The value as it would be written, truncated where it is long."""
     try:
         text = value if isinstance(value, str) else repr(value)
     except (ValueError, RecursionError):  # a number of thousands of digits, or a nest

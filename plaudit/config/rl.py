@@ -22,9 +22,9 @@ class RewardSource(Section):
     """One of several rewards that are combined."""
 
     source: str
-    """As `rl.reward`: a reward run, `function:...`, `judge:NAME` or `judge:MODEL`."""
+    """Name of the reward, as for `rl.reward`: a reward run, `function:...`, `judge:NAME` or `judge:MODEL`."""
     head: str | None = None
-    """Of a run that learnt several criteria: which; of an ensemble's heads null is their mean."""
+    """Which head, for a run that learnt several criteria; null takes the mean of an ensemble's heads."""
     weight: float = 1.0
     """Factor of its scores; unused by the safety-gated rule."""
 
@@ -58,7 +58,8 @@ class GrpoSettings(Section):
     scale_by_std: bool = False
     """Divide advantages by the group's standard deviation (K - 1, plus 1e-4) as first published."""
     reduction: Reduction = "token_mean"
-    """Of losses per token (grpo, cispo): `response_mean` as first published makes long wrong answers cheap; Dr. GRPO
+    """Reduction of losses per token (grpo, cispo): `response_mean` as first published makes long wrong answers cheap;
+    Dr. GRPO
     has `constant_length`."""
 
 
@@ -75,7 +76,7 @@ class LagrangianSettings(Section):
     cost: str | None = None
     """The cost model: a run whose scores are the higher the more harmful a response is, or `function:...`."""
     cost_head: str | None = None
-    """Of a cost run with several heads: which; of an ensemble's null is their mean."""
+    """Which head, for a cost run with several; null takes the mean of an ensemble's heads."""
     threshold: float = 0.0
     """The most that the mean cost of an episode may be, in the cost model's own units."""
     multiplier: Rate = 1.0
@@ -98,7 +99,7 @@ class OnlineDpoSettings(Section):
     beta: Rate = 0.05
     """Implied reward per nat of departure from the reference: its price of KL, where others have `kl_coefficient`."""
     loss: Literal["dpo", "ipo", "hinge"] = "dpo"
-    """Of the best against the worst response of each prompt."""
+    """Loss of the best against the worst response of each prompt."""
     labels: Literal["soft", "hard"] = "soft"
     """Prefer the best with probability sigmoid(score difference), or always, as published."""
 
@@ -167,11 +168,11 @@ class RlSettings(Section):
     or the mean less `disagreement_coefficient` standard deviations; or Llama 2's rule over two, the first
     of helpfulness, the second of safety, which counts wherever a prompt is about safety or the answer looks unsafe."""
     disagreement_coefficient: Annotated[float, Field(ge=0)] = 1.0
-    """Of mean-minus-deviation: what a standard deviation between the models costs."""
+    """What a standard deviation between the models costs, under mean-minus-deviation."""
     safety_threshold: Share = 0.15
-    """Of the safety-gated rule: below this probability of being safe an answer looks unsafe."""
+    """Probability of being safe below which an answer looks unsafe, under the safety-gated rule."""
     safety_sources: list[str] = Field(default=[])
-    """Of the safety-gated rule: prompts imported with one of these in their `source` column are about safety."""
+    """Sources of prompts that are about safety, as in their `source` column, under the safety-gated rule."""
     steps: Positive = 20
     """Rollout batches."""
     prompts_per_step: Positive = 32
@@ -180,7 +181,7 @@ class RlSettings(Section):
     """Responses for each of them: 2 or more for algorithms that compare them (rloo, grpo, gspo, cispo, p3o,
     online-dpo); null for 4 there, and 1 elsewhere."""
     temperature: Rate = 1.0
-    """Of sampling and of every log-prob: policy, old policy and reference alike."""
+    """Temperature of sampling and of every log-prob: policy, old policy and reference alike."""
     max_new_tokens: Positive = 128
     """Length limit of a response, tokens."""
     episodes: EpisodeSettings = EpisodeSettings()

@@ -14,7 +14,7 @@ from plaudit.errors import nearest
 NotNegativeNumber = Annotated[float, Field(ge=0)]
 PRESET = "preset:"
 MEDIAN_SECONDS = 36.8
-"""Of a comparison by AlpacaFarm's workers (Dubois et al. 2023, arXiv:2305.14387)."""
+"""Seconds of a comparison by AlpacaFarm's workers (Dubois et al. 2023, arXiv:2305.14387)."""
 
 
 class RuleSettings(Section):

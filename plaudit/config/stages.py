@@ -225,7 +225,7 @@ class JudgeSettings(Section):
 
     @property
     def names(self) -> set[str]:
-        """Of the simulated annotators and the models."""
+        """Names of the simulated annotators and the models."""
         return {annotator.name for annotator in self.annotators} | {model.name for model in self.models}
 
     @property
@@ -268,7 +268,7 @@ class ReviseSettings(Section):
     drafts_per_prompt: Positive = 1
     """Responses to each prompt that are revised, of those that were sampled."""
     temperature: Rate = 0.7
-    """Of critiques and revisions."""
+    """Sampling temperature of critiques and revisions."""
     critique_tokens: Positive = 256
     """Length limit of a critique."""
     revision_tokens: Positive = 512
@@ -407,20 +407,20 @@ class PreferSettings(Section):
     beta: Rate = 0.1
     """Implied reward per nat of departure (for ipo: tau; for simpo 2 to 2.5 is usual)."""
     gamma_over_beta: Annotated[float, Field(ge=0)] = 0.5
-    """Of simpo: margin wanted between chosen and rejected, nats a token."""
+    """Margin wanted between chosen and rejected, nats a token (simpo)."""
     flip_rate: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
-    """Of conservative-dpo and robust-dpo: share of labels that are the wrong way round."""
+    """Share of labels that are the wrong way round (conservative-dpo, robust-dpo)."""
     per_token: bool = False
-    """Of ipo: compare mean log-probs of a token instead of their sums."""
+    """Compare mean log-probs of a token instead of their sums (ipo)."""
     odds_coefficient: Rate = 0.1
-    """Of orpo: weight of the odds ratio beside the likelihood."""
+    """Weight of the odds ratio beside the likelihood (orpo)."""
     likelihood_coefficient: Annotated[float, Field(ge=0)] | None = None
     """Weight of the chosen response's negative log-likelihood a token; null for the loss's own: 1 for orpo and cpo,
     else 0."""
     desirable_weight: Rate = 1.0
-    """Of kto: weight of liked responses; times their number about 1 to 1.33 of the other side's is advised."""
+    """Weight of liked responses (kto); its product with their number should be 1 to 1.33 times the other side's."""
     undesirable_weight: Rate = 1.0
-    """Of kto: weight of disliked responses."""
+    """Weight of disliked responses (kto)."""
     epochs: Positive = 1
     """Passes over the preferences."""
     batch_size: Positive = 16
@@ -460,7 +460,7 @@ class EvaluateSettings(Section):
     reward: str | None = "latest:reward"
     """A reward model whose verdict is shown beside the taste's; null for none."""
     reward_head: str | None = None
-    """Of a reward model of several criteria: which."""
+    """Which criterion, for a reward model of several."""
     best_of: Positive = 1
     """The policy's answer is the best of this many samples by `evaluate.reward`; the baseline's is one sample."""
     samples_per_prompt: Positive = 2
@@ -470,7 +470,7 @@ class EvaluateSettings(Section):
     most_prompts: Positive | None = None
     """Measure on so many held-out prompts at most, the same ones whatever the seed; null for all."""
     temperature: Rate = 1.0
-    """Of both policies, and of the KL."""
+    """Sampling temperature of both policies, and of the KL."""
     max_new_tokens: Positive = 128
     """Length limit of a response, tokens."""
     perplexity_text: str | None = None

@@ -160,7 +160,7 @@ def take_step(optimiser: torch.optim.AdamW, factor: float, masters: Masters | No
 
 
 def total_norm(gradients: list[Tensor]) -> float:
-    """Of all numbers together, of gradients that it `serves`."""
+    """Norm over all gradients together, of such that it `serves`."""
     from plaudit.cpu import adam
 
     return adam.total_norm(gradients)

@@ -49,7 +49,8 @@ def take_step(optimiser: torch.optim.AdamW, factor: float, masters: Masters | No
 
 @torch.no_grad()
 def total_norm(gradients: list[Tensor]) -> float:
-    """Of all numbers together, float32 or bfloat16; squares are summed in float32 by pieces, and these in float64."""
+    """Norm over all gradients together, float32 or bfloat16. Squares are summed in float32 by pieces, and these in
+    float64."""
     total = 0.0
     with machine_code.in_use():
         for gradient in gradients:

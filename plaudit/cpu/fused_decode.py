@@ -232,7 +232,7 @@ class _Layer:
         return self.down.whole(gated, x)
 
     def places(self, cache: Any) -> list[int]:
-        """As `decode_step` wants them, with this layer's cache."""
+        """Addresses in the order of `decode_step`, with this layer's cache."""
         stores = [plain_array(store) for store in (cache.keys, cache.values)]
         read = self.before.weight, self.between.weight, self.head_norms, *stores
         return [*(array.ctypes.data for array in read), self.window]

@@ -23,7 +23,7 @@ from plaudit.models.attention import PackedRows
 KINDS = ("Llama", "Mistral", "Qwen2", "Qwen3")
 """Families whose modules are known; SmolLM's are Llama's."""
 PARTS = 16
-"""Of the rows, whose sums for the gradient of a norm's weight are taken side by side."""
+"""Parts of the rows, whose sums for the gradient of a norm's weight are taken side by side."""
 
 
 def fuse_modules(body: nn.Module) -> None:
@@ -144,7 +144,7 @@ class _RmsNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, to_total: Tensor | None, gradient: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Of x, more and the weight."""
+        """Gradients of x, more and the weight."""
         x, weight = ctx.saved_tensors
         _, to_more, trained, _ = ctx.needs_input_grad
         if gradient is None:
@@ -176,7 +176,7 @@ class _Gated(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        """Of both."""
+        """Gradients of both."""
         (both,) = ctx.saved_tensors
         result = torch.empty_like(both)
         with machine_code.in_use():

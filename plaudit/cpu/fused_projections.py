@@ -60,7 +60,7 @@ def _is_plain(module: Any) -> bool:
 
 @dataclass(frozen=True)
 class _Form:
-    """Of siblings: outputs of each, whether each has a bias, and (rank, scale) of its adapter or None without."""
+    """Shapes of fused projections: outputs of each, whether each has a bias, (rank, scale) of its adapter or None."""
 
     outputs: list[int]
     has_bias: list[bool]
@@ -121,7 +121,7 @@ class _SideBySide(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Of x and of everything given."""
+        """Gradients of x and of everything given."""
         x, weight, down, up, low = ctx.saved_tensors
         form, needed = ctx.form, ctx.needs_input_grad[2:]
         asked = form.sorted(needed)

@@ -57,7 +57,7 @@ Call = tuple[nn.Module, tuple[Any, ...], dict[str, Any], Tensor]
 
 
 def _calls_of_layers(body: Any) -> list[Call]:
-    """Of a pass over a few tokens."""
+    """Calls of all layers in a pass over a few tokens."""
     called: list[Call] = []
 
     def note(layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:

@@ -24,13 +24,14 @@ from torch import Tensor, nn
 PAGE = 1 << 21
 """Bytes of a large page."""
 LINE = 64
-"""Of a line of memory."""
+"""Bytes of a line of memory."""
 
 _TRIM_THRESHOLD, _MMAP_MAX, _MMAP_MAX_DEFAULT = -1, -4, 65536  # of glibc's malloc.h
 _NOT_NEEDED, _HUGE_PAGES = 4, 14  # of Linux' madvise
 _LIMITS = "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"  # of both kinds of cgroups
 MOST_WEIGHTS = 0.25
-"""Of the machine's memory: larger models stay in their file's pages, which the system may drop and read again."""
+"""Largest share of the machine's memory: larger models stay in their file's pages, which the system may drop and read
+again."""
 
 
 def keep() -> bool:
@@ -164,7 +165,7 @@ def _in_one(address: int, files: list[Area]) -> bool:
 
 
 class Area(NamedTuple):
-    """Of this process' memory, where a file lies."""
+    """An area of this process' memory where a file lies."""
 
     addresses: range
     file: str

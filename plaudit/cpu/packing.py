@@ -74,7 +74,7 @@ def packed(network: Network, rows: int) -> Iterator[Products]:
 
 
 def _maker(network: Network, rows: int) -> Callable[[list[nn.Module]], _FusedProduct] | None:
-    """Of the product for a group of layers; None where the layers' own are as good."""
+    """Function that makes the product for a group of layers; None where the layers' own are as good."""
     dtype, packs = network.dtype, _packs_weights(network)
     few = rows <= MOST_ROWS[BY_ROWS] and cpu.serves(network.body)
     of_blocks = BY_TILES if tile_unit.available() else BY_PAIRS if pairs.available() else None
@@ -216,10 +216,10 @@ def _product(weight: Tensor, bias: Tensor | None, x: Tensor, residual: Tensor | 
 
 
 class ByKernel(_FusedProduct):
-    """By kernels that read weights where they lie, or by PyTorch for more rows than they are good for."""
+    """Products by kernels that read weights where they lie, or by PyTorch for more rows than they are good for."""
 
     def __init__(self, members: list[nn.Module], dtype: torch.dtype, by: int, more: int | None):
-        """By one kernel, and for more rows than are sampled, as prompts have them, by another one if any is there."""
+        """Use one kernel, and for more rows than are sampled, as prompts have them, another one if there is any."""
         super().__init__(members, dtype)
         self.weights = [layer.weight.detach().to(dtype).contiguous() for layer in self.layers]
         self.table = LinearTable(self.weights, self.biases, self.adapters)

@@ -98,7 +98,7 @@ def judge_quality(
 def _agreement(
     items: Mapping[Item, Mapping[str, _Said]], ones: Collection[str], others: Collection[str]
 ) -> dict[str, Any] | None:
-    """Of each of `ones` with each of `others` on the same pair."""
+    """Agreement of each of `ones` with each of `others` on the same pair."""
     same: list[float] = []
     prompts: list[str] = []
     tally = Tally(CHOICES)
@@ -179,7 +179,7 @@ def _repeats(comparisons: Sequence[Comparison], judge: str) -> Interval | None:
 def _calibration(
     shared: Mapping[Item, Mapping[str, _Said]], judge: str, people: Collection[str]
 ) -> dict[str, Any] | None:
-    """Of soft labels that are neither 0, 1/2 nor 1 throughout, toward what each person preferred."""
+    """Calibration of soft labels toward what each person preferred; None where all are 0, 1/2 or 1."""
     toward: list[float] = []
     is_soft = False
     for said in shared.values():

@@ -105,7 +105,7 @@ def _length_correlation(
     texts: dict[tuple[str, str], tuple[Prompt, str]],
     facts: ScoreFacts,
 ) -> float | dict[str, float | None] | None:
-    """Of the score; of several criteria's heads {head: its own}."""
+    """Correlations of the score; {head: its own} for heads of several criteria."""
     words = [len(texts[key][1].split()) for key, found in scores.items() if found is not None]
     known = [found for found in scores.values() if found is not None]
     if facts.criteria is not None:

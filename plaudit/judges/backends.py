@@ -42,7 +42,8 @@ class LocalBackend:
     def choose(
         self, questions: Sequence[list[Message]], labels: Sequence[str], *, seed: int = 0
     ) -> list[tuple[float, ...] | None]:
-        """By the logits at the place where the answer begins. Raises ModelError if a label is no single token."""
+        """Choose by the logits at the place where the answer begins. Raises ModelError if a label is no single
+        token."""
         ids = [self._token(label) for label in labels]
         prompts = self._encoded(questions, room=1)
         fitting = [place for place, prompt in enumerate(prompts) if prompt is not None]

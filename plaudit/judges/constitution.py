@@ -38,11 +38,11 @@ class Principle(Section):
     revision: str
     """What a revision does."""
     comparison: str
-    """By what two answers are compared."""
+    """Text by which two answers are compared."""
 
 
 def load_principles(constitution: Path | str = DEFAULT) -> list[Principle]:
-    """Of a YAML file; of `default` the ones that ship with Plaudit.
+    """Principles of a YAML file; `default` for those that ship with Plaudit.
 
     Raises ConfigError for a file that is missing or no list of principles, naming the entry.
     """

@@ -137,7 +137,7 @@ def annotator_of(settings: ModelJudgeSettings) -> Annotator:
 
 
 def load_exemplars(path: str) -> list[Exemplar]:
-    """Of a JSONL file of comparisons without ties. Raises DataError as imports do."""
+    """Examples from a JSONL file of comparisons without ties. Raises DataError as imports do."""
     found: list[Exemplar] = []
     for values, judged in read_judged(path, "comparisons", run="exemplars"):
         (comparison,) = judged.comparisons

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 SMALLEST_SHARE = 0.1
-"""Of the probability that must lie on the labels together, or the model did not answer what was asked."""
+"""Least probability of all labels together; with less the model did not answer what was asked."""
 
 
 def label_probabilities(log_probs: Mapping[str, float], labels: Sequence[str]) -> tuple[float, ...] | None:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from plaudit.records import Message
 
 LABELS = ("1", "2")
-"""Of a comparison: the answer shown first, and the one shown second."""
+"""Labels of a comparison: the answer shown first, and the one shown second."""
 DIGITS = tuple("0123456789")
-"""Of a rating: single tokens where "10" would be two. Digit d stands for a rating of d + 1."""
+"""Labels of a rating: single tokens where "10" would be two. Digit d stands for a rating of d + 1."""
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,7 @@ def _judge_all(
 
 
 def _calibrated(annotators: list[SimulatedAnnotator], pairs: list[Pair], config: Config) -> list[SimulatedAnnotator]:
-    """With their noise scaled to `judge.agreement`; biases are not reckoned with."""
+    """The annotators with their noise scaled to `judge.agreement`; biases are not taken into account."""
     if config.judge.agreement is None or not annotators:
         return annotators
     gaps = [[a.utility(p, first) - a.utility(p, second) for p, first, second in pairs] for a in annotators]

@@ -81,7 +81,7 @@ def utility_of_rules(rules: Sequence[RuleSettings], taste: TasteSettings) -> Uti
 
 
 def utility_of_scores(scores: Mapping[str, float], source: str) -> UtilityFunction:
-    """Of scores that are there already.
+    """Utility by scores that are there already.
 
     scores  response id -> its utility
     """
@@ -96,7 +96,7 @@ def is_model(utility: str | list[RuleSettings]) -> bool:
 def load_utility(
     workspace: Workspace, config: Config, model: str | None, answers: Sequence[tuple[Prompt, Response]]
 ) -> UtilityFunction:
-    """As `judge.utility` says.
+    """The utility that `judge.utility` names.
 
     model    the lineage name of the reward model that it names, if it does
     answers  all that will be judged: functions and reward models score them at once

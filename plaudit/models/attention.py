@@ -27,7 +27,7 @@ NAME = "plaudit"
 KEYS_AT_ONCE = 1 << 20
 """Numbers of a cache's keys that are held in float32 at a time, where a query of one token looks at them."""
 UNLIMITED = 1 << 40
-"""Of a window that hides nothing."""
+"""Size of a window that hides nothing."""
 
 
 class Layout(Protocol):
@@ -96,7 +96,7 @@ class PackedRows:
     def attend_tokens(
         self, flat: list[Tensor], heads: int, *, scale: float, window: int | None, softcap: float | None = None
     ) -> Tensor:
-        """Of queries, keys and values, [N, H d] and [N, G d] x 2 -> [N, H d]."""
+        """Attend with queries, keys and values, [N, H d] and [N, G d] x 2 -> [N, H d]."""
         short = self.rows.blocks[-1].keys.shape[1] <= LONGEST
         if softcap is None and self._by_kernel is None:
             self._by_kernel = cpu.row_attention(self.rows, flat[0], short=short)
@@ -203,7 +203,8 @@ class CacheRows:
 
 
 class CacheColumns:
-    """As `CacheRows`, over all columns of a cache: which of them a row looks at, the device alone needs to know.
+    """Attention as by `CacheRows`, over all columns of a cache: the device alone needs to know which of them a row
+    looks at.
 
     starts  [B] the first column of each row
     last    [1] the column of the new tokens

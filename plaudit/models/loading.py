@@ -59,7 +59,7 @@ class LoadedModel:
 
     @property
     def scores(self) -> ScoreFacts:
-        """Of a reward model: what its scores mean."""
+        """What the scores mean, for a reward model."""
         return ScoreFacts.of(self.config)
 
     def prompt_limit(self, wanted: int, max_new_tokens: int) -> int:
@@ -461,7 +461,7 @@ def _packs(model: Any) -> bool:
 
 
 def _no_check(*_: Any) -> None:
-    """In the place of a body's own check."""
+    """Do nothing, in place of a body's own check."""
 
 
 @cache

@@ -25,7 +25,8 @@ OUTPUTS_PER_PRODUCT = 2048
 """How much of the vocabulary a trained head goes backward through at once on a CPU, for all tokens of a batch: what
 stays in cache from one product to the next, and gives a piece of the head's gradient that nothing is added to."""
 BYTES_KEPT = 1 << 28
-"""Of logits under a trained head, which are kept for the backward pass; those of further tokens are computed again."""
+"""Most bytes of logits under a trained head that are kept for the backward pass; those of further tokens are computed
+again."""
 BYTES_IN_CACHE = 1 << 23
 """Within, of float32 logits: larger pieces leave the cache, and their memory is asked of the system anew each time."""
 BYTES_ELSEWHERE = 1 << 28

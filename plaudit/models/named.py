@@ -28,7 +28,7 @@ def named_policy(workspace: Workspace, reference: str, *, setting: str) -> str:
 
 
 def named_reward(workspace: Workspace, reference: str, *, setting: str) -> str:
-    """As `named_policy`, of a reward model."""
+    """The reward model that a setting names; see `named_policy`."""
     name = workspace.lineage_name(reference, setting=setting)
     check_kind(workspace.model_source(name, kind="reward", setting=setting), "reward", setting=setting)
     return name

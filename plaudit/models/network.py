@@ -62,7 +62,7 @@ class Network:
 
     @property
     def dtype(self) -> torch.dtype:
-        """In which the body computes."""
+        """Precision in which the body computes."""
         return next(self.body.parameters()).dtype
 
     def trainable_parameters(self) -> list[nn.Parameter]:
@@ -73,7 +73,8 @@ class Network:
         return trained if self.masters is None else [self.masters.of(p) for p in trained]
 
     def gradient_of(self, parameter: nn.Parameter) -> Tensor | None:
-        """Of one of these, as backward passes since the last step have summed it up; bfloat16 where one has been."""
+        """Gradient of one of these, as backward passes since the last step have summed it up; bfloat16 where one has
+        been."""
         return parameter.grad if self.masters is None else self.masters.gradient_of(parameter)
 
     def publish(self) -> None:
@@ -121,7 +122,7 @@ class Network:
     def log_probs_of(
         self, states: Tensor, batch: TokenBatch, *, temperature: float = 1.0, with_entropy: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """As `log_probs`, from [M, D] states."""
+        """Log-probs as by `log_probs`, from [M, D] states."""
         log_probs, entropies = chunked_log_probs(
             states,
             batch.response_ids,

@@ -30,7 +30,7 @@ from plaudit.text.batches import collate
 from plaudit.text.chat import ChatFormat, TokenSequence
 
 BYTES_OF_A_FILE = 2 << 30
-"""Of weights that are merged and held at once, and written to one file."""
+"""Bytes of weights that are merged and held at once, and written to one file."""
 REHEARSED_WEIGHTS = 1_000_000_000
 """Up to so many weights a rehearsal writes them and loads them again; beyond, it goes through their names alone."""
 ADAPTER = "adapter"
@@ -83,7 +83,7 @@ def rehearse_causal(network: Network, model: LoadedModel, settings: ModelSetting
 def rehearse_reward(
     network: Network, model: LoadedModel, settings: ModelSettings, facts: ScoreFacts, beside: Path
 ) -> None:
-    """As `rehearse_causal`, of scores.
+    """Rehearse as `rehearse_causal` does, with scores.
 
     facts   whose heads count
     """
@@ -147,7 +147,7 @@ def _reward_skeleton(model: LoadedModel, network: Network, facts: ScoreFacts) ->
 
 
 def _dtype(network: Network) -> torch.dtype:
-    """In which weights are saved."""
+    """Precision in which weights are saved."""
     return torch.float32 if network.masters is not None else network.dtype
 
 
@@ -249,7 +249,7 @@ class _Plan:
             (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
     def write_adapter(self, folder: Path) -> None:
-        """As peft reads it, for the model that was started from."""
+        """The adapter's settings as peft reads them, for the model that was started from."""
         adapter = self.network.adapter
         assert adapter is not None
         weights, modules = {}, []

@@ -15,7 +15,7 @@ KEY = "plaudit_reward"
 
 @dataclass(frozen=True)
 class ScoreFacts:
-    """Of C heads; other tools' reward models have one, and the defaults.
+    """What the scores of C heads mean; other tools' reward models have one head, and the defaults.
 
     mean, std     what normalises each head's scores: (score - mean) / std
     temperatures  the T of each head, in an ensemble of the mean, by which differences of scores are best divided to be
@@ -41,7 +41,7 @@ class ScoreFacts:
 
     @classmethod
     def of(cls, config: Any) -> ScoreFacts:
-        """As a transformers config holds them."""
+        """The same in the form that a transformers config holds."""
         kept: dict[str, Any] = getattr(config, KEY, None) or {}
         if kept:
             kept = {"read_at": "end", **kept}
@@ -64,7 +64,7 @@ class ScoreFacts:
 
     @property
     def temperature(self) -> float:
-        """Of the only head, or of an ensemble's mean; 1 where nobody fitted one."""
+        """Temperature of the only head, or of an ensemble's mean; 1 where nobody fitted one."""
         return (self.temperatures[0] if self.temperatures else None) or 1.0
 
     @property
@@ -79,5 +79,5 @@ class ScoreFacts:
 
 
 def score_by(criteria: Sequence[str] | None, criterion: str, scores: Sequence[float]) -> float:
-    """Of a response's scores by each head: the criterion's own, or the mean where all are of one thing."""
+    """Score of a response from those of each head: the criterion's own, or the mean where all are of one thing."""
     return statistics.fmean(scores) if criteria is None else scores[criteria.index(criterion)]

@@ -18,9 +18,9 @@ import torch
 from plaudit.progress import say
 
 WEIGHTS_A_THREAD = 2_000_000
-"""Of the largest model in memory: with fewer, another thread saves less than its waiting costs."""
+"""Weights per thread of the largest model in memory: with fewer, another thread saves less than its waiting costs."""
 VARIABLE = "OMP_NUM_THREADS"
-"""Of the environment: what somebody has set there is what `auto` takes."""
+"""Environment variables: what somebody has set there is what `auto` takes."""
 _largest = 0
 
 
@@ -54,7 +54,8 @@ def wanted(weights: int) -> int:
 
 
 def usable_processors(root: Path = Path("/sys/fs/cgroup"), of_process: Path = Path("/proc/self/cgroup")) -> int:
-    """That this process may run on, or less where the container's share of processor time is less; at least one.
+    """Processors that this process may run on, or less where the container's share of processor time is less; at least
+    one.
 
     root, of_process   where Linux says so
     """

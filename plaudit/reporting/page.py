@@ -458,7 +458,7 @@ def _agreement_figure(agreement: Mapping[str, Any] | None) -> Figure:
 
 
 def _alpha(alpha: Interval | float | None) -> str:
-    """With its interval, which runs of earlier versions do not have; None where it has no value."""
+    """The figure with its interval, which runs of earlier versions do not have; None where it has no value."""
     if alpha is None or isinstance(alpha, float):
         return _number(alpha, 2)
     return f"{_number(alpha['value'], 2)}, 95 %: {_range(alpha, 2)}"

@@ -10,7 +10,7 @@ from plaudit.store.importing import Imported
 from plaudit.workspace import Run
 
 MOST_LINES = 10
-"""Of a list by name, such as one of annotators; --json has all."""
+"""Most lines of a list by name, such as one of annotators; --json has all."""
 ONE = "of a single one, so without an interval"
 NO_RANGE = "no interval of one"
 

@@ -24,7 +24,8 @@ from plaudit.text.batches import collate
 from plaudit.text.chat import TokenSequence
 
 SPARE_COLUMNS = 32
-"""Of the cache beyond the longest possible row; when they are used up, what is still needed moves to the front."""
+"""Columns of the cache beyond the longest possible row; when they are used up, what is still needed moves to the
+front."""
 COLUMNS_AT_ONCE = 256
 """On a GPU a step looks at a multiple of so many columns: each number of them is recorded for itself."""
 

@@ -51,7 +51,7 @@ class Recorded:
     """
 
     works = True
-    """Of all functions: a body that cannot be recorded is not tried again at every call of the sampler."""
+    """Shared by all functions: a body that cannot be recorded is not tried again at every call of the sampler."""
 
     def __init__(self, function: Callable[..., Outputs]):
         self.function = function
@@ -59,7 +59,7 @@ class Recorded:
         self.recordings: dict[Any, _Recording] = {}
 
     def __call__(self, *inputs: Input) -> Outputs:
-        """Of tensors on one device, and of numbers, for each of which there is a recording of its own."""
+        """Call with tensors on one device, and with numbers, for each of which there is a recording of its own."""
         if not Recorded.works or not any(isinstance(x, Tensor) and records(x.device) for x in inputs):
             return self.function(*inputs)
         shapes = tuple(x.shape if isinstance(x, Tensor) else x for x in inputs)

@@ -50,7 +50,7 @@ def sample_responses(
 
 
 def _prompts(workspace: Workspace, config: Config) -> list[Prompt]:
-    """Of the split and the sources that are wanted, and as many; never what was set aside."""
+    """Prompts of the split and the sources that are wanted, as many as are asked for; never what was set aside."""
     settings = config.sample
     prompts = workspace.store.prompts(None if settings.split == "all" else settings.split)
     asked = [prompt for prompt in prompts if prompt.split != "aside"]

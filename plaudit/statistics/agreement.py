@@ -118,13 +118,13 @@ def _latest(comparisons: Iterable[Comparison]) -> list[Comparison]:
 
 
 def _choice(comparison: Comparison) -> tuple[Comparison, str]:
-    """With its choice as it is between the responses in the order of their ids."""
+    """The judgment with its choice between the responses in the order of their ids."""
     ordered = comparison.in_order_of_ids()
     return ordered, ordered.choice
 
 
 def _point(comparison: Comparison) -> tuple[Comparison, str]:
-    """With its place on SCALE."""
+    """The judgment with its place on SCALE."""
     ordered, choice = _choice(comparison)
     return ordered, choice if ordered.grade is None or choice == "tie" else f"{choice} {GRADES[ordered.grade]}"
 
@@ -163,7 +163,7 @@ def is_vote(annotator: str) -> bool:
 
 
 def _prompt(item: Hashable) -> Hashable:
-    """Of an Item. Pairs of responses to one prompt are not independent, so intervals are by prompts."""
+    """Cluster of an Item. Pairs of responses to one prompt are not independent, so intervals are by prompts."""
     return item[0]  # type: ignore[index]
 
 

@@ -32,7 +32,7 @@ def position_bias(first: int, second: int) -> dict[str, Any] | None:
 
 
 def position_biases(comparisons: Iterable[Comparison]) -> dict[str, Any]:
-    """Of judgments as they were shown.
+    """Biases in judgments as they were shown.
 
     all            `position_bias` of all together
     by_annotator   {annotator: share that chose the first, an Interval; None where all were ties}
@@ -52,7 +52,7 @@ def choice_habits(
     words: Mapping[str, int],
     utilities: Mapping[str, Mapping[str, float]] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Of each annotator, in the order of the names. Ties do not count but among the judgments.
+    """Biases per annotator, sorted by name. Ties count among the judgments alone.
 
     words      response -> its number of words
     utilities  annotator -> response -> what it is worth to them, nats; where that is known

@@ -48,7 +48,7 @@ class Patterns:
 
     @classmethod
     def of(cls, counts: ArrayLike, weights: ArrayLike | None = None, clusters: ArrayLike | None = None) -> Patterns:
-        """Of any rows of counts; without weights every row is one item. Rows without a judgment are left out.
+        """Totals of any rows of counts; without weights every row is one item. Rows without a judgment are left out.
 
         Raises ValueError where the shapes do not fit.
         """
@@ -104,7 +104,7 @@ class Cross:
 
     @classmethod
     def of_confusion(cls, matrix: ArrayLike) -> Cross:
-        """Of two annotators: matrix [K, K], items to which one gave the row and the other the column."""
+        """Counts of two annotators: matrix [K, K], items to which one gave the row and the other the column."""
         cells = np.asarray(matrix, dtype=np.int64)
         if cells.ndim != 2 or cells.shape[0] != cells.shape[1] or (cells < 0).any():
             raise ValueError("a confusion matrix is [K, K], zero or more")
@@ -334,7 +334,7 @@ def ordinal_coefficients(patterns: Patterns) -> dict[str, Any]:
 
 
 def cross_coefficients(cross: Cross, *, ordered: bool = False) -> dict[str, Any]:
-    """Of two sides, as `nominal_coefficients` gives them: raw, cohen, scott, reasons, few.
+    """Coefficients of two sides, as `nominal_coefficients` gives them: raw, cohen, scott, reasons, few.
 
     With ordered categories also cohen_linear and cohen_quadratic.
     """

@@ -11,7 +11,8 @@ import numpy as np
 
 @dataclass
 class ConfidenceSequence:
-    """Of the mean of numbers in [0, 1] that come one by one: true at all times together with probability 1 - alpha.
+    """Interval of the mean of numbers in [0, 1] that come one by one: true at all times together with probability 1 -
+    alpha.
 
     The predictable plug-in empirical-Bernstein confidence sequence of Waudby-Smith and Ramdas 2024 (Estimating means of
     bounded random variables by betting, theorem 2), with its running intersection. For observations X_1, X_2, ... whose

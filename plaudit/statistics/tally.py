@@ -106,7 +106,7 @@ class Tally:
         return sum(self._given)
 
     def judgments_of(self, annotator: str) -> int:
-        """Of one annotator; 0 for a stranger."""
+        """Judgments of one annotator; 0 for a stranger."""
         return self._judgments.get(annotator, 0)
 
     def distribution(self) -> dict[Hashable, int]:
@@ -114,7 +114,7 @@ class Tally:
         return dict(zip(self.categories, self._given, strict=True))
 
     def patterns(self, role: str | None = None, *, by: ClusterOf | None = None) -> Patterns:
-        """Of all annotators, or of those of one role among themselves.
+        """Agreement of all annotators, or of those of one role among themselves.
 
         by  an item's cluster (its prompt, say), where items are not independent; goes over all items
         """
@@ -254,12 +254,12 @@ class Tally:
         return np.array(rows, dtype=np.int64).reshape(-1, len(self.categories))
 
     def _cross_of_items(self, rows: Sequence[tuple[int, int, Hashable]]) -> Cross:
-        """Of (left code, right code, cluster) of each item."""
+        """Totals from (left code, right code, cluster) of each item."""
         left, right = self._decoded([row[0] for row in rows]), self._decoded([row[1] for row in rows])
         return Cross(left, right, np.ones(len(rows), dtype=np.int64), _numbered([row[2] for row in rows]))
 
     def _cross(self, left: NDArray[np.int64], right: NDArray[np.int64], weights: list[int]) -> Cross:
-        """In a fixed order, so that sums round alike whatever the order of the judgments."""
+        """Items in a fixed order, so that sums round alike whatever the order of the judgments."""
         order = np.lexsort(np.concatenate([left, right], axis=1).T)
         return Cross(left[order], right[order], np.array(weights, dtype=np.int64)[order])
 

@@ -161,7 +161,7 @@ class BulkWriter:
         ]
 
     def _insert(self, target: Target, rows: list[Values]) -> int:
-        """In the order of their keys, so that neighbours in an index are written together."""
+        """Rows in the order of their keys, so that neighbours in an index are written together."""
         if not rows:
             return 0
         rows.sort(key=itemgetter(0))

@@ -203,7 +203,7 @@ def _without_id(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def demonstration_row(demonstration: Demonstration) -> dict[str, Any]:
-    """As its table has it."""
+    """A row of the table."""
     row = {name: getattr(demonstration, name) for name in ("id", "text", "source", "annotator", "judgment")}
     return {**row, "prompt_id": demonstration.prompt.id}
 

@@ -30,7 +30,7 @@ from plaudit.store.standing import not_excluded
 from plaudit.store.writers import Schema, file_facts, write_dataset, write_jsonl, write_parquet
 
 ExportKind = Literal["prompts", "demonstrations", "ratings", "labels", "comparisons", "rankings", "judgments"]
-"""In the order in which to import them: the labels bring the time of what the comparisons say of safety."""
+"""Files in the order in which to import them: the labels bring the time of what the comparisons say of safety."""
 EVERYTHING = "everything"
 ExportFormat = Literal["jsonl", "parquet", "datasets", "trl"]
 ROWS_AT_ONCE = 2000

@@ -233,7 +233,7 @@ class _Sink:
             self._count_excluded(table, prompts)
 
     def _count_excluded(self, table: str, prompts: dict[str, str]) -> None:
-        """Of rows (their ids and those of their prompts) such as are excluded."""
+        """Excluded ones among rows, given their ids and those of their prompts."""
         self.facts["excluded"] += self.writer.excluded(table, prompts)
 
     def _annotators(self, given: list[tuple[str, AnnotatorKind]]) -> None:

@@ -13,7 +13,7 @@ from plaudit.store import tables
 
 ADDRESS = re.compile(r"[^@\s<>]+@[^@\s<>]+\.[^@\s<>]+")
 ADDRESS_KEY, PSEUDONYM_KEY = "address", "pseudonym"
-"""In an annotator's parameters: the name that files gave, and what files are told in its place."""
+"""Keys of an annotator's parameters: the name that files gave, and what files are told in its place."""
 
 
 class Pseudonyms:

@@ -203,7 +203,7 @@ class Row:
         return [turn.message for turn in turns]
 
     def turns(self, name: str, *, role: str, weighed: bool = False) -> list[Turn]:
-        """As `messages`, with what is not to be learnt.
+        """Messages, as by `messages`, with what is not to be learnt.
 
         weighed   whether a turn may say so itself, by one of IS_LEARNT
         """
@@ -390,7 +390,8 @@ def _read_prompt(row: Row) -> list[Prompt]:
 
 
 def _read_demonstrations(row: Row) -> list[Demonstration]:
-    """Of `messages` every assistant turn is one; of `prompt` and `completion` those of the completion are."""
+    """Demonstrations of a row: of `messages` every assistant turn is one; of `prompt` and `completion` those of the
+    completion are."""
     for verdict, kind in (("label", "labels"), ("rating", "ratings")):
         if verdict in row.values:
             raise DataError(

@@ -14,7 +14,7 @@ from plaudit.errors import DataError
 
 ROWS_AT_ONCE = 5000
 FIRST_BYTES = 1_000_000
-"""Of a JSONL file: `datasets` looks at ten times as many for the types of columns."""
+"""Lines of a JSONL file: `datasets` looks at ten times as many for the types of columns."""
 Schema = dict[str, str]
 """Column -> text, number, whole, yes_or_no, messages, texts, wholes, shown or json."""
 

@@ -43,7 +43,7 @@ MOST_AT_ONCE = 2_000_000
 POINTS = 25
 PEOPLE = (1, 2, 3, 5)
 SECONDS = 36.8
-"""Of a judgment: the median of AlpacaFarm's workers (Dubois et al. 2023, arXiv:2305.14387)."""
+"""Seconds of a judgment: the median of AlpacaFarm's workers (Dubois et al. 2023, arXiv:2305.14387)."""
 
 
 @dataclass(frozen=True, kw_only=True)

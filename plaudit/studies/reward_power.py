@@ -38,10 +38,10 @@ Numbers = NDArray[np.float64]
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(200)
 NODES = 4.5 * (NODES + 1)
 WEIGHTS = 4.5 * WEIGHTS * 2 * stats.norm.pdf(NODES)
-"""Of integrals over |z|: every function here is the same at z and -z, and |z| has a kink at 0."""
+"""Points of integrals over |z|: every function here is the same at z and -z, and |z| has a kink at 0."""
 QUANTILES = (np.arange(200) + 0.5) / 200
 MOST_JUDGMENTS = 40_000
-"""That a simulated reward model learns from; the closed form goes on."""
+"""Most judgments that a simulated reward model learns from; the closed form goes on."""
 REPETITIONS = 30
 LEAST_PER_FEATURE = 2
 
@@ -78,7 +78,7 @@ def accuracy_at(tangent: Numbers, scale: float) -> Numbers:
 
 
 def expected_accuracy(judgments: float, features: int, scale: float) -> float:
-    """Of a reward model that learnt from so many judgments that are no ties, asymptotically."""
+    """Accuracy of a reward model that learnt from so many judgments without ties, asymptotically."""
     information = float(WEIGHTS @ (expit(scale * NODES) * expit(-scale * NODES)))
     squares = stats.chi2.ppf(QUANTILES, features - 1) / (judgments * information * scale**2)
     return float(accuracy_at(np.sqrt(squares), scale).mean())

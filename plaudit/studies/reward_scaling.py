@@ -117,7 +117,7 @@ def _measured(run: Run) -> list[Cell]:
 
 
 def _sizes(prompts: int, wanted: list[int] | None) -> list[int]:
-    """As asked for, all prompts where that is more; else all of them, and by halves down to a sixteenth."""
+    """Sizes as asked for, all prompts where that is more; else all of them, and by halves down to a sixteenth."""
     if wanted is not None:
         if max(wanted) > prompts:
             say(f"there are {prompts} training prompts: larger numbers of reward_scaling.prompts mean all of them.")
@@ -147,7 +147,8 @@ def _by_prompt(judged: list[Judged]) -> dict[str, tuple[float, float, float]]:
 
 
 def _weights(scorer: Network) -> int:
-    """Of the body as it came, without its embeddings: what larger models have more of, whatever their vocabulary."""
+    """Weights of the body as it came, without its embeddings: what larger models have more of, whatever their
+    vocabulary."""
     embeddings = {id(p) for m in scorer.body.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     named = scorer.body.named_parameters()
     return sum(p.numel() for name, p in named if id(p) not in embeddings and ".lora_" not in name)

@@ -19,9 +19,10 @@ from plaudit.text.chat import TokenSequence
 from plaudit.text.rows import LONGEST, AttentionRows, attention_rows
 
 LEAST_SHARED = 1 / 100
-"""Of the tokens of several sequences, what a common beginning must save; prompts that are equal are shared anyway."""
+"""Share of the tokens of several sequences that a common beginning must save; prompts that are equal are shared
+anyway."""
 LEAST_FOR_MASKS = 1 / 4
-"""Of a batch's tokens, where attention needs masks for that alone: PyTorch's takes longer by them."""
+"""Share of a batch's tokens, where attention needs masks for that alone: PyTorch's takes longer by them."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ class _Trunk:
     """
 
     def __init__(self, sequences: Sequence[TokenSequence], least: float):
-        """With what saves at least this part of the tokens that it is common to, and with prompts that are equal."""
+        """Groups with what saves at least this part of the tokens that it is common to, and with prompts that are
+        equal."""
         self.sequences, self.least = sequences, least
         self.ids: list[int] = []
         self.positions: list[int] = []
@@ -202,7 +204,7 @@ def shuffled_batches(count: int, size: int, *, seed: str) -> list[list[int]]:
 
 
 def batches_by_weight(weights: Sequence[int], size: int, most: int | None, *, seed: str) -> list[list[int]]:
-    """As `shuffled_batches`, with a batch also ended before its weights would be more than `most` together.
+    """Batches as by `shuffled_batches`, with a batch also ended before its weights would be more than `most` together.
 
     weights   of each index; one that is heavier alone has a batch for itself
     most      None for no bound

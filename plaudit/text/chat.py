@@ -226,7 +226,7 @@ class ChatFormat:
 
     @property
     def largest_id(self) -> int:
-        """That a conversation can hold: of the special tokens only those that the template writes."""
+        """Largest id that a conversation can hold: of the special tokens only those that the template writes."""
         written = self._plain_ids(
             self._render([*templates.QUESTION, {"role": "assistant", "content": "a"}], generation=False)
         )
@@ -268,7 +268,7 @@ class ChatFormat:
         return self.frame.lead + answer["content"]
 
     def _answer_ids(self, text: str, *, followed: bool) -> list[int]:
-        """Of an answer's text as it stands after a prompt."""
+        """Ids of an answer's text as it stands after a prompt."""
         if not self._in_place:
             return self._ids(text)
         ending = self.frame.end if followed else ""
@@ -332,7 +332,7 @@ class ChatFormat:
         return self._control.sub(lambda found: OPEN + found.group() + CLOSE, clean)
 
     def _ids(self, text: str, *, first: bool = True) -> list[int]:
-        """Of a rendered text, in which marked control tokens are plain characters.
+        """Ids of a rendered text, in which marked control tokens are plain characters.
 
         first   whether nothing stands before it
         """
@@ -346,7 +346,7 @@ class ChatFormat:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _continued(self, text: str, *, first: bool, **options: Any) -> list[int]:
-        """Of a text that follows another: some tokenizers put a space before whatever they encode, but not after a
+        """Ids of a text that follows another: some tokenizers put a space before whatever they encode, but not after a
         line break."""
         if first:
             return list(self.tokenizer(text, add_special_tokens=False, **options)["input_ids"])

@@ -125,7 +125,7 @@ def dated(template: str, date: datetime.date) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Of its message, without an end point."""
+    """Text of its message, without an end point."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".")
 
 
@@ -234,7 +234,7 @@ def with_system_prompt(template: str, text: str) -> str:
 
 
 def _after_a_block(template: str) -> str:
-    """As it is rendered by itself: Jinja is set to take the first line break after a block away."""
+    """The template as rendered by itself: Jinja is set to take the first line break after a block away."""
     return "\n" + template if template[:1].isspace() else template
 
 

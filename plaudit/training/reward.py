@@ -115,7 +115,7 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
 
 
 def _temperatures(judged: Sequence[Judged], settings: RewardSettings) -> tuple[float | None, ...]:
-    """Of each criterion's head; a single one otherwise."""
+    """Quality of each criterion's head; a single one otherwise."""
     found: list[float | None] = []
     for criterion in settings.criteria or (None,):
         own = [j for j in judged if criterion in (None, j.criterion) and j.preference_first != 0.5]
@@ -204,7 +204,7 @@ def _score_together(scorer: Network, group: Sequence[JudgedPrompt]) -> Tensor:
 def _score_statistics(
     workspace: Workspace, scorer: Network, model: LoadedModel, train: Sequence[JudgedPrompt], config: Config
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Of each head (what is to score 0, standard deviation), for who normalises the scores. Costs keep their own 0."""
+    """(score that becomes 0, standard deviation) of each head, for normalising. Costs keep their own 0."""
     settings = config.reward
     if REWARD_LOSSES[settings.loss].needs_labels:
         return (0.0,) * settings.members, (1.0,) * settings.members

@@ -64,7 +64,7 @@ def sft(workspace: Workspace, config: Config | None = None, *, resume: str | Non
 
 
 def _demonstrations(workspace: Workspace, config: Config, split: Split | None = None) -> list[Demonstration]:
-    """Of the sources that are wanted."""
+    """Demonstrations of the sources that are wanted."""
     sources = {workspace.lineage_name(source) for source in config.sft.sources}
     return [
         d for d in workspace.store.demonstrations(split)

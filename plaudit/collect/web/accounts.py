@@ -30,7 +30,7 @@ router = APIRouter()
 
 
 def visitor_cookie(request: Request) -> str:
-    """Of those who have not come in, whose forms repeat it; as `cookie_name`."""
+    """Cookie for those who are not logged in, whose forms repeat it; named like `cookie_name`."""
     return "__Host-plaudit-form" if request.app.state.secure else "plaudit-form"
 
 

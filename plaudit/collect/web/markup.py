@@ -24,9 +24,10 @@ from markdown_it.token import Token
 from markupsafe import Markup, escape
 
 TOP_HEADING = 3
-"""Of headings in a text: a page has its own first two levels."""
+"""Levels added to headings in a text: a page has its own first two."""
 MOST_BRACKETS = 1000
-"""Of a text with more opening brackets, links are looked for in vain and in a time that grows with their square."""
+"""Most opening brackets of a text in which links are looked for: the search takes a time that grows with their
+square."""
 OPENING = {"\\(": "\\)", "\\[": "\\]", "$$": "$$"}
 DOLLARS = re.compile(r"\$(?![\s$])[^$\n]*(?<![\s\\])\$(?!\d)")
 FENCE = re.compile(r"(`{3,}|~{3,})\s*[\w+#.-]*\s*")
@@ -234,7 +235,7 @@ def _image_as_words(tokens: Sequence[Token], index: int, *_: object) -> str:
 
 
 def _code_block(tokens: Sequence[Token], index: int, *_: object) -> str:
-    """With the language that was named above it."""
+    """A code block, with the language that was named above it."""
     token = tokens[index]
     language = f"<p><code>{escape(token.info.strip())}</code></p>\n" if token.info.strip() else ""
     return f"{language}<pre><code>{escape(token.content)}</code></pre>\n"

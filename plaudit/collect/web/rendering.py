@@ -21,7 +21,7 @@ def sentence(text: str) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """As people say it."""
+    """A number as people say it."""
     if seconds is None:
         return "–"
     if seconds < 90:

@@ -29,7 +29,7 @@ router = APIRouter()
 
 @dataclass(frozen=True)
 class Tested:
-    """Of the test before the work."""
+    """Questions of the test before the work."""
 
     right: int
     answered: int

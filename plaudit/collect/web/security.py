@@ -26,7 +26,8 @@ from plaudit.errors import DatabaseFailed
 from plaudit.store import Store
 
 MOST_BYTES = 1_000_000
-"""Of a request: the longest answer with the longest comment, in letters of which a form needs twelve bytes each."""
+"""Most bytes of a request: the longest answer with the longest comment, in letters that take twelve bytes each in a
+form."""
 MOST_FIELDS = 200
 HEADERS = {
     "Content-Security-Policy": (

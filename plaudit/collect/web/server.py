@@ -102,7 +102,7 @@ def _address(host: str, port: int, names: Sequence[str], https: bool) -> str:
 
 
 def _own_addresses() -> list[str]:
-    """Of this machine, by its own name."""
+    """Address of this machine, by its own name."""
     try:
         return [str(found[4][0]) for found in socket.getaddrinfo(socket.gethostname(), None)] + [socket.gethostname()]
     except OSError:

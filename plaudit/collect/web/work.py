@@ -28,7 +28,7 @@ from plaudit.store import Store, tables
 router = APIRouter()
 SKIP_REASONS = ("I do not know enough about this", "I would rather not read this", "The question makes no sense")
 LETTERS = "ABCDEFGHI"
-"""By which a page calls the answers, in the order shown."""
+"""Labels of the answers on a page, in the order shown."""
 _judgments = tables.judgments.c
 
 
@@ -51,11 +51,11 @@ class TaskView:
     campaign: Campaign
     is_screening: bool
     number: int
-    """Of this person's tasks in the campaign; the test is counted by itself."""
+    """Number of this person's task in the campaign; the test is counted by itself."""
     screening: Screening
     messages: list[dict[str, str]]
     texts: list[str]
-    """In the order shown."""
+    """The answers in the order shown."""
     newest: Judgment | None
     """The one that can be opened again."""
 

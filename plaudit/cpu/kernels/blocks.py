@@ -37,7 +37,7 @@ def fit(inputs: int) -> bool:
 
 
 def _columns(builder: Any, tile: Any) -> list[Any]:
-    """Of a tile of float32."""
+    """Columns of a tile of float32."""
     return vectors.transposed([vectors.load(builder, tile, 4 * SIDE * i) for i in range(SIDE)], builder)
 
 

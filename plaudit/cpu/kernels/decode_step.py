@@ -21,12 +21,12 @@ STATES, MIXED, GATES, DOWN = range(4)
 BY_ROWS, BY_PAIRS, BY_TILES = range(3)
 """Kernels of products: of `few_rows`, `pairs` and `tiles`."""
 BEFORE, BETWEEN, HEAD_NORMS, KEYS, VALUES, WINDOW = range(6)
-"""Of a layer: addresses of its norms' weights and of its cache, and how many columns it sees."""
+"""Numbers of a layer: addresses of its norms' weights and of its cache, and how many columns it sees."""
 
 
 @inlined
 def whole_lanes(columns: int) -> int:
-    """So many columns or more, as vectors take them."""
+    """Round a number of columns up to whole vectors."""
     return -(-columns // LANES) * LANES
 
 

@@ -46,7 +46,7 @@ AHEAD = 1024
 
 @called
 def _widened(x: Any, width: int) -> Any:
-    """In float32, with zeros to the width."""
+    """A copy in float32, with zeros up to the width."""
     result = np.zeros((len(x), width), np.float32)
     for b in range(len(x)):
         row, to = x[b], result[b]

@@ -51,7 +51,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Of all three."""
+        """Gradients of all three."""
         x, weight = ctx.saved_tensors
         to_x, to_weight, to_bias = ctx.needs_input_grad
         return (
@@ -81,7 +81,8 @@ def product(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _rows_at_once(rows: int, inputs: int, outputs: int) -> int:
-    """Of two threads, oneDNN lets one idle where there are one to two times as many rows as outputs, and few of these.
+    """Rows of a piece: of two threads, oneDNN lets one idle where there are one to two times as many rows as outputs,
+    and few of these.
 
     Found by the processor time of each over sizes from 64 to 2,112 rows; four threads share such products. Up to 2,048
     inputs, pieces of a little fewer rows than outputs are the fastest, and from there on small ones of equal size.

@@ -83,7 +83,7 @@ class LinearTable:
         self.plan[[STEPS, UP_STEPS, LOWS, OUTPUTS]] = steps, up_steps, up_steps * len(ranks), outputs
 
     def _lines(self, weight: Tensor, steps: int) -> Any:
-        """Of a table, for one weight [N, K], of which only what does not fill a block is copied."""
+        """Lines of a table for one weight [N, K]; only what does not fill a block is copied."""
         weight, missing = weight.detach().contiguous(), STEP * steps - weight.shape[1]
         if missing:  # to pad by nothing would copy
             weight = functional.pad(weight, (0, missing))

@@ -29,7 +29,7 @@ from plaudit.cpu.kernels import vectors
 LEAST, MOST = np.float32(-87.0), np.float32(88.0)
 """exp of less is taken as 0, where it would be 1.6e-38; of more as 1.7e38."""
 SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
-"""Of all code that a kernel may consist of: what was compiled of another is not used."""
+"""Hash of all code that a kernel may consist of: what was compiled from other code is not used."""
 _lock = threading.Lock()
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -124,7 +124,7 @@ def in_use() -> Iterator[None]:
 
 
 def threads() -> int:
-    """That kernels run on."""
+    """Number of threads that kernels run on."""
     return int(numba.get_num_threads())
 
 
@@ -134,7 +134,7 @@ def plain_array(x: Tensor) -> Any:
 
 
 def tensor_of(array: Any) -> Tensor:
-    """Back from `plain_array`."""
+    """The inverse of `plain_array`."""
     x = torch.from_numpy(array)
     return x.view(torch.bfloat16) if x.dtype == torch.uint16 else x
 
@@ -195,7 +195,7 @@ def _power_of_two(context: Any, exponent: Any) -> Any:
 
 @generated
 def prefetch(context: Any, address: Any, lines: Any) -> Any:
-    """Of a constant number of lines of 64 bytes, to be read soon; to ask for what is not there is no error."""
+    """Prefetch a constant number of lines of 64 bytes; addresses that are not there are ignored."""
 
     def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
         vectors.prefetch(builder, given[0], lines.literal_value)
@@ -235,7 +235,7 @@ def _bits_of(context: Any, number: Any) -> Any:
 
 @generated
 def _number_of(context: Any, bits: Any) -> Any:
-    """Back."""
+    """The inverse of `_bits_of`."""
 
     def generate(_: Any, builder: Any, __: Any, given: Any) -> Any:
         return builder.bitcast(given[0], ir.FloatType())

@@ -26,7 +26,7 @@ TOGETHER = SIDE // 2
 """Outputs whose sums are held in registers at once, of one or two tiles of rows."""
 
 PAIRS = 4
-"""Of a step's 16, in a loop's body: more of them take longer to compile, and no less to compute."""
+"""Pairs of a step's 16 in a loop's body: more take longer to compile, and no less time to compute."""
 
 
 def available() -> bool:
@@ -89,7 +89,7 @@ def _multiply(
     x: Any, steps: int, table: Any, following: Any, low: Any, up_steps: int, bias: Any, residual: Any, result: Any,
     scratch: Any, threads: int,
 ) -> None:  # fmt: skip
-    """As that of `plaudit.cpu.kernels.tiles`.
+    """Multiply like the function of this name in `plaudit.cpu.kernels.tiles`.
 
     While a block is computed with the first rows of x, the one after it is asked for.
     """
@@ -135,5 +135,5 @@ def _multiply(
 
 @composed
 def product(x: Any, plan: Any, following: Any, residual: Any, result: Any, scratch: Any, threads: int) -> None:
-    """As that of `plaudit.cpu.kernels.tiles`."""
+    """Multiply like the function of this name in `plaudit.cpu.kernels.tiles`."""
     by_plan(_multiply, x, plan, following, residual, result, scratch, threads)

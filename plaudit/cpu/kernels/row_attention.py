@@ -59,7 +59,7 @@ class _Places:
 
     @property
     def most_keys(self) -> int:
-        """Of a row."""
+        """Most keys of a row."""
         return int(np.diff(self.key_begins).max())
 
 
@@ -102,7 +102,7 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Of queries, keys and values; a key of several rows gets the sum over them, in float32."""
+        """Gradients of queries, keys and values; a key of several rows gets the sum over them, in float32."""
         query, key, value, normalisers = ctx.saved_tensors
         places: _Places = ctx.more[0]
         to_query = torch.empty_like(query)
@@ -136,7 +136,7 @@ def _run(by_vectors: Any, by_unit: Any, ctx: Any, *tensors: Tensor) -> None:
 
 @inlined
 def _address(array: Any, row: int) -> Any:
-    """Of a row of a float32 array."""
+    """Address of a row of a float32 array."""
     return np.int64(array.ctypes.data) + 4 * array.shape[1] * row
 
 
@@ -183,14 +183,14 @@ def _fetch(x: Any, places: Any, at: int, width: int, scale: Any, result: Any) ->
 
 @called
 def _give(x: Any, scale: Any, result: Any) -> None:
-    """Back from float32: as many numbers as the result has."""
+    """Convert from float32, as many numbers as the result has."""
     for i in range(len(result)):
         result[i] = narrow(x[i] * scale, result)
 
 
 @compiled
 def add_up(parts: Any, sums: Any, result: Any, places: Any, threads: int) -> None:
-    """Of what the keys of rows have, to each token: one may be a key of several rows.
+    """Add up what the keys of rows have, for each token: one may be a key of several rows.
 
     parts   [sum of S, G d] float32; places: [sum of S] the token of each
     sums    [N, G d] float32, to work in

@@ -213,7 +213,7 @@ def exponentials(scores: Any) -> Any:
 
 @inlined
 def softmax(scores: Any) -> None:
-    """In place, of as many scores as a multiple of LANES; those at minus infinity come to nothing."""
+    """Softmax in place, over a number of scores that is a multiple of LANES; minus infinity becomes 0."""
     _, total = exponentials(scores)
     for s in range(len(scores)):
         scores[s] /= total
@@ -357,7 +357,7 @@ def attend(
 
 
 def lines_of(width: int) -> int:
-    """Of 64 bytes, that a head's numbers of bfloat16 take."""
+    """Lines of 64 bytes that a head's numbers of bfloat16 take."""
     return max(1, width // 32)
 
 

@@ -158,7 +158,7 @@ def _fetch(x: Any, places: Any, at: int, width: int, result: Any) -> None:
 
 @called
 def _transpose_into(x: Any, count: int, result: Any) -> None:
-    """So many rows of x as columns, in tiles: [D / 16, S / 32, 16 columns, 32 rows]."""
+    """Write `count` rows of x as columns, in tiles: [D / 16, S / 32, 16 columns, 32 rows]."""
     steps, tiles = count // STEP, x.shape[1] // SIDE
     for tile in range(tiles):
         for step in range(steps):
@@ -205,7 +205,7 @@ def _visible(builder: Any, distance: Any, window: Any) -> Any:
 
 
 def _two(builder: Any, address: Any, offset: Any = None, kind: Any = FLOATS) -> list[Any]:
-    """Of a row of a strip."""
+    """Two vectors of a row of a strip."""
     first = address if offset is None else builder.add(address, offset)
     return [builder.load(vectors.at(builder, first, 4 * LANES * i, kind.as_pointer()), align=4) for i in range(2)]
 
@@ -220,7 +220,7 @@ def _row_at(builder: Any, index: Any, of_row: int = APART) -> Any:
 
 
 def _nearer(builder: Any, distances: list[Any]) -> list[Any]:
-    """Of the next key."""
+    """Distances of the next key."""
     return [builder.sub(distance, vectors.all_of(1)) for distance in distances]
 
 
@@ -287,7 +287,7 @@ def _to_chances(
 
 
 def _put_pairs(builder: Any, index: Any, first: list[Any], second: list[Any], result: Any) -> None:
-    """Of two keys, as bfloat16, to the place of pair `index` in [S / 32, 2, 16 pairs, 16]."""
+    """Store the numbers of two keys, as bfloat16, at the place of pair `index` in [S / 32, 2, 16 pairs, 16]."""
     step, pair = builder.lshr(index, ir.Constant(LONG, 4)), builder.and_(index, ir.Constant(LONG, SIDE - 1))
     place = builder.add(_row_at(builder, step, 2 * TILE), _row_at(builder, pair, 4 * SIDE))
     for half, (low, high) in enumerate(zip(first, second, strict=True)):

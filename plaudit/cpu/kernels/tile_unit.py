@@ -62,7 +62,7 @@ def zero(builder: Any, tile: int) -> None:
 
 
 def add_product(builder: Any, sums: int, rows: int, columns: int) -> None:
-    """Of two tiles to a third."""
+    """Add the product of two tiles to a third."""
     instruct(builder, "llvm.x86.tdpbf16ps", *map(_number, (sums, rows, columns)))
 
 
@@ -85,7 +85,7 @@ def switch_on(context: Any, scratch: Any) -> Any:
 
 @generated
 def switch_back(context: Any, scratch: Any) -> Any:
-    """As it was before, for whoever has set it up."""
+    """Restore the unit's state, for whoever has set it up."""
 
     def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
         instruct(builder, "llvm.x86.ldtilecfg", vectors.at(builder, given[0], SAVED))

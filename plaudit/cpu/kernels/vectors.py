@@ -36,7 +36,7 @@ PAIRS = ir.VectorType(_BFloat(), 2 * LANES)
 COEFFICIENTS = (
     1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1,
 )  # fmt: skip
-"""Of Cephes' polynomial for e^r (Moshier 1992, `expf`)."""
+"""Coefficients of Cephes' polynomial for e^r (Moshier 1992, `expf`)."""
 
 
 def at(builder: Any, address: Any, offset: int = 0, kind: Any = ADDRESS) -> Any:
@@ -146,7 +146,7 @@ def plus_products(builder: Any, sums: Any, some: Any, others: Any) -> Any:
 
 
 def sum_of(builder: Any, numbers: Any) -> Any:
-    """Of 16 float32, in any order."""
+    """Sum of 16 float32, in any order."""
     name = "llvm.vector.reduce.fadd.v16f32"
     found = builder.module.globals.get(name)
     if found is None:

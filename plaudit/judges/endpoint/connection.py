@@ -62,7 +62,7 @@ class Connection:
         )
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> int:
-        """In UNITS."""
+        """Cost in UNITS."""
         of_prompt = round(self.settings.price_per_million_prompt_tokens * UNITS / 10**6)
         of_completion = round(self.settings.price_per_million_completion_tokens * UNITS / 10**6)
         return prompt_tokens * of_prompt + completion_tokens * of_completion

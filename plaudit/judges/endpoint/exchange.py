@@ -21,13 +21,13 @@ from plaudit.judges.endpoint.pacing import retry_after
 from plaudit.judges.endpoint.questions import Reply, Request
 
 MOST_BYTES = 16 * 2**20
-"""Of an answer; more is no answer."""
+"""Most bytes of an answer; more is not one."""
 MOST_TOKENS = 10**9
-"""Of one request; what says more cannot count."""
+"""Most tokens of one request; a server that says more cannot count."""
 CONTENT_STATUSES = frozenset({400, 413, 422, 451})
 """Say that this one request is not acceptable."""
 AGAIN_STATUSES = frozenset({408, 409, 425, 429})
-"""Of those below 500: may go better the next time."""
+"""Statuses below 500 that may succeed the next time."""
 STOPPING_CODES = {
     "insufficient_quota": 402, "invalid_api_key": 401, "model_not_found": 404, "unknown_parameter": 400,
     "unsupported_parameter": 400, "unsupported_value": 400,

@@ -39,7 +39,7 @@ INSERT OR IGNORE INTO spent (id) VALUES (1);
 
 @dataclass(frozen=True)
 class Totals:
-    """Of a folder; costs in UNITS."""
+    """The ledger of a folder; costs in UNITS."""
 
     requests: int
     prompt_tokens: int
@@ -120,7 +120,7 @@ class Ledger:
             self._lose(entry)
 
     def abandon(self, entry: int) -> None:
-        """As `lose`, writing nothing: for when the program is being stopped."""
+        """Do as `lose` without writing: for when the program is being stopped."""
         with self._lock:
             self._mine.pop(entry, None)
 
@@ -135,7 +135,7 @@ class Ledger:
         )
 
     def _totals(self) -> Totals:
-        """With everything under way as unknown."""
+        """Totals with everything under way as unknown."""
         return Totals(
             *self._connection.execute(
                 "SELECT requests, prompt_tokens, completion_tokens, cost, "

@@ -26,7 +26,7 @@ class Question:
     top_log_probs: int = 0
     """Alternatives of the answer's first token that are wanted with their log-probabilities."""
     seed: int | None = None
-    """Of a sampled answer: another seed is another question."""
+    """Seed of a sampled answer: another seed is another question."""
     stop: tuple[str, ...] = ()
     """Where the answer also ends."""
 
@@ -37,7 +37,7 @@ class Reply:
 
     text: str
     log_probs: tuple[tuple[str, float], ...] | None
-    """Of the first sampled token: alternatives with their log-probabilities, nats, the likeliest first; None where
+    """Alternatives of the first sampled token with their log-probabilities, nats, the likeliest first; None where
     none were asked for or the endpoint gives none."""
     prompt_tokens: int
     """0 where the endpoint does not say; then the worst case counts as spent."""
@@ -68,7 +68,7 @@ class Spent:
     prompt_tokens: int
     completion_tokens: int
     cost: float
-    """In the currency of the prices."""
+    """Cost in the currency of the prices."""
     failures: dict[str, int] = field(default_factory=dict)
     """Questions that this endpoint object left unanswered, by reason."""
     unknown_tokens: int = 0

@@ -16,7 +16,7 @@ from typing import IO, Any
 from plaudit.errors import DataError
 
 ROWS_AT_ONCE = 1000
-"""Of Parquet and datasets: rows that are Python objects at a time."""
+"""Rows of Parquet files and datasets that are Python objects at a time."""
 CHARACTERS_AT_ONCE = 1 << 16
 GZIP, PARQUET, ZIP = b"\x1f\x8b", b"PAR1", b"PK\x03\x04"
 COLUMNS = {
@@ -31,7 +31,7 @@ COLUMNS = {
     "text",
     "messages",
 }
-"""By one of which the first line of a table is known, whatever the file is called."""
+"""Column names, by one of which the first line of a table is known, whatever the file is called."""
 FOLDER_SIGNS = ("state.json", "dataset_info.json")
 
 Rows = Generator[tuple[str, dict[str, Any]], None, None]
@@ -146,7 +146,7 @@ def _what_is_wrong(error: Exception) -> str:
 
 
 def _items(path: Path, text: IO[str]) -> Iterator[tuple[str, Any]]:
-    """Of JSON lists of objects, and of objects between and after them, one by one, without holding the whole."""
+    """Rows of JSON lists of objects, and of objects between and after them, one by one, without holding the whole."""
     decode, number, in_list = json.JSONDecoder().raw_decode, 0, False
     rest, wanted, at_end = "", CHARACTERS_AT_ONCE, False
     while True:

@@ -177,7 +177,8 @@ def _prompt_and_answers(fields: Values) -> tuple[Any, dict[str, str]]:
 
 
 def _who(completed_by: Any) -> Values:
-    """By the number, or else by the address, for which the import has a pseudonym; nobody where there is neither."""
+    """Name by the number, or else by the address, for which the import has a pseudonym; nobody where there is
+    neither."""
     who = completed_by
     if isinstance(completed_by, dict):
         who = completed_by.get("id") if completed_by.get("id") is not None else completed_by.get("email")

@@ -95,7 +95,7 @@ def choose(
 
 
 def choose_labels(workspace: Workspace, wanted: Sequence[str] | None, *, setting: str) -> JudgmentSet[Label]:
-    """As `choose`, whether responses were liked; there need not be any."""
+    """Choose labels of liked responses, as `choose` does; there need not be any."""
     _check_names(workspace, wanted)
     found = judgments_of(workspace, wanted, liked)
     found.say()

@@ -48,7 +48,7 @@ def load_rated_prompts(
     most_tokens: int,
     criteria: Sequence[str] | None = None,
 ) -> tuple[list[JudgedPrompt], list[JudgedPrompt]]:
-    """As `load_judged_prompts`, from ratings; of two responses that somebody rated, the higher is the better one."""
+    """Load judged prompts from ratings: of two responses that somebody rated, the higher is the better one."""
     sources = set(run.sources.labels)
     ratings = [label for label in judgments_of(workspace, sources, ratings_of).rows if _asked(label, criteria)]
     run.check_data(data_snapshot([], ratings))

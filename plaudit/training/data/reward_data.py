@@ -64,7 +64,7 @@ def load_reward_data(workspace: Workspace, run: Run, model: LoadedModel, config:
 
 
 def draw_prompts(prompts: Sequence[JudgedPrompt], count: int, *, seed: int) -> list[JudgedPrompt]:
-    """So many, by lot; those of a smaller draw are among those of a larger one."""
+    """A random draw of `count`; a smaller draw is part of a larger one."""
     return sorted(prompts, key=lambda prompt: unit_interval("most_prompts", seed, prompt.prompt_id))[:count]
 
 

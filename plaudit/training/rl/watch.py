@@ -16,7 +16,7 @@ KL, KL_A_TOKEN = 10.0, 1.0
 ENTROPY = 0.01
 """Nats a token, below which nothing is left to be chosen, where there was ten times as much at first."""
 LARGE = 1e4
-"""Of rewards and of the value loss: far from the size of 1 for which learning rates and clips are made."""
+"""Size of rewards and of the value loss: far from the size of 1 for which learning rates and clips are made."""
 BEYOND = 1.0
 """Nats a token by which the loss of a single step may be above that of guessing, as at the start of pretraining."""
 
@@ -52,7 +52,7 @@ def signs_of_collapse(
 
 
 class Watch:
-    """Of one run; what it said already, also before it was gone on with, it does not say again."""
+    """Watch over one run. What it said already, also before it was resumed, is not said again."""
 
     def __init__(self, run: Run):
         self.run = run

@@ -20,7 +20,7 @@ from plaudit.workspace import Run
 
 
 def total_norm(gradients: list[Tensor]) -> float:
-    """Of all numbers together, computed in float32 or finer; 0 of none."""
+    """Norm over all gradients together, computed in float32 or finer; 0 of none."""
     if gradients and all(map(cpu.serves, gradients)):
         return cpu.total_norm(gradients)
     return float(torch.nn.utils.get_total_norm(gradients))
@@ -51,7 +51,7 @@ class Optimiser:
 
     @property
     def learning_rate(self) -> float:
-        """Of the next step."""
+        """Learning rate of the next step."""
         settings = self.settings
         warmup = math.ceil(settings.warmup_share * self.total_steps)
         if self.steps_taken < warmup:
@@ -85,7 +85,8 @@ class Optimiser:
         return norm
 
     def gradients(self) -> list[Tensor | None]:
-        """Of each parameter, as summed up since the last step; bfloat16 where that is one gradient of such a weight."""
+        """Gradients of each parameter, as summed up since the last step; bfloat16 where that is one gradient of such a
+        weight."""
         return [self.network.gradient_of(parameter) for parameter in self.parameters]
 
     def discard(self) -> None:

@@ -37,7 +37,7 @@ LOG_TIE = "log_tie"
 
 @dataclass(frozen=True)
 class Losses:
-    """Of a group of prompts.
+    """Losses of a group of prompts.
 
     total            sum over prompts; nats, or squared units of ratings
     right, decided   judgments whose preferred response has the higher score, and those that are no ties
@@ -81,7 +81,7 @@ def losses_by_head(
 
 
 def by_criterion(prompt: JudgedPrompt, criterion: str) -> JudgedPrompt:
-    """With the judgments and ratings by one criterion alone."""
+    """The prompts with the judgments and ratings by one criterion alone."""
     return replace(
         prompt,
         judgments=[judgment for judgment in prompt.judgments if judgment.criterion == criterion],
