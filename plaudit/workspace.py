@@ -461,7 +461,7 @@ class Workspace:
         another process works on.
         """
         if given is not None:
-            raise ConfigError(f"run `{name}` goes on with the settings it began with; give no others beside it.")
+            raise ConfigError(f"run `{name}` resumes with the settings it began with; give no others.")
         path = self.begun(name).path
         with owned(path, f"run `{name}`"):
             run = Run(path)

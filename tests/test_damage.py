@@ -57,12 +57,12 @@ def test_a_damaged_checkpoint_is_said_to_be_damaged_and_what_to_do(run, workspac
     code, _, err = run("sft", "-w", workspace.path, "--resume", "sft-001")
     assert code == 2
     assert "Traceback" not in err
-    assert f"{checkpoint} is damaged, so the run cannot go on from it" in err
+    assert f"{checkpoint} is damaged, so the run cannot resume from it" in err
     assert "remove it" in err
     checkpoint.unlink()
     code, _, err = run("sft", "-w", workspace.path, "--resume", "sft-001")
     assert code == 0
-    assert "sft-001 has no checkpoint yet: it begins again from its first step." in err
+    assert "sft-001 has no checkpoint yet: it starts again from its first step." in err
     steps = [row["step"] for row in workspace.run("sft-001").metrics()]
     assert steps == list(range(1, len(steps) + 1))
 

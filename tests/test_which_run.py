@@ -128,10 +128,10 @@ def test_settings_beside_a_run_to_go_on_with_are_refused(run, workspace, tmp_pat
     given = [word.format(tmp=tmp_path) for word in changes]
     code, _, err = run("sft", "-w", workspace.path, "--resume", "sft-001", *given)
     assert code == 2
-    assert "goes on with the settings that the run began with" in err
+    assert "resumes with the settings that the run began with" in err
     assert given[-1] in err
     assert workspace.begun("sft-001").status == "interrupted"
-    with pytest.raises(ConfigError, match="goes on with the settings it began with"):
+    with pytest.raises(ConfigError, match="resumes with the settings it began with"):
         plaudit.sft(workspace, workspace.config(), resume="sft-001")
     code, out, _ = run("sft", "-w", workspace.path, "--resume", "sft-001", "--dry-run")
     assert code == 0
@@ -147,7 +147,7 @@ def test_short_forms_of_settings_beside_a_run_to_go_on_with_are_refused(run, wor
         raise KeyboardInterrupt
     code, _, err = run(stage, "-w", workspace.path, "--resume", f"{stage}-001", *flags)
     assert code == 2
-    assert f"={flags[-1]} would be passed over" in err
+    assert f"={flags[-1]} would be ignored" in err
 
 
 class AskedNothing:

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 campaign_app = group("What people are asked: make campaigns, add gold, set the order, watch.")
 people_app = group("Who may come in to the pages for people, and whose judgments count.")
 audit_app = group("Who did what: the chain of records.")
-CampaignName = Annotated[str, typer.Argument(help="The campaign.", metavar="CAMPAIGN")]
-Annotator = Annotated[str, typer.Argument(help="The name under which judgments are kept.", metavar="ANNOTATOR")]
+CampaignName = Annotated[str, typer.Argument(help="Name of the campaign.", metavar="CAMPAIGN")]
+Annotator = Annotated[str, typer.Argument(help="Name under which your judgments are kept.", metavar="ANNOTATOR")]
 DEFAULT_ADDRESS = "http://127.0.0.1:8000"
-Why = Annotated[str, typer.Option("--reason", help="Kept with the decision.")]
+Why = Annotated[str, typer.Option("--reason", help="Reason, which is kept with the decision.")]
 
 
 def _actor() -> str:
@@ -72,11 +72,16 @@ def create(
         Path | None, typer.Option("--guideline", help="A Markdown file that says what is asked.")
     ] = None,
     split: Annotated[str, typer.Option("--split", help="train, held_out or all: whose prompts.")] = "train",
-    most: Annotated[int | None, typer.Option("--most", min=1, help="So many prompts at most, drawn by chance.")] = None,
-    per_task: Annotated[int, typer.Option("--per-task", min=3, max=9, help="Answers that are ranked together.")] = 4,
-    round_number: Annotated[int | None, typer.Option("--round", min=0, help="The round that it belongs to.")] = None,
+    most: Annotated[int | None, typer.Option("--most", min=1, help="Most prompts; a random draw of them.")] = None,
+    per_task: Annotated[
+        int, typer.Option("--per-task", min=3, max=9, help="Number of answers that are ranked together.")
+    ] = 4,
+    round_number: Annotated[
+        int | None, typer.Option("--round", min=0, help="Round that the campaign belongs to.")
+    ] = None,
     rules: Annotated[
-        list[str] | None, typer.Argument(help="Rules, as in people_per_task=3.", metavar="[RULE=VALUE]...")
+        list[str] | None,
+        typer.Argument(help="Rules of the campaign, such as people_per_task=3.", metavar="[RULE=VALUE]..."),
     ] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: Json = False,
@@ -125,7 +130,10 @@ def gold(
         Path, typer.Argument(help="JSONL as for `plaudit import`, of the campaign's kind; may have `explanation`.")
     ],
     screening: Annotated[
-        bool, typer.Option("--screening", help="For the test before the work; else slipped in among it.")
+        bool,
+        typer.Option(
+            "--screening", help="Use these in the test before the work; otherwise they are mixed into the work."
+        ),
     ] = False,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: Json = False,
@@ -202,9 +210,11 @@ def _set_open(folder: Path, name: str, is_open: bool, as_json: bool) -> None:
 @people_app.command("invite")
 def invite(
     role: Annotated[str, typer.Option("--role", help="annotator, researcher or admin.")] = "annotator",
-    number: Annotated[int, typer.Option("--number", min=1, max=1000, help="How many invitations.")] = 1,
-    days: Annotated[float, typer.Option("--days", min=0.01, help="How long they hold.")] = 7.0,
-    address: Annotated[str, typer.Option("--address", help="Where people reach the server.")] = DEFAULT_ADDRESS,
+    number: Annotated[int, typer.Option("--number", min=1, max=1000, help="Number of invitations.")] = 1,
+    days: Annotated[float, typer.Option("--days", min=0.01, help="Days for which the invitations are valid.")] = 7.0,
+    address: Annotated[
+        str, typer.Option("--address", help="Address at which people reach the server.")
+    ] = DEFAULT_ADDRESS,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: Json = False,
 ) -> None:
@@ -238,8 +248,11 @@ def list_people(workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: Json = 
 def decide(
     annotator: Annotator,
     reason: Why,
-    include: Annotated[bool, typer.Option("--include/--leave-out", help="Whether the judgments train from now on.")],
-    campaign: Annotated[str, typer.Option("--campaign", help="In this campaign alone.")] = "",
+    include: Annotated[
+        bool,
+        typer.Option("--include/--leave-out", help="Whether the annotator's judgments are learnt from, from now on."),
+    ],
+    campaign: Annotated[str, typer.Option("--campaign", help="Limit the decision to this campaign.")] = "",
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: Json = False,
 ) -> None:
@@ -256,7 +269,7 @@ def decide(
 def withdraw(
     annotator: Annotator,
     keep_judgments: Annotated[
-        bool, typer.Option("--keep-judgments/--drop-judgments", help="Whether they still train.")
+        bool, typer.Option("--keep-judgments/--drop-judgments", help="Whether the judgments are still learnt from.")
     ],
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: Json = False,
@@ -283,7 +296,7 @@ def verify(workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: Json = False
 
 @audit_app.command("show")
 def show_audit(
-    most: Annotated[int, typer.Option("--most", min=1, help="The newest so many.")] = 50,
+    most: Annotated[int, typer.Option("--most", min=1, help="Number of records, the newest ones.")] = 50,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: Json = False,
 ) -> None:
@@ -310,17 +323,21 @@ def show_audit(
 
 def annotate(
     host: Annotated[
-        str, typer.Option("--host", help="Where to listen. Others than this machine need accounts.")
+        str, typer.Option("--host", help="Address to listen on. Visitors from other machines need accounts.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 for any that is free.")] = 8000,
-    names: Annotated[list[str] | None, typer.Option("--name", help="A name under which browsers reach it.")] = None,
-    https: Annotated[bool, typer.Option("--https", help="It stands behind a proxy that speaks https.")] = False,
-    arena: Annotated[
-        list[str] | None, typer.Option("--arena", help="A policy to talk with, beside at least one other.")
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8000,
+    names: Annotated[
+        list[str] | None, typer.Option("--name", help="Host name under which browsers reach the server.")
     ] = None,
-    arena_name: Annotated[str, typer.Option("--arena-name", help="The campaign of what is said there.")] = "arena",
-    temperature: Annotated[float, typer.Option(min=0.01, help="Of the arena's sampling.")] = 0.7,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length limit of an arena's answer.")] = 256,
+    https: Annotated[bool, typer.Option("--https", help="The server is behind an https proxy.")] = False,
+    arena: Annotated[list[str] | None, typer.Option("--arena", help="Policy to chat with; give at least two.")] = None,
+    arena_name: Annotated[
+        str, typer.Option("--arena-name", help="Campaign that keeps the arena's conversations.")
+    ] = "arena",
+    temperature: Annotated[float, typer.Option(min=0.01, help="Sampling temperature in the arena.")] = 0.7,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in the arena, tokens.")] = 256,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
     """Serve the pages on which people judge, and on which researchers watch, until Ctrl-C.

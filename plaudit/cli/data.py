@@ -20,14 +20,14 @@ Kinds = Annotated[
     list[str] | None,
     typer.Option("--kind", help="prompts, responses, demonstrations, comparisons or labels; all if none is named."),
 ]
-Ids = Annotated[list[str] | None, typer.Option("--id", help="Of a row; may be given again, as all of these.")]
-Runs = Annotated[list[str] | None, typer.Option("--run", help="Of this run, import or campaign:NAME.")]
+Ids = Annotated[list[str] | None, typer.Option("--id", help="Id of a row. This and the options below can be repeated.")]
+Runs = Annotated[list[str] | None, typer.Option("--run", help="Rows of this run, import or campaign:NAME.")]
 Sources = Annotated[list[str] | None, typer.Option("--source", help="Prompts and demonstrations of this source.")]
-Annotators = Annotated[list[str] | None, typer.Option("--annotator", help="What this annotator said or wrote.")]
-Imports = Annotated[list[int] | None, typer.Option("--import", help="What this import added, by its number.")]
+Annotators = Annotated[list[str] | None, typer.Option("--annotator", help="Rows by this annotator.")]
+Imports = Annotated[list[int] | None, typer.Option("--import", help="Rows that this import added, by its number.")]
 Query = Annotated[str, typer.Option("--query", help="Prompts, demonstrations and responses with these words.")]
-Exclusions = Annotated[list[int] | None, typer.Option("--exclusion", help="What this exclusion was of, by its number.")]
-Reason = Annotated[str, typer.Option("--reason", help="Kept with it.")]
+Exclusions = Annotated[list[int] | None, typer.Option("--exclusion", help="Rows of this exclusion, by its number.")]
+Reason = Annotated[str, typer.Option("--reason", help="Reason, which is kept with the exclusion.")]
 
 
 def _choice(
@@ -64,7 +64,7 @@ def list_data(
     imports: Imports = None,
     query: Query = "",
     exclusions: Exclusions = None,
-    most: Annotated[int, typer.Option("--most", min=1, help="So many rows are shown.")] = 20,
+    most: Annotated[int, typer.Option("--most", min=1, help="Number of rows to show.")] = 20,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: Json = False,
 ) -> None:

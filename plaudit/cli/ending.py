@@ -78,7 +78,7 @@ def run(app: Any) -> None:
             raise KeyboardInterrupt
     except Ended as ended:
         if isinstance(ended.cause, EOFError):
-            _fail("an input ended before it was complete: the standard input, or a file that was cut off.", code=2)
+            _fail("an input ended before it was complete: the standard input, or a truncated file.", code=2)
         _stopped(ended.cause)
     except (KeyboardInterrupt, typer.Abort) as stop:
         _stopped(stop)
@@ -110,7 +110,7 @@ def what_the_machine_refused(error: BaseException) -> str | None:
         if isinstance(one, MemoryError) or any(sign in str(one) for sign in MEMORY_SIGNS):
             return (
                 "there is not enough memory. Lower model.tokens_per_micro_batch, take a smaller model, or end other "
-                "programs; a run goes on with --resume RUN (see `plaudit status`)."
+                "programs; a run resumes with --resume RUN (see `plaudit status`)."
             )
         if isinstance(one, sqlite3.DatabaseError):
             return f"a database file is damaged, or cannot be used here: {one}."

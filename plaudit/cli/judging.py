@@ -14,15 +14,26 @@ judges_app = group("Judges of any kind beside people.")
 
 @judges_app.command("compare")
 def compare(
-    judges: Annotated[list[str] | None, typer.Option("--judge", help="An annotator; all models if none.")] = None,
+    judges: Annotated[
+        list[str] | None, typer.Option("--judge", help="Judge to compare; all models if none is given.")
+    ] = None,
     people: Annotated[
-        list[str] | None, typer.Option("--people", help="Whom to compare with; all people if none.")
+        list[str] | None, typer.Option("--people", help="Annotator to compare with; all people if none is given.")
     ] = None,
     own_run: Annotated[
-        str | None, typer.Option("--own-run", help="The run that sampled from the judge itself: does it prefer itself?")
+        str | None,
+        typer.Option(
+            "--own-run", help="Run that sampled from the judge itself, to test whether it prefers its own answers."
+        ),
     ] = None,
     epsilon: Annotated[
-        float, typer.Option("--epsilon", min=0, max=1, help="What a judge may be worse by: 0.1 crowd, 0.2 experts.")
+        float,
+        typer.Option(
+            "--epsilon",
+            min=0,
+            max=1,
+            help="Margin by which a judge may agree less than people do: 0.1 for a crowd, 0.2 for experts.",
+        ),
     ] = 0.1,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: Json = False,

@@ -30,7 +30,7 @@ def evaluate_reward(
     run: RewardArgument,
     comparisons: Annotated[Path, typer.Option("--comparisons", help="JSONL of comparisons or rankings.")],
     head: Annotated[
-        str | None, typer.Option("--head", help="Of a model of several criteria: judge all comparisons by this one.")
+        str | None, typer.Option("--head", help="Criterion by which to score all comparisons, for a model of several.")
     ] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Write the reliability plot to this SVG file.")] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
@@ -101,13 +101,17 @@ def report(
 def chat(
     run: Annotated[str, typer.Argument(help="A run with a policy, a Hugging Face folder, or a hub name.")],
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    message: Annotated[str | None, typer.Option("--message", "-m", help="Ask this one thing and stop.")] = None,
+    message: Annotated[str | None, typer.Option("--message", "-m", help="Ask this one question and stop.")] = None,
     temperature: Annotated[float, typer.Option(min=0.01, help="Of sampling.")] = 0.7,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length limit of an answer.")] = 256,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, tokens.")] = 256,
     seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
-    best_of: Annotated[int, typer.Option(min=1, help="Answer with the best of so many samples, by --reward.")] = 1,
-    reward: Annotated[str, typer.Option(help="The reward model that chooses for --best-of.")] = "latest:reward",
-    reward_head: Annotated[str | None, typer.Option(help="Of a reward model of several criteria: which.")] = None,
+    best_of: Annotated[
+        int, typer.Option(min=1, help="Number of samples of which the best, by --reward, is the answer.")
+    ] = 1,
+    reward: Annotated[str, typer.Option(help="Reward model that chooses for --best-of.")] = "latest:reward",
+    reward_head: Annotated[
+        str | None, typer.Option(help="Criterion to choose by, for a reward model of several.")
+    ] = None,
     config: ConfigFile = None,
     dry_run: DryRun = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print each turn as a line of JSON.")] = False,

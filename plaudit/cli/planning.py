@@ -15,35 +15,36 @@ MOST = 1_000_000
 
 def power(
     win_rate: Annotated[float, typer.Option("--win-rate", help="Expected share won, ties as halves.")] = 0.55,
-    wanted: Annotated[float, typer.Option("--power", help="Probability of telling it from one half.")] = 0.8,
+    wanted: Annotated[float, typer.Option("--power", help="Probability of telling the win rate from one half.")] = 0.8,
     alpha: Annotated[float, typer.Option("--alpha", help="Two-sided probability of a false alarm.")] = 0.05,
     agreement: Annotated[
         float, typer.Option("--agreement", help="Share of even pairs on which two people agree.")
     ] = 0.726,
     people: Annotated[
-        int, typer.Option("--people-per-item", min=1, max=MOST, help="Judgments of each pair of responses.")
+        int, typer.Option("--people-per-item", min=1, max=MOST, help="Judgments per pair of responses.")
     ] = 1,
     items: Annotated[
-        int, typer.Option("--items-per-prompt", min=1, max=MOST, help="Pairs of responses to each prompt.")
+        int, typer.Option("--items-per-prompt", min=1, max=MOST, help="Pairs of responses per prompt.")
     ] = 1,
     prompt_correlation: Annotated[
-        float, typer.Option("--prompt-correlation", help="Of judgments of different items of one prompt.")
+        float, typer.Option("--prompt-correlation", help="Correlation of judgments of different items of one prompt.")
     ] = 0.0,
     ties: Annotated[float, typer.Option("--ties", help="Share of judgments that are ties.")] = 0.0,
-    per_annotator: Annotated[
-        int, typer.Option("--per-annotator", min=1, max=MOST, help="Judgments asked of one person.")
-    ] = 200,
+    per_annotator: Annotated[int, typer.Option("--per-annotator", min=1, max=MOST, help="Judgments per person.")] = 200,
     accuracy: Annotated[
-        float | None, typer.Option("--accuracy", help="Also: comparisons for a reward model that ranks so many right.")
+        float | None,
+        typer.Option("--accuracy", help="Also say how many comparisons a reward model of this accuracy takes."),
     ] = None,
-    features: Annotated[int, typer.Option("--features", min=1, max=1000, help="Of the simulated linear reward.")] = 16,
+    features: Annotated[
+        int, typer.Option("--features", min=1, max=1000, help="Number of features of the simulated linear reward.")
+    ] = 16,
     study: Annotated[
         str | None, typer.Option("--study", help="With --accuracy: also by the law of this reward-scaling study.")
     ] = None,
     repetitions: Annotated[
-        int, typer.Option("--repetitions", min=1, max=MOST, help="Simulated head-to-heads, at most.")
+        int, typer.Option("--repetitions", min=1, max=MOST, help="Most simulated head-to-heads.")
     ] = 2000,
-    seed: Annotated[int, typer.Option("--seed", min=0, max=MOST, help="Of the simulation.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=MOST, help="Seed of the simulation.")] = 0,
     plot: Annotated[
         Path | None,
         typer.Option("--plot", help="Write the curve to this SVG file; with --accuracy, of that."),

@@ -22,12 +22,13 @@ from plaudit.cli.options import (
 
 def quickstart(
     workspace: Annotated[
-        Path | None, typer.Option("--workspace", "-w", help="Workspace folder; the recipe's name by default.")
+        Path | None,
+        typer.Option("--workspace", "-w", help="Folder of the workspace; named after the recipe by default."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of every random choice; the recipe's is 0.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every random choice; 0 by default.")] = None,
     annotate: Annotated[bool, typer.Option("--annotate", help="Judge the first pairs yourself.")] = False,
     recipe: Annotated[
-        str, typer.Option(help="Another that ships: rlaif, direct-rlaif, constitutional-ai.")
+        str, typer.Option(help="Another recipe that ships: rlaif, direct-rlaif, constitutional-ai.")
     ] = "quickstart",
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -56,7 +57,7 @@ def quickstart(
 def run_(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     config: ConfigFile = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Make every run anew.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Make every run again, also those that are complete.")] = False,
     dry_run: DryRun = False,
     as_json: Json = False,
     overrides: Overrides = None,

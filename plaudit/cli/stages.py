@@ -24,7 +24,7 @@ from plaudit.stages import Shortcut, Stage
 if TYPE_CHECKING:
     from plaudit.config import Config
 
-Resume = Annotated[str | None, typer.Option("--resume", help="Go on with this interrupted run.", metavar="RUN")]
+Resume = Annotated[str | None, typer.Option("--resume", help="Resume this interrupted run.", metavar="RUN")]
 
 
 def stage_command(stage: Stage) -> Callable[..., None]:
@@ -117,6 +117,6 @@ def _refuse_settings_beside(resumed: str, file: Path | None, overrides: list[str
     given = [*overrides, *([f"--config {file}"] if file is not None else [])]
     if given:
         raise ConfigError(
-            f"--resume {resumed} goes on with the settings that the run began with, so {', '.join(given)} would be "
-            "passed over. Leave it out, or start a new run without --resume."
+            f"--resume {resumed} resumes with the settings that the run began with, so {', '.join(given)} would be "
+            "ignored. Leave it out, or start a new run without --resume."
         )

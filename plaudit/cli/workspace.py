@@ -56,7 +56,9 @@ def import_(
     ],
     format: Annotated[
         str | None,
-        typer.Option("--format", help="Of the rows, such as hh or arena; seen from the first row unless named."),
+        typer.Option(
+            "--format", help="Format of the rows, such as hh or arena; recognised by the first row unless named."
+        ),
     ] = None,
     by: Annotated[
         str,
@@ -163,7 +165,7 @@ export_app = typer.Typer(cls=_ModelByDefault, help="Write a run's model (the def
 @export_app.command("model")
 def export(
     run: Annotated[str, typer.Argument(help="A run with a model, or latest:KIND.")],
-    folder: Annotated[Path, typer.Argument(help="Where to put the Hugging Face folder; must not exist.")],
+    folder: Annotated[Path, typer.Argument(help="Hugging Face folder to write; must not exist.")],
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: Json = False,
 ) -> None:
@@ -192,18 +194,18 @@ def export(
 
 @export_app.command("data")
 def export_data(
-    folder: Annotated[Path, typer.Argument(help="Where to put the files; must not exist.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],
     kind: Annotated[
         str,
         typer.Option(
-            help="comparisons, rankings, ratings, labels, demonstrations, prompts, judgments (the whole log of what "
-            "people handed in), or everything."
+            help="comparisons, rankings, ratings, labels, demonstrations, prompts, judgments "
+            "(the whole log of what people submitted), or everything."
         ),
     ] = "everything",
     format: Annotated[str, typer.Option(help="jsonl, parquet, datasets, or trl (its columns alone).")] = "jsonl",
     snapshot: Annotated[str | None, typer.Option(help="Only what this snapshot holds.")] = None,
     held_out: Annotated[
-        bool, typer.Option("--held-out", help="Of trl: also files of their own for what is on held-out prompts.")
+        bool, typer.Option("--held-out", help="With --format trl: also write held-out prompts, to files of their own.")
     ] = False,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: Json = False,
@@ -233,11 +235,17 @@ def make_snapshot(
     name: Annotated[str, typer.Argument(help="Letters, digits, dots, dashes and underscores.")],
     kind: Annotated[
         list[str] | None,
-        typer.Option(help="comparisons, labels or demonstrations; may be given again. All by default."),
+        typer.Option(help="comparisons, labels or demonstrations; can be repeated. All by default."),
     ] = None,
-    run: Annotated[list[str] | None, typer.Option(help="Only of this judge run or import; may be given again.")] = None,
-    campaign: Annotated[list[str] | None, typer.Option(help="Only of this campaign; may be given again.")] = None,
-    criterion: Annotated[list[str] | None, typer.Option(help="Only by this criterion; may be given again.")] = None,
+    run: Annotated[
+        list[str] | None, typer.Option(help="Only judgments of this judge run or import; can be repeated.")
+    ] = None,
+    campaign: Annotated[
+        list[str] | None, typer.Option(help="Only judgments of this campaign; can be repeated.")
+    ] = None,
+    criterion: Annotated[
+        list[str] | None, typer.Option(help="Only judgments by this criterion; can be repeated.")
+    ] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: Json = False,
 ) -> None:

@@ -119,7 +119,7 @@ def join(store: Store, token: str, login: str, password: str, *, at: float | Non
             tables.invitations.c.token_hash == _digest(token), tables.invitations.c.used_by.is_(None)
         )
         if not connection.execute(used.values(used_by=person.annotator)).rowcount:
-            raise DataError("This invitation was used meanwhile. Ask for another.")
+            raise DataError("This invitation has already been used. Ask for another.")
         audit.record(connection, person.annotator, "joined", role=role)
     return person
 

@@ -57,9 +57,9 @@ class EndpointSettings(Section):
             parts = urlsplit(address)
             complete = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
         except ValueError:
-            raise ValueError("this is no address; write it as https://api.openai.com/v1") from None
+            raise ValueError("this is not an address; write it as https://api.openai.com/v1") from None
         if not complete or any(letter.isspace() for letter in address):
-            raise ValueError("this is no address of a web server; write it as https://api.openai.com/v1")
+            raise ValueError("this is not the address of a web server; write it as https://api.openai.com/v1")
         if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
             raise ValueError("an address has no password, no ? and no # in it; put a key into the environment")
         if parts.path.rstrip("/").endswith("/chat/completions"):
@@ -71,7 +71,8 @@ class EndpointSettings(Section):
     def _is_a_name(cls, name: str | None) -> str | None:
         if name is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", name):
             raise ValueError(
-                "this is no name of an environment variable (capital letters, digits and _), such as OPENAI_API_KEY. "
+                "this is not the name of an environment variable (capital letters, digits and _), such as "
+                "OPENAI_API_KEY. "
                 "If it is the key itself: put that into the environment, and name the variable here"
             )
         return name

@@ -34,7 +34,7 @@ class RuleSettings(Section):
         try:
             re.compile(self.pattern or "")
         except re.error as error:
-            raise ValueError(f"`{self.pattern}` is no regular expression: {error}") from None
+            raise ValueError(f"`{self.pattern}` is not a regular expression: {error}") from None
         return self
 
     @property

@@ -70,7 +70,7 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
             advance(len(found))
     demonstrations = sum(d.source == run.name for d in workspace.store.demonstrations())
     if not demonstrations:
-        raise DataError(f"{run.parents['model']} made no revision of any of {len(drafts)} drafts.")
+        raise DataError(f"{run.parents['model']} revised none of {len(drafts)} drafts.")
     used = Counter(name for one in log for name in one["principles"])
     result: dict[str, Any] = {
         "drafts": len(drafts),

@@ -103,7 +103,7 @@ def _run(workspace: Workspace, run: Run, config: Config, ask: AskPerson | None) 
         say(f"{name} has judged these samples in {before}: that is used, and not asked again.")
     asked = [a for a in annotators if a.settings.name not in reused]
     if asked:
-        say(f"Simulated annotators judge, who are no people: {', '.join(a.settings.name for a in asked)}.")
+        say(f"Judged by simulated annotators, not by people: {', '.join(a.settings.name for a in asked)}.")
     workspace.store.add_annotators([a.annotator for a in asked])
     tasks = _tasks(pairs, config.judge.form)
     with progress("judging", len(tasks) * len(asked)) as advance:

@@ -140,5 +140,5 @@ def _by_model(
         raise DataError(f"{missing} answers are beyond the context of {name}, so it cannot judge them.")
     known = [model.scores.sign * sum(scores) / len(scores) for scores in found if scores is not None]
     if not all(map(math.isfinite, known)):
-        raise DataError(f"{name} gives scores that are no finite numbers, so it cannot judge.")
+        raise DataError(f"{name} gives scores that are not finite, so it cannot judge.")
     return known

@@ -41,7 +41,7 @@ class RatingScorer:
         if lost := self._lost():
             raise JudgeError(
                 f"the judge {self.judge.name} left {sum(lost.values())} of {len(answers)} answers without a rating: "
-                f"{', '.join(lost)}. A policy must not learn from that; mend it, and go on with --resume."
+                f"{', '.join(lost)}. A policy must not learn from that. Repair the judge, then continue with --resume."
             )
         scores = [None if rating is None else normalised_score(rating) for rating in ratings]
         readable = [score for score in scores if score is not None]

@@ -74,7 +74,7 @@ class RewardModelScores:
         for rows, batch in micro_batches(sequences, self.tokens_per_micro_batch, network.device):
             scores[rows] = network.scores(batch).float().cpu()
         if not scores.isfinite().all():
-            raise ModelError(f"the reward model {self.model.source} gives scores that are no finite numbers.")
+            raise ModelError(f"the reward model {self.model.source} gives scores that are not finite.")
         self._last = answers, scores
         return scores
 

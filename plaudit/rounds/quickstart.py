@@ -43,7 +43,7 @@ def quickstart(
         config = workspace.config(overrides=changes)
         if config.recipe.name != recipe:
             raise ConfigError(f"{folder} has another recipe than `{recipe}`; name another folder with --workspace.")
-        say(f"Going on in {folder}: complete stages are kept.")
+        say(f"Resuming in {folder}: complete stages are kept.")
     else:
         check_recipe(wanted)
         if wanted.recipe.stages[-1].stage != "evaluate":

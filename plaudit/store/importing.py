@@ -247,7 +247,7 @@ class _Sink:
             elif known != kind and not {known, kind} <= set(OF_PEOPLE) and kind != "imported":
                 raise DataError(
                     f"annotator `{name}` is of kind {known} here, and of kind {kind} in the file: "
-                    "name one of them otherwise, or what the one says is taken for what the other says."
+                    "rename one of them, or their judgments would be mixed."
                 )
             elif known not in (*OF_PEOPLE, kind):
                 self.notes.guessed[f"judgments are by `{name}`, who is of kind {known} here"] += 1

@@ -56,7 +56,7 @@ def rl(workspace: Workspace, config: Config | None = None, *, resume: str | None
         if weak and not config.rl.anyway:
             raise ConfigError(
                 "\n".join(weak) + "\nA policy that is optimised for it learns what it gets wrong. Train a better one "
-                "(more judgments, more prompts, more epochs), or go on all the same with --anyway (rl.anyway=true)."
+                "(more judgments, more prompts, more epochs), or continue anyway with --anyway (rl.anyway=true)."
             )
         known = workspace.find_run("rl", config, parents=parents, data=data) if keep else None
         if known is not None and known.status != "complete":

@@ -28,7 +28,7 @@ WORDS = {
     415: "That could not be read.",
     421: "This server does not answer to that name.",
     422: "That could not be read.",
-    429: "These are too many requests.",
+    429: "Too many requests. Wait a minute and try again.",
 }
 
 

@@ -218,7 +218,8 @@ def _key(settings: EndpointSettings) -> str:
         )
     if not key.isascii() or not key.isprintable() or " " in key:
         raise JudgeError(
-            f"what the environment variable {settings.key_variable} holds is no key: it has a space, a line break or a "
+            f"what the environment variable {settings.key_variable} holds is not a key: it has a space, a line "
+            f"break or a "
             "letter that no key has. Copy it again."
         )
     return key

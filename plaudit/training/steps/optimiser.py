@@ -137,7 +137,7 @@ def load_checkpoint(run: Run, parts: dict[str, tuple[Network, Optimiser]]) -> di
     path = run.path / "checkpoint.pt"
     if not path.exists():
         if "resumed" in run.info:
-            say(f"{run.name} has no checkpoint yet: it begins again from its first step.")
+            say(f"{run.name} has no checkpoint yet: it starts again from its first step.")
         run.drop_metrics_from(0)
         return {"step": 0}
     content = _read_checkpoint(path)
@@ -166,7 +166,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # zipfile, pickle and torch have many kinds for damage
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise WorkspaceError(
-            f"{path} is damaged, so the run cannot go on from it ({reason}).\n"
+            f"{path} is damaged, so the run cannot resume from it ({reason}).\n"
             "Restore it from a copy; or remove it, and --resume begins the run again from its first step."
         ) from None
     return content
