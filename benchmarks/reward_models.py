@@ -173,7 +173,7 @@ def hh(data: Path, work: Path, criteria: list[str], words: int, peer: str | None
 def of_peer(peer: str, work: Path, learn: Rows, judge: Rows, settings: list[str], seed: int) -> dict[str, Any]:
     """What the peer, trained with these settings, says of pairs to judge, as `evaluate_reward` would see it."""
     from plaudit.models.loading import _resolve
-    from plaudit.statistics.reward_quality import Judged, reward_quality
+    from plaudit.statistics.reward_quality import ScoredPair, reward_quality
 
     scored = work.with_suffix(".json")
     if not scored.exists():
@@ -184,7 +184,7 @@ def of_peer(peer: str, work: Path, learn: Rows, judge: Rows, settings: list[str]
         subprocess.run([str(c) for c in [*command, scored, rate, how, seed]], check=True)
     differences = json.loads(scored.read_text())  # of scores, chosen minus rejected
     judged = [
-        Judged(json.dumps(row["prompt"]), "", (str(i), "x"), difference, 1.0, None,
+        ScoredPair(json.dumps(row["prompt"]), "", (str(i), "x"), difference, 1.0, None,
                len(row["chosen"].split()) - len(row["rejected"].split()), subset=row.get("subset", ""))
         for i, (difference, row) in enumerate(zip(differences, judge, strict=True))
     ]  # fmt: skip

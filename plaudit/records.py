@@ -10,6 +10,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from itertools import combinations
 from typing import Any, Literal
 
@@ -21,6 +22,34 @@ Split = Literal["train", "held_out", "aside"]
 Choice = Literal["first", "second", "tie"]
 AnnotatorKind = Literal["person", "simulated", "model", "imported"]
 """Imported: somebody named by a file that does not say what they are, which is taken to be a person."""
+
+
+class JudgmentKind(StrEnum):
+    """The four kinds of judgment, by the word that files, exports and settings have for them.
+
+    COMPARISONS  which of two answers is better
+    RANKINGS     an order of several answers
+    RATINGS      a number of one answer
+    LABELS       yes or no of one answer: whether it is liked, or safe
+    """
+
+    COMPARISONS = "comparisons"
+    RANKINGS = "rankings"
+    RATINGS = "ratings"
+    LABELS = "labels"
+
+    @property
+    def task(self) -> str:
+        """The verb for it, as in campaigns and for judges that are models."""
+        return TASKS[self]
+
+
+TASKS = {
+    JudgmentKind.COMPARISONS: "compare",
+    JudgmentKind.RANKINGS: "rank",
+    JudgmentKind.RATINGS: "rate",
+    JudgmentKind.LABELS: "safety",
+}
 
 GRADES = {1: "negligibly better", 2: "slightly better", 3: "better", 4: "significantly better"}
 """Llama 2's four grades of a preference (Touvron et al. 2023, section 3.2.1)."""

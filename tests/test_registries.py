@@ -11,10 +11,13 @@ from plaudit import objectives
 from plaudit.algorithms import make
 from plaudit.algorithms.base import Algorithm
 from plaudit.cli import app
-from plaudit.config import Config, PreferSettings, RewardSettings, RlSettings
+from plaudit.collect.kinds import KINDS as TASK_KINDS
+from plaudit.config import Config, JudgeSettings, PreferSettings, RewardSettings, RlSettings
 from plaudit.config.model_judges import ModelJudgeSettings
 from plaudit.methods import ALGORITHMS, JUDGES, METRICS, PREFERENCE_LOSSES, REWARD_LOSSES
+from plaudit.records import JudgmentKind
 from plaudit.stages import STAGES
+from plaudit.store import exporting, rows
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -92,6 +95,15 @@ def test_a_metric_gives_a_number_of_each_answer_and_the_most_to_the_reference_it
     assert 0 <= nothing < other < same
     page = (DOCS.parent / "plaudit" / "reporting" / "page.py").read_text(encoding="utf-8")
     assert metric.title not in page  # it comes from the entry
+
+
+def test_the_four_kinds_of_judgment_have_one_word_each_in_files_and_one_verb_for_their_task():
+    kinds, tasks = {str(kind) for kind in JudgmentKind}, {kind.task for kind in JudgmentKind}
+    for files in (rows.Kind, exporting.ExportKind):
+        assert kinds <= set(get_args(files))
+    assert set(get_args(JudgeSettings.model_fields["form"].annotation)) < kinds
+    assert set(get_args(ModelJudgeSettings.model_fields["form"].annotation)) < tasks
+    assert tasks < set(TASK_KINDS)
 
 
 def test_every_stage_has_its_command_and_each_shortcut_sets_what_it_says():

@@ -37,7 +37,7 @@ def by_plaudit(base: str, moved: str, reward: str) -> dict[str, tuple[float, flo
     from plaudit.objectives import bradley_terry
     from plaudit.text.batches import collate
     from plaudit.text.chat import TokenSequence
-    from plaudit.training.data.judged_prompts import JudgedPrompt, Judgment
+    from plaudit.training.data.judged_prompts import JudgedPrompt, PairJudgment
     from plaudit.training.steps.optimiser import Optimiser
     from plaudit.training.steps.preference import Learner, parts_of_a_step
     from plaudit.training.steps.supervised import likelihood_step
@@ -68,7 +68,7 @@ def by_plaudit(base: str, moved: str, reward: str) -> dict[str, tuple[float, flo
     known = {f"{side}{i}": value for side, values in zip("cr", sums, strict=True) for i, value in enumerate(values)}
     learner = Learner(policy, reference.network, known, PreferSettings(), budget, model.context_length)
     pairs = [
-        JudgedPrompt(str(i), [f"c{i}", f"r{i}"], [chosen[i], rejected[i]], [Judgment(0, 1, 1.0)], [])
+        JudgedPrompt(str(i), [f"c{i}", f"r{i}"], [chosen[i], rejected[i]], [PairJudgment(0, 1, 1.0)], [])
         for i in range(BATCH)
     ]
     total = 0.0

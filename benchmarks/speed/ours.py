@@ -66,7 +66,7 @@ if kind == "sft":
 if kind == "reward":
     from plaudit.objectives import bradley_terry
     from plaudit.text.batches import collate
-    from plaudit.training.data.judged_prompts import JudgedPrompt, Judgment, prompt_groups
+    from plaudit.training.data.judged_prompts import JudgedPrompt, PairJudgment, prompt_groups
 
     scorer = make_trainable(reward_from_causal(model, seed=0).network, lora, role="reward", seed=0, train_head=True)
     optimiser = Optimiser(scorer, RATE, 1000)
@@ -76,7 +76,7 @@ if kind == "reward":
         turns.next()
         at = step % 8 * BATCH
         turns.say(tokens=sum(map(len, chosen[at : at + BATCH] + rejected[at : at + BATCH])))
-        pair = [Judgment(0, 1, 1.0)]
+        pair = [PairJudgment(0, 1, 1.0)]
         batch = [JudgedPrompt(str(i), ["a", "b"], [chosen[i], rejected[i]], pair, []) for i in range(at, at + BATCH)]
         for group in prompt_groups(batch, BUDGET):
             scores = scorer.scores(collate([s for prompt in group for s in prompt.sequences], device=scorer.device))
@@ -85,7 +85,7 @@ if kind == "reward":
         step += 1
 
 if kind == "dpo":
-    from plaudit.training.data.judged_prompts import JudgedPrompt, Judgment
+    from plaudit.training.data.judged_prompts import JudgedPrompt, PairJudgment
     from plaudit.training.steps.preference import Learner, parts_of_a_step
 
     policy = make_trainable(model.network, lora, role="policy", seed=0)
@@ -99,7 +99,7 @@ if kind == "dpo":
         at = step % 8 * BATCH
         turns.say(tokens=sum(map(len, chosen[at : at + BATCH] + rejected[at : at + BATCH])))
         batch = [
-            JudgedPrompt(str(i), [f"c{i}", f"r{i}"], [chosen[i], rejected[i]], [Judgment(0, 1, 1.0)], [])
+            JudgedPrompt(str(i), [f"c{i}", f"r{i}"], [chosen[i], rejected[i]], [PairJudgment(0, 1, 1.0)], [])
             for i in range(at, at + BATCH)
         ]
         for part in parts_of_a_step(learner, batch):

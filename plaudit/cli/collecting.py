@@ -350,7 +350,7 @@ def annotate(
     arenas: dict[str, Policies] = {}
     if arena:
         from plaudit.collect.arena import ensure_arena
-        from plaudit.sampling.arena import LoadedPolicies
+        from plaudit.sampling.contestants import LoadedPolicies
 
         policies = LoadedPolicies(
             opened, arena, opened.config(), temperature=temperature, max_new_tokens=max_new_tokens

@@ -39,7 +39,7 @@ class TooLate(PlauditError):
 
 
 @dataclass(frozen=True)
-class Judgment:
+class Submission:
     """One row of the log."""
 
     number: int
@@ -75,7 +75,7 @@ def submit(
     comment: str = "",
     flags: Sequence[str] = (),
     at: float | None = None,
-) -> Judgment:
+) -> Submission:
     """Keep a judgment, or the correction of one.
 
     form        the fields of the kind of task, by place (see `kinds`)
@@ -119,7 +119,7 @@ def submit(
         if row["is_gold"]:
             assignments.pause_if_gold_goes_wrong(connection, campaign, annotator)
         assert key is not None
-        return Judgment(number=key[0], **row)
+        return Submission(number=key[0], **row)
 
 
 def _hand_over(connection: Connection, held: Assignment, campaign: Campaign, at: float) -> str | None:
@@ -138,19 +138,19 @@ def _hand_over(connection: Connection, held: Assignment, campaign: Campaign, at:
     return None
 
 
-def newest_judgment(connection: Connection, annotator: str, campaign: str) -> Judgment | None:
+def newest_judgment(connection: Connection, annotator: str, campaign: str) -> Submission | None:
     """The one that `undo` opens again. The answers of a test stay as they are."""
     test = exists().where(tables.tasks.c.id == _judgments.task, tables.tasks.c.is_screening.is_(True))
     mine = (_judgments.annotator == annotator, _judgments.campaign == campaign, not_(test))
     query = select(tables.judgments).where(*mine).order_by(_judgments.number.desc()).limit(1)
     row = connection.execute(query).mappings().first()
-    return None if row is None else Judgment(**row)
+    return None if row is None else Submission(**row)
 
 
-def _by_submission(connection: Connection, annotator: str, submission: str) -> Judgment | None:
+def _by_submission(connection: Connection, annotator: str, submission: str) -> Submission | None:
     same = (_judgments.annotator == annotator, _judgments.submission == submission)
     row = connection.execute(select(tables.judgments).where(*same)).mappings().first()
-    return None if row is None else Judgment(**row)
+    return None if row is None else Submission(**row)
 
 
 def _learn(connection: Connection, campaign: Campaign, row: dict[str, Any], prompt_id: str) -> None:

@@ -21,7 +21,18 @@ from itertools import combinations
 from typing import Any
 
 from plaudit.errors import DataError
-from plaudit.records import GRADES, SAFE, Choice, Comparison, Demonstration, Label, Prompt, Response, content_id
+from plaudit.records import (
+    GRADES,
+    SAFE,
+    Choice,
+    Comparison,
+    Demonstration,
+    JudgmentKind,
+    Label,
+    Prompt,
+    Response,
+    content_id,
+)
 from plaudit.store.database import CAMPAIGN
 
 MOST_CHARACTERS = 50_000
@@ -192,15 +203,15 @@ def _right_ratings(answer: Answer, known: Answer) -> bool:
 
 
 KINDS: dict[str, Kind] = {
-    "compare": Kind(
+    JudgmentKind.COMPARISONS.task: Kind(
         _read_comparison, _from_comparison, lambda answer, known: answer["choice"] == known["choice"], 2, 2
     ),
-    "rank": Kind(_read_ranking, _from_ranking, _right_order, 3, 9),
-    "rate": Kind(
+    JudgmentKind.RANKINGS.task: Kind(_read_ranking, _from_ranking, _right_order, 3, 9),
+    JudgmentKind.RATINGS.task: Kind(
         _read_ratings, lambda said: _labelled(said, said.answer["ratings"], said.criterion or "rating"),
         _right_ratings, 1, 9,
     ),
-    "safety": Kind(
+    JudgmentKind.LABELS.task: Kind(
         _read_safety, lambda said: _labelled(said, said.answer["safe"], SAFE),
         lambda answer, known: answer["safe"] == known["safe"], 1, 2,
     ),

@@ -13,7 +13,7 @@ from plaudit.records import Prompt, Response, Split, unit_interval
 from plaudit.store import Store, tables
 from plaudit.store.database import insert_rows
 from plaudit.store.importing import read_judged
-from plaudit.store.rows import Judged, Kind
+from plaudit.store.rows import JudgedRow, Kind
 from plaudit.workspace import Workspace
 
 AS_IMPORTED: dict[str, Kind] = {"compare": "comparisons", "rank": "rankings", "rate": "ratings", "safety": "labels"}
@@ -109,7 +109,7 @@ def import_gold(store: Store, campaign: str, path: Path, *, screening: bool, act
     return add_gold(store, campaign, known, screening=screening, actor=actor)
 
 
-def _answer(kind: str, ids: Sequence[str], judged: Judged) -> Answer:
+def _answer(kind: str, ids: Sequence[str], judged: JudgedRow) -> Answer:
     if kind == "compare":
         (comparison,) = judged.comparisons
         return {"choice": {"first": comparison.first, "second": comparison.second, "tie": "tie"}[comparison.choice]}

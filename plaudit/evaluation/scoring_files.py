@@ -19,7 +19,7 @@ from plaudit.models.score_facts import ScoreFacts, score_by
 from plaudit.progress import say
 from plaudit.records import Prompt
 from plaudit.rewards.answers import score_answers
-from plaudit.statistics.reward_quality import Judged, calibrated_quality, reward_quality
+from plaudit.statistics.reward_quality import ScoredPair, calibrated_quality, reward_quality
 from plaudit.store.importing import read_answers, read_comparisons
 
 
@@ -66,7 +66,7 @@ def evaluate_reward(source: str, comparisons: Path, config: Config, *, head: str
         one, other = (score_by(facts.criteria, c.criterion, values) for values in (of_first, of_second))
         disagreements.append(statistics.pstdev(a - b for a, b in zip(of_first, of_second, strict=True)))
         judged.append(
-            Judged.of(
+            ScoredPair.of(
                 c,
                 difference=facts.sign * (one - other),
                 longer_first=len(row.texts[c.first].split()) - len(row.texts[c.second].split()),
@@ -88,7 +88,7 @@ def evaluate_reward(source: str, comparisons: Path, config: Config, *, head: str
     }
 
 
-def _at_stored_temperature(judged: Sequence[Judged], facts: ScoreFacts) -> dict[str, Any]:
+def _at_stored_temperature(judged: Sequence[ScoredPair], facts: ScoreFacts) -> dict[str, Any]:
     """Nothing where none is stored; no calibrated figures where a criterion that was asked about has none."""
     by_criterion = len(facts.temperatures) > 1
     temperatures = dict(zip(facts.heads if by_criterion else ("",), facts.temperatures, strict=False))

@@ -31,7 +31,7 @@ from plaudit.statistics.enough import alike, few_prompts, unfinished
 from plaudit.statistics.intervals import Interval, mean, share
 from plaudit.statistics.win_rate import win_rate
 from plaudit.store.choosing import choose_prompts
-from plaudit.store.database import snapshot
+from plaudit.store.database import fingerprint
 from plaudit.text.batches import micro_batches
 from plaudit.text.chat import TokenSequence
 from plaudit.text.plain import as_sequences, read_texts
@@ -79,7 +79,7 @@ def evaluate(workspace: Workspace, config: Config | None = None, *, keep: bool =
         parents["reward"] = named_reward(workspace, settings.reward, setting="evaluate.reward")
         source = workspace.model_source(parents["reward"], kind="reward")
         check_head(source, settings.reward_head, setting="evaluate.reward_head")
-    data = snapshot("prompts", (p.id for p in prompts))
+    data = fingerprint("prompts", (p.id for p in prompts))
     if keep and (known := workspace.find_run("evaluate", config, parents=parents, data=data)) is not None:
         return known
     with workspace.new_run("evaluate", config, parents=parents, data=data) as run:

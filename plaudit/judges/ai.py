@@ -29,7 +29,7 @@ class Asked(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Judged:
+class PairVerdict:
     """A pair as a model judged it."""
 
     preference: float
@@ -73,7 +73,7 @@ class AIJudge:
     unread: Counter[str] = field(default_factory=Counter)
     """What could not be judged, by why."""
 
-    def judge(self, pairs: Sequence[Pair]) -> list[Judged | None]:
+    def judge(self, pairs: Sequence[Pair]) -> list[PairVerdict | None]:
         """Each pair in both orders; None where an answer could not be read, which is counted in `unread`."""
         drawn = [self._drawn(pair) for pair in pairs]
         asked = [
@@ -89,7 +89,7 @@ class AIJudge:
             for _ in range(2)
             for guidelines in drawn
         ]
-        found: list[Judged | None] = []
+        found: list[PairVerdict | None] = []
         for shown, swapped in zip(probabilities[: len(pairs)], probabilities[len(pairs) :], strict=True):
             if shown is None or swapped is None:
                 self.unread["no readable verdict"] += 1
@@ -98,7 +98,7 @@ class AIJudge:
             preference = parsing.both_orders(shown, swapped)
             if self.clamp is not None:
                 preference = parsing.clamped(preference, *self.clamp)
-            found.append(Judged(preference, shown[0], swapped[1]))
+            found.append(PairVerdict(preference, shown[0], swapped[1]))
         return found
 
     def _drawn(self, pair: Pair) -> list[str]:

@@ -13,7 +13,7 @@ from plaudit.errors import DataError
 from plaudit.functions import UserFunction, is_function, load_function
 from plaudit.guidelines import guideline_for
 from plaudit.judges import parsing
-from plaudit.judges.ai import AIJudge, Judged, Pair, comparison_of
+from plaudit.judges.ai import AIJudge, Pair, PairVerdict, comparison_of
 from plaudit.judges.backends import Backend, LocalBackend
 from plaudit.judges.constitution import load_principles
 from plaudit.judges.endpoint import Endpoint, Question, Reply
@@ -73,7 +73,7 @@ def _probabilities(reply: Reply, labels: Sequence[str]) -> tuple[float, ...] | N
 class PairJudge(Protocol):
     """What judges pairs without words: a reward model, a function."""
 
-    def judge(self, pairs: Sequence[Pair]) -> list[Judged | None]:
+    def judge(self, pairs: Sequence[Pair]) -> list[PairVerdict | None]:
         """None where there is no verdict."""
         ...
 
@@ -92,19 +92,19 @@ class RewardModelJudge:
         if self._model.scores.criteria is not None:
             self._model = one_head(self._model, self.criterion or None, normalised=False, setting="criterion")
 
-    def judge(self, pairs: Sequence[Pair]) -> list[Judged | None]:
+    def judge(self, pairs: Sequence[Pair]) -> list[PairVerdict | None]:
         """None for a pair with a response beyond the model's context."""
         answers = [(prompt, response.text) for prompt, *both in pairs for response in both]
         scores = score_answers(self._model, answers, self.config)
         facts = self._model.scores
-        found: list[Judged | None] = []
+        found: list[PairVerdict | None] = []
         for one, other in zip(scores[::2], scores[1::2], strict=True):
             if one is None or other is None:
                 found.append(None)
                 continue
             gap = facts.sign * (sum(one) / len(one) - sum(other) / len(other)) / facts.temperature
             chance = 0.5 * (1 + math.tanh(gap / 2))
-            found.append(Judged(chance, chance, chance))
+            found.append(PairVerdict(chance, chance, chance))
         return found
 
 
@@ -114,13 +114,13 @@ class FunctionJudge:
 
     function: UserFunction
 
-    def judge(self, pairs: Sequence[Pair]) -> list[Judged | None]:
+    def judge(self, pairs: Sequence[Pair]) -> list[PairVerdict | None]:
         """Raises DataError when it fails, or gives something else than as many numbers from 0 to 1."""
         prompts = [prompt.messages for prompt, _, _ in pairs]
         one, other = [a.text for _, a, _ in pairs], [b.text for _, _, b in pairs]
         shown, swapped = self._asked(prompts, one, other), self._asked(prompts, other, one)
         return [
-            None if a is None or b is None else Judged((a + 1 - b) / 2, a, 1 - b)
+            None if a is None or b is None else PairVerdict((a + 1 - b) / 2, a, 1 - b)
             for a, b in zip(shown, swapped, strict=True)
         ]
 

@@ -15,7 +15,7 @@ from plaudit.judges.models import load_backend, spent_by
 from plaudit.models.named import named_policy
 from plaudit.progress import progress
 from plaudit.records import Demonstration, Prompt, Response, unit_interval
-from plaudit.store.database import snapshot
+from plaudit.store.database import fingerprint
 from plaudit.workspace import Run, Workspace
 
 
@@ -41,7 +41,7 @@ def revise(workspace: Workspace, config: Config | None = None, *, resume: str | 
     else:
         model = named_policy(workspace, settings.model, setting="revise.model")
     responses = workspace.store.responses(samples.name)
-    data = snapshot("responses", (response.id for response in responses))
+    data = fingerprint("responses", (response.id for response in responses))
     parents = {"samples": samples.name, "model": model}
     if keep and (known := workspace.find_run("revise", config, parents=parents, data=data)) is not None:
         return known if known.status == "complete" else revise(workspace, resume=known.name)

@@ -22,7 +22,7 @@ from plaudit.progress import progress, say
 from plaudit.records import Annotator, Comparison, Prompt, Response, implied_comparisons, unit_interval
 from plaudit.statistics.agreement import agreement
 from plaudit.statistics.biases import choice_habits
-from plaudit.store.database import snapshot
+from plaudit.store.database import fingerprint
 from plaudit.workspace import Run, Workspace
 
 Pair = tuple[Prompt, Response, Response]
@@ -64,7 +64,7 @@ def judge(
     if is_model(config.judge.utility):
         parents["utility"] = named_reward(workspace, str(config.judge.utility), setting="judge.utility")
     parents |= {f"model {m.name}": judge_lineage(workspace, m) for m in config.judge.models}
-    data = snapshot("responses", (r.id for r in responses))
+    data = fingerprint("responses", (r.id for r in responses))
     reused = judged_before(workspace, config, parents, data)
     earlier = set(reused.values())
     if reused.keys() == config.judge.names and not config.judge.people and len(earlier) == 1:

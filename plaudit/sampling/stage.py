@@ -14,7 +14,7 @@ from plaudit.sampling.in_process import Completion, sample
 from plaudit.stages import POLICIES
 from plaudit.statistics.enough import alike, unfinished
 from plaudit.store.choosing import choose_prompts
-from plaudit.store.database import snapshot
+from plaudit.store.database import fingerprint
 from plaudit.text.prompts import encode_prompts
 from plaudit.workspace import Run, Workspace
 
@@ -42,7 +42,7 @@ def sample_responses(
     if not prompts:
         raise DataError(f"{workspace.path} has no prompts. Add some with `plaudit import FILE --kind prompts`.")
     parents = {"policy": named_policy(workspace, config.sample.policy, setting="sample.policy")}
-    data = snapshot("prompts", (p.id for p in prompts))
+    data = fingerprint("prompts", (p.id for p in prompts))
     if keep and (known := workspace.find_run("sample", config, parents=parents, data=data)) is not None:
         return known if known.status == "complete" else sample_responses(workspace, resume=known.name)
     with workspace.new_run("sample", config, parents=parents, data=data) as run:

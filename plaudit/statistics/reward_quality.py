@@ -18,7 +18,7 @@ BINS = 10
 
 
 @dataclass(frozen=True)
-class Judged:
+class ScoredPair:
     """One judgment beside a reward model's opinion of the same two responses.
 
     cluster            the prompt
@@ -51,7 +51,7 @@ class Judged:
         longer_first: float,
         probability_first: float | None,
         subset: str = "",
-    ) -> Judged:
+    ) -> ScoredPair:
         """A comparison beside the difference of the scores that its two responses have."""
         return cls(
             cluster=comparison.prompt_id,
@@ -77,7 +77,7 @@ LENGTHS = (
 """The preferred response against the other: from, below, and what that is called."""
 
 
-def reward_quality(judged: Sequence[Judged]) -> dict[str, Any]:
+def reward_quality(judged: Sequence[ScoredPair]) -> dict[str, Any]:
     """Accuracy with interval, calibration, noise ceiling and baselines that know length alone; ties left out.
 
     accuracy           share of judgments whose preferred response has the higher score; a soft preference counts
@@ -141,7 +141,7 @@ def rating_quality(rated: Sequence[tuple[str, float, float]]) -> dict[str, Any]:
     return {name: values for name, values in found.items() if values}
 
 
-def _by_group(decided: Sequence[Judged], right: np.ndarray, longer: np.ndarray) -> dict[str, Any]:
+def _by_group(decided: Sequence[ScoredPair], right: np.ndarray, longer: np.ndarray) -> dict[str, Any]:
     names: dict[str, list[str]] = {
         "annotator": [j.annotator for j in decided],
         "grade": [GRADES[j.grade] if j.grade else "" for j in decided],
@@ -197,12 +197,12 @@ def log_losses(toward: np.ndarray) -> np.ndarray:
     return np.logaddexp(0.0, -toward)
 
 
-def margins(judged: Sequence[Judged]) -> np.ndarray:
+def margins(judged: Sequence[ScoredPair]) -> np.ndarray:
     """[n] score margins of the preferred responses; ties are not to be among them."""
     return np.array([math.copysign(1, j.preference_first - 0.5) * j.difference for j in judged])
 
 
-def calibrated_quality(judged: Sequence[Judged], temperatures: Sequence[float]) -> dict[str, float]:
+def calibrated_quality(judged: Sequence[ScoredPair], temperatures: Sequence[float]) -> dict[str, float]:
     """`calibrated_log_loss`, nats, and `calibrated_error` of sigmoid(difference / its temperature); ties left out."""
     decided = [(j, t) for j, t in zip(judged, temperatures, strict=True) if j.preference_first != 0.5]
     toward = margins([j for j, _ in decided]) / np.array([t for _, t in decided])
@@ -212,7 +212,7 @@ def calibrated_quality(judged: Sequence[Judged], temperatures: Sequence[float]) 
     }
 
 
-def noise_ceiling(judged: Sequence[Judged]) -> float | None:
+def noise_ceiling(judged: Sequence[ScoredPair]) -> float | None:
     """The accuracy that a perfect model would have against these noisy judgments.
 
     With the annotators' own probabilities: the mean over pairs of max(p, 1 - p), where p is the mean

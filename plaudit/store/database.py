@@ -188,7 +188,7 @@ class Store:
             return [dict(row) for row in connection.execute(query).mappings()]
 
 
-def snapshot(kind: str, ids: Iterable[str]) -> dict[str, Any]:
+def fingerprint(kind: str, ids: Iterable[str]) -> dict[str, Any]:
     """What a run was made from: how many rows, and a SHA-256 over their sorted ids."""
     ordered = sorted(ids)
     return {kind: {"count": len(ordered), "sha256": hashlib.sha256("\n".join(ordered).encode()).hexdigest()}}

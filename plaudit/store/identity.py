@@ -21,7 +21,7 @@ from sqlalchemy import Connection, select
 
 from plaudit.records import Comparison, Label, content_id, is_named
 from plaudit.store import tables
-from plaudit.store.rows import Judged
+from plaudit.store.rows import JudgedRow
 
 Record = Comparison | Label
 Place = tuple[str, str]
@@ -98,12 +98,12 @@ class Identities:
         self._known: dict[Place, Said] = {}
         self._superseded: set[Place] = set()
 
-    def settle(self, rows: Sequence[Judged]) -> Settled:
+    def settle(self, rows: Sequence[JudgedRow]) -> Settled:
         """Decide on a chunk of rows, in their order."""
         self._known = self._read(_place(record) for row in rows for record in _records(row))
         self._superseded = self._superseded_of(self._known)
         found = Settled()
-        votes: list[Judged] = []
+        votes: list[JudgedRow] = []
         for row in rows:
             if is_named(row.annotator):
                 self._take_named(found, row)
@@ -131,7 +131,7 @@ class Identities:
         found.added += bool(new)
         return bool(new)
 
-    def _is_taken(self, row: Judged) -> bool:
+    def _is_taken(self, row: JudgedRow) -> bool:
         """Whether something else stands in the place of one of its judgments.
 
         What a comparison says of safety has a time of its own, which the row does not tell.
@@ -163,7 +163,7 @@ class Identities:
         self._seen[said] = self._seen.get(said, 0) + 1
         return self._seen[said]
 
-    def _take_named(self, found: Settled, row: Judged) -> None:
+    def _take_named(self, found: Settled, row: JudgedRow) -> None:
         kept: list[Record] = []
         corrected = overruled = False
         for record in _records(self._own_ranking(row)):
@@ -187,7 +187,7 @@ class Identities:
             found.corrected += corrected
             found.overruled += overruled and not corrected
 
-    def _own_ranking(self, row: Judged) -> Judged:
+    def _own_ranking(self, row: JudgedRow) -> JudgedRow:
         """One of other answers by the same annotator that shares a pair is a judgment of its own."""
         for pair in row.comparisons:
             said = self._known.get(_place(pair))
@@ -254,7 +254,7 @@ class Identities:
         return found
 
 
-def _records(row: Judged) -> list[Record]:
+def _records(row: JudgedRow) -> list[Record]:
     return [*row.comparisons, *row.labels]
 
 
@@ -266,7 +266,7 @@ def _content(record: Record) -> Content:
     return tuple(_CONTENT["comparisons" if isinstance(record, Comparison) else "labels"](record))
 
 
-def _vote(row: Judged, times: int) -> Judged:
+def _vote(row: JudgedRow, times: int) -> JudgedRow:
     """The row as a vote of its own: of nobody else than the so many-th who said just this."""
     said = [[record.id, *map(str, _content(record)), record.created] for record in _records(row)]
     return row.under(content_id("vote", said, times))

@@ -25,7 +25,7 @@ from plaudit.store.exclusions import keep
 from plaudit.store.formats import OWN, Source, open_source
 from plaudit.store.identity import Identities
 from plaudit.store.people import Pseudonyms
-from plaudit.store.rows import READERS, Judged, Kind, Notes, NotUsed, Row, split_of
+from plaudit.store.rows import READERS, JudgedRow, Kind, Notes, NotUsed, Row, split_of
 
 __all__ = [
     "FileComparison",
@@ -217,7 +217,7 @@ class _Sink:
             self._count_excluded("prompts", dict.fromkeys(wanted, ""))
         return added
 
-    def _judgments(self, waiting: list[Judged]) -> None:
+    def _judgments(self, waiting: list[JudgedRow]) -> None:
         self._annotators([(row.annotator, row.annotator_kind) for row in waiting])
         self._prompts(_once(row.prompt for row in waiting))
         self.writer.responses([response for row in waiting for response in row.responses])
@@ -266,7 +266,7 @@ def _once(prompts: Iterable[Prompt]) -> list[Prompt]:
 def _characters(record: Any) -> int:
     prompt = record if isinstance(record, Prompt) else record.prompt
     characters = sum([len(message["content"]) for message in prompt.messages])
-    return characters + (sum([len(r.text) for r in record.responses]) if isinstance(record, Judged) else 0)
+    return characters + (sum([len(r.text) for r in record.responses]) if isinstance(record, JudgedRow) else 0)
 
 
 def _check_something(source: Source, sink: _Sink) -> None:
@@ -325,7 +325,7 @@ def read_comparisons(path: Path | str) -> list[FileComparison]:
     return found
 
 
-def read_judged(path: Path | str, kind: Kind, *, run: str) -> Iterator[tuple[dict[str, Any], Judged]]:
+def read_judged(path: Path | str, kind: Kind, *, run: str) -> Iterator[tuple[dict[str, Any], JudgedRow]]:
     """(the row, what it says) of a file of judgments, which are in no store. Raises DataError as imports do."""
     for where, values in open_source(Path(path), kind):
         for judged in _must(Row(values, f"{path}, {where}", 0.0, run), kind):

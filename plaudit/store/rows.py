@@ -425,7 +425,7 @@ def _read_demonstrations(row: Row) -> list[Demonstration]:
 
 
 @dataclass(slots=True)
-class Judged:
+class JudgedRow:
     """What a row says: responses, and judgments of them."""
 
     prompt: Prompt
@@ -438,7 +438,7 @@ class Judged:
     comparisons: list[Comparison]
     labels: list[Label]
 
-    def under(self, judgment: str) -> Judged:
+    def under(self, judgment: str) -> JudgedRow:
         """The same as a judgment of its own, beside another in the same place."""
 
         def own(ranking: str | None) -> str | None:
@@ -455,17 +455,17 @@ class Judged:
         )
 
 
-def _judged(row: Row, prompt: Prompt, texts: list[str]) -> Judged:
+def _judged(row: Row, prompt: Prompt, texts: list[str]) -> JudgedRow:
     """The responses of a row, which nobody has judged yet."""
     run = row.run()
     ids = [f"{run}:{content_id(prompt.id, text)}" for text in texts]
     responses = [Response(i, prompt.id, text, run) for i, text in zip(ids, texts, strict=True)]
     kind = row.annotator_kind()
     annotator = row.annotator() or UNNAMED.get(kind, UNNAMED["imported"])
-    return Judged(prompt, responses, annotator, kind, run, row.key("judgment"), row.time(), [], [])
+    return JudgedRow(prompt, responses, annotator, kind, run, row.key("judgment"), row.time(), [], [])
 
 
-def _read_comparison(row: Row) -> list[Judged]:
+def _read_comparison(row: Row) -> list[JudgedRow]:
     prompt, chosen, rejected = _sides(row)
     chosen_is_first = _shown_first(row)
     judged = _judged(row, prompt, [chosen, rejected] if chosen_is_first else [rejected, chosen])
@@ -508,7 +508,7 @@ def _choice(row: Row, chosen_is_first: bool) -> tuple[Choice, float | None]:
     return "first" if first_is_better else "second", soft if exact is None else exact
 
 
-def _read_ranking(row: Row) -> list[Judged]:
+def _read_ranking(row: Row) -> list[JudgedRow]:
     """All pairs of it, each of which knows the ranking that it is part of."""
     prompt = row.prompt(row.messages("prompt", role="user"))
     texts, ranks = row.column("responses"), row.column("ranks")
@@ -535,7 +535,7 @@ def _read_ranking(row: Row) -> list[Judged]:
     return [judged]
 
 
-def _read_rating(row: Row) -> list[Judged]:
+def _read_rating(row: Row) -> list[JudgedRow]:
     judged = _judged(row, *row.answer())
     rating, criterion = row.number("rating"), row.criterion("rating")
     if rating is None:
@@ -547,7 +547,7 @@ def _read_rating(row: Row) -> list[Judged]:
     return [judged]
 
 
-def _read_label(row: Row) -> list[Judged]:
+def _read_label(row: Row) -> list[JudgedRow]:
     judged = _judged(row, *row.answer())
     criterion = row.criterion(DESIRABLE)
     if criterion not in (DESIRABLE, SAFE):
@@ -567,7 +567,7 @@ READERS: dict[Kind, Callable[[Row], list[Any]]] = {
     "ratings": _read_rating,
     "labels": _read_label,
 }
-"""Kind -> what makes prompts, demonstrations, or Judged of the others."""
+"""Kind -> what makes prompts, demonstrations, or a JudgedRow of the others."""
 
 
 def _sides(row: Row) -> tuple[Prompt, str, str]:

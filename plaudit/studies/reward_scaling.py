@@ -18,7 +18,7 @@ from plaudit.models.network import Network
 from plaudit.progress import say
 from plaudit.reporting.drawing import scaling, standalone
 from plaudit.stages import POLICIES
-from plaudit.statistics.reward_quality import Judged, log_losses, margins, noise_ceiling, ranked_right
+from plaudit.statistics.reward_quality import ScoredPair, log_losses, margins, noise_ceiling, ranked_right
 from plaudit.training.data.reward_data import RewardData, choose_judgments, draw_prompts, load_reward_data
 from plaudit.training.reward import beside_scores, fit_scorer, fresh_reward_model, held_out_scores
 from plaudit.workspace import Run, Workspace
@@ -125,7 +125,7 @@ def _sizes(prompts: int, wanted: list[int] | None) -> list[int]:
     return sorted({max(1, prompts >> halvings) for halvings in range(5)})
 
 
-def _without_scores(data: RewardData, lengths: dict[str, int], config: Config) -> list[Judged]:
+def _without_scores(data: RewardData, lengths: dict[str, int], config: Config) -> list[ScoredPair]:
     """The held-out judgments as a model that knows nothing sees them. Raises DataError when there are none."""
     heads = len(config.reward.criteria or ())
     nothing = {r: [0.0] * max(1, heads) for prompt in data.held_out for r in prompt.response_ids}
@@ -135,7 +135,7 @@ def _without_scores(data: RewardData, lengths: dict[str, int], config: Config) -
     return judged
 
 
-def _by_prompt(judged: list[Judged]) -> dict[str, tuple[float, float, float]]:
+def _by_prompt(judged: list[ScoredPair]) -> dict[str, tuple[float, float, float]]:
     """Prompt -> (ranked right, sum of log losses, judgments), ties left out."""
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
     decided = [j for j in judged if j.preference_first != 0.5]

@@ -17,7 +17,7 @@ from plaudit.progress import progress, say
 from plaudit.records import Prompt
 from plaudit.sampling.episodes import roll_out
 from plaudit.statistics.enough import few_steps, weak_reward
-from plaudit.store.database import snapshot
+from plaudit.store.database import fingerprint
 from plaudit.text.batches import draw_without_replacement
 from plaudit.text.prompts import fitting
 from plaudit.training.rejection import rejection_sampling
@@ -51,7 +51,7 @@ def rl(workspace: Workspace, config: Config | None = None, *, resume: str | None
             raise DataError(
                 f"{workspace.path} has no training prompts. Add some with `plaudit import FILE --kind prompts`."
             )
-        parents, data = lineage(workspace, config), snapshot("prompts", (p.id for p in prompts))
+        parents, data = lineage(workspace, config), fingerprint("prompts", (p.id for p in prompts))
         weak = _weak_rewards(workspace, parents)
         if weak and not config.rl.anyway:
             raise ConfigError(
@@ -99,7 +99,7 @@ def second_part(run: Run, config: Config) -> Config | None:
 
 def _dispatch(workspace: Workspace, run: Run, config: Config) -> Run:
     prompts = workspace.store.prompts("train")
-    run.check_data(snapshot("prompts", (p.id for p in prompts)))
+    run.check_data(fingerprint("prompts", (p.id for p in prompts)))
     if not config.rl.needs.algorithm:
         return rejection_sampling(workspace, run, config, prompts)
     return _run(workspace, run, config, prompts)

@@ -25,7 +25,7 @@ from plaudit.models.saving import rehearse_causal, save_causal
 from plaudit.progress import progress, say
 from plaudit.records import content_id, unit_interval
 from plaudit.sampling.in_process import sample
-from plaudit.store.database import snapshot
+from plaudit.store.database import fingerprint
 from plaudit.text.chat import TokenSequence
 from plaudit.text.plain import read_documents
 from plaudit.text.vocabulary import train_tokenizer
@@ -157,7 +157,7 @@ def _due(step: int, every: int, last: int) -> bool:
 
 
 def _data(documents: Sequence[str]) -> dict[str, Any]:
-    return snapshot("documents", (content_id(document) for document in documents))
+    return fingerprint("documents", (content_id(document) for document in documents))
 
 
 def _tokenizer(run: Run, settings: PretrainSettings, texts: Sequence[str]) -> Any:

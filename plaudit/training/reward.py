@@ -27,7 +27,7 @@ from plaudit.progress import progress
 from plaudit.records import Comparison, unit_interval
 from plaudit.stages import POLICIES
 from plaudit.statistics.enough import few_prompts, few_steps, smaller_batches, unsure_reward, weak_reward
-from plaudit.statistics.reward_quality import Judged, fitted_temperature, margins, rating_quality, reward_quality
+from plaudit.statistics.reward_quality import ScoredPair, fitted_temperature, margins, rating_quality, reward_quality
 from plaudit.text.batches import batches_by_weight, collate, micro_batches
 from plaudit.text.chat import TokenSequence
 from plaudit.training.data.judged_prompts import JudgedPrompt, prompt_groups
@@ -114,7 +114,7 @@ def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     return run
 
 
-def _temperatures(judged: Sequence[Judged], settings: RewardSettings) -> tuple[float | None, ...]:
+def _temperatures(judged: Sequence[ScoredPair], settings: RewardSettings) -> tuple[float | None, ...]:
     """Quality of each criterion's head; a single one otherwise."""
     found: list[float | None] = []
     for criterion in settings.criteria or (None,):
@@ -247,7 +247,7 @@ def held_out_scores(scorer: Network, held_out: Sequence[JudgedPrompt], config: C
 
 def beside_scores(
     held_out: Sequence[JudgedPrompt], scores: dict[str, list[float]], lengths: dict[str, int], settings: RewardSettings
-) -> list[Judged]:
+) -> list[ScoredPair]:
     """Every held-out judgment beside the scores of the two responses, higher for better.
 
     By the head of its criterion; of an ensemble by the mean.
@@ -258,7 +258,7 @@ def beside_scores(
         return score_by(settings.criteria, comparison.criterion, scores[response])
 
     return [
-        Judged.of(
+        ScoredPair.of(
             c,
             difference=sign * (by(c, c.first) - by(c, c.second)),
             longer_first=lengths[c.first] - lengths[c.second],

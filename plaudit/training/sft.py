@@ -19,7 +19,7 @@ from plaudit.progress import progress
 from plaudit.records import Demonstration, Split
 from plaudit.stages import POLICIES
 from plaudit.statistics.enough import few_steps, smaller_batches
-from plaudit.store.database import snapshot
+from plaudit.store.database import fingerprint
 from plaudit.text.batches import shuffled_batches
 from plaudit.training.rl.watch import Watch
 from plaudit.training.steps.optimiser import Optimiser, drop_checkpoint, load_checkpoint, save_checkpoint
@@ -49,7 +49,7 @@ def sft(workspace: Workspace, config: Config | None = None, *, resume: str | Non
             f"{workspace.path} has no demonstrations{of} on training prompts to learn from.\n"
             "Add some with `plaudit import FILE --kind demonstrations`."
         )
-    data = snapshot("demonstrations", (d.id for d in demonstrations))
+    data = fingerprint("demonstrations", (d.id for d in demonstrations))
     parents = {"model": named_policy(workspace, config.model.name, setting="model.name")}
     made = [
         workspace.lineage_name(source, setting="sft.sources")
@@ -74,7 +74,7 @@ def _demonstrations(workspace: Workspace, config: Config, split: Split | None = 
 
 def _run(workspace: Workspace, run: Run, config: Config) -> Run:
     settings = config.sft
-    run.check_data(snapshot("demonstrations", (d.id for d in _demonstrations(workspace, config))))
+    run.check_data(fingerprint("demonstrations", (d.id for d in _demonstrations(workspace, config))))
     model = load_causal(workspace.model_source(run.parents["model"], kind=POLICIES), config.model)
     train = encode_demonstrations(model, _demonstrations(workspace, config, "train"), config)
     held_out = encode_demonstrations(model, _demonstrations(workspace, config, "held_out"), config)

@@ -17,7 +17,7 @@ from plaudit.models.saving import save_reward
 from plaudit.models.score_facts import ScoreFacts
 from plaudit.records import Prompt
 from plaudit.rewards.answers import score_answers
-from plaudit.statistics.reward_quality import Judged, reward_quality
+from plaudit.statistics.reward_quality import ScoredPair, reward_quality
 
 FLOAT32 = ModelSettings(dtype="float32")
 CONFIG = resolve(overrides=["model.dtype=float32"])
@@ -156,7 +156,7 @@ def test_a_file_that_says_nothing_is_refused(folder, tmp_path, row, message):
 def test_a_model_that_loves_length_is_seen():
     """Twenty pairs; the model gives words as its score, and people prefer the longer in fifteen."""
     judged = [
-        Judged(str(i), "a", (f"a{i}", f"b{i}"), float(words), float(i % 4 > 0), None, words)
+        ScoredPair(str(i), "a", (f"a{i}", f"b{i}"), float(words), float(i % 4 > 0), None, words)
         for i, words in enumerate([30, 5, 2, 8] * 5)
     ]
     found = reward_quality(judged)

@@ -8,7 +8,7 @@ from plaudit.records import Comparison
 from plaudit.statistics.agreement import agreement, votes_apart
 from plaudit.statistics.intervals import agresti_coull, student
 from plaudit.statistics.reward_quality import (
-    Judged,
+    ScoredPair,
     calibration,
     fitted_temperature,
     noise_ceiling,
@@ -86,7 +86,7 @@ def test_votes_that_name_nobody_are_counted_apart_for_each_pair_whichever_way_ro
 
 
 def judged(difference, preference, *, cluster="p", annotator="x", probability=None, pair=("a", "b")):
-    return Judged(cluster, annotator, pair, difference, preference, probability, 1.0)
+    return ScoredPair(cluster, annotator, pair, difference, preference, probability, 1.0)
 
 
 def test_overconfident_scores_are_measured_as_theory_says():
@@ -191,11 +191,13 @@ def test_the_ceiling_does_not_depend_on_what_the_model_thinks_or_on_who_stands_f
 def test_quality_mirrors_when_every_pair_is_shown_the_other_way_round():
     rng = np.random.default_rng(2)
     rows = [
-        Judged(f"p{i // 3}", "x", (f"a{i}", f"b{i}"), d, float(d + rng.normal() > 0), 0.6, float(rng.integers(-3, 4)))
+        ScoredPair(
+            f"p{i // 3}", "x", (f"a{i}", f"b{i}"), d, float(d + rng.normal() > 0), 0.6, float(rng.integers(-3, 4))
+        )
         for i, d in enumerate(rng.normal(size=90))
     ]
     mirrored = [
-        Judged(
+        ScoredPair(
             j.cluster,
             "x",
             j.pair[::-1],

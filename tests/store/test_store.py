@@ -8,7 +8,7 @@ from sqlalchemy import text
 from plaudit.errors import DataError, WorkspaceError
 from plaudit.records import Annotator, Comparison, Demonstration, Prompt, Response
 from plaudit.store import Store, tables
-from plaudit.store.database import snapshot
+from plaudit.store.database import fingerprint
 
 PROMPT = Prompt([{"role": "user", "content": "why is the sky blue"}], "train", "test")
 RESPONSES = [Response(f"r{i}", PROMPT.id, f"text {i}", "sample-001", [1, 2], [-0.5, -1.25], True, 0.7) for i in (1, 2)]
@@ -69,7 +69,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path):
 
 
 def test_snapshots_depend_on_the_ids_and_not_on_their_order():
-    assert snapshot("x", ["a", "b"]) == snapshot("x", ["b", "a"]) != snapshot("x", ["a", "c"])
+    assert fingerprint("x", ["a", "b"]) == fingerprint("x", ["b", "a"]) != fingerprint("x", ["a", "c"])
 
 
 WRITER = """

@@ -20,7 +20,7 @@ from plaudit.training.data.encoding import (
     load_rated_prompts,
     sampled_with,
 )
-from plaudit.training.data.judged_prompts import JudgedPrompt, Judgment, Rating
+from plaudit.training.data.judged_prompts import JudgedPrompt, PairJudgment, Rating
 from plaudit.workspace import Sources
 
 PROMPT = Prompt([{"role": "user", "content": "How are the dog and the river today?"}], split="train")
@@ -55,8 +55,8 @@ def labelled(workspace, model, run, config=None, train=(), held_out=()):
 def test_the_side_that_is_preferred_is_liked_also_where_somebody_is_unsure(stored, model):
     sequences = [TokenSequence([1, 2], [number]) for number in (3, 4)]
     for preference, liked in ((1.0, True), (0.7, True), (0.3, False), (0.0, False)):
-        prompt = JudgedPrompt("p", ["a", "b"], sequences, [Judgment(0, 1, preference)], [])
-        turned = replace(prompt, judgments=[Judgment(1, 0, 1 - preference)])
+        prompt = JudgedPrompt("p", ["a", "b"], sequences, [PairJudgment(0, 1, preference)], [])
+        turned = replace(prompt, judgments=[PairJudgment(1, 0, 1 - preference)])
         for one, places in ((prompt, (0, 1)), (turned, (1, 0))):
             found, none = labelled(stored, model, run_of(), train=[one])
             assert not none
@@ -139,7 +139,7 @@ def test_judgments_of_an_answer_that_is_too_long_are_left_out_and_counted(stored
     kept = sorted(f"t{name}" for name in order[:2])
     assert some.response_ids == kept
     (one,) = some.comparisons
-    assert some.judgments == [Judgment(kept.index(one.first), kept.index(one.second), 1.0)]
+    assert some.judgments == [PairJudgment(kept.index(one.first), kept.index(one.second), 1.0)]
     said = capsys.readouterr().err.replace("\n", " ")
     assert f"2 comparisons have a response over {lengths[order[1]]} tokens, or beyond the context: left out" in said
     assert judged(stored, model, most=lengths[order[0]]) == ([], [])

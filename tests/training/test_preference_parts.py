@@ -22,7 +22,7 @@ from plaudit.objectives import (
     simpo,
 )
 from plaudit.text.chat import TokenSequence
-from plaudit.training.data.judged_prompts import JudgedPrompt, Judgment, LabelledResponse
+from plaudit.training.data.judged_prompts import JudgedPrompt, LabelledResponse, PairJudgment
 from plaudit.training.steps.preference import Learner, parts_of_a_step
 
 PROMPT_ONE, PROMPT_TWO = [1, 5], [2, 5, 6]
@@ -43,7 +43,7 @@ def batch(*preferences):
     """Prompt one has three answers, judged a against b and c against a; prompt two d against e."""
     first, second, third = preferences or (1.0, 0.0, 1.0)
     one, two = (
-        [Judgment(0, 1, first), Judgment(2, 0, second)], [Judgment(0, 1, third)],
+        [PairJudgment(0, 1, first), PairJudgment(2, 0, second)], [PairJudgment(0, 1, third)],
     )  # fmt: skip
     return [
         JudgedPrompt("p", ["a", "b", "c"], [ANSWERS[r] for r in "abc"], one, []),

@@ -16,11 +16,12 @@ from plaudit.models.loading import load_reward, one_head
 from plaudit.objectives import bradley_terry, centring_penalty, cost_comparison, plackett_luce, safety_classification
 from plaudit.records import Comparison
 from plaudit.rewards.scoring import Answered, RewardModelScorer, RewardModelScores
-from plaudit.statistics.reward_quality import Judged
+from plaudit.statistics.reward_quality import ScoredPair
 from plaudit.text.batches import collate
 from plaudit.text.chat import TokenSequence
 from plaudit.training.data.annotators import combine_annotators
-from plaudit.training.data.judged_prompts import JudgedPrompt, Judgment, Rating
+from plaudit.training.data.judged_prompts import JudgedPrompt, Rating
+from plaudit.training.data.judged_prompts import PairJudgment as Judgment
 from plaudit.training.reward import _temperatures
 from plaudit.training.steps.reward import LOG_TIE, _bootstrap_count, group_losses, losses_by_head, ranks_of
 
@@ -107,7 +108,13 @@ def test_a_cost_is_higher_for_what_is_worse():
 
 @pytest.mark.parametrize(("loss", "sign"), [("bradley-terry", 1), ("cost", -1)])
 def test_right_is_what_has_the_higher_score_of_the_preferred_and_equal_scores_are_not(loss, sign):
-    judged = [Judgment(0, 1, 1.0), Judgment(1, 0, 0.9), Judgment(2, 1, 1.0), Judgment(0, 1, 0.5), Judgment(1, 2, 0.4)]
+    judged = [
+        Judgment(0, 1, 1.0),
+        Judgment(1, 0, 0.9),
+        Judgment(2, 1, 1.0),
+        Judgment(0, 1, 0.5),
+        Judgment(1, 2, 0.4),
+    ]
     found = total(sign * torch.tensor([2.0, 1.0, 1.0]), [prompt(judged, 3, [True] * 3)], loss=loss)
     assert (found.right, found.decided) == (1.0, 4)
 
@@ -496,7 +503,7 @@ def test_a_head_that_nothing_would_teach_is_refused(rated, tmp_path):
 
 def test_each_criterion_has_a_temperature_of_its_own(rated):
     judged = [
-        Judged(f"p{i}", "x", (f"a{i}", f"b{i}"), difference, float(i % 4 > 0), None, 1.0, criterion=criterion)
+        ScoredPair(f"p{i}", "x", (f"a{i}", f"b{i}"), difference, float(i % 4 > 0), None, 1.0, criterion=criterion)
         for i in range(400)
         for criterion, difference in (("sure", 4.0), ("shy", 0.2))
     ]

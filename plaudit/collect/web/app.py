@@ -13,7 +13,7 @@ from starlette.staticfiles import StaticFiles
 
 from plaudit.collect.arena import Policies
 from plaudit.collect.figures import AllFigures
-from plaudit.collect.web import accounts, arena, research, work
+from plaudit.collect.web import accounts, arena_pages, research, work
 from plaudit.collect.web.rendering import page
 from plaudit.collect.web.security import Guard, Rate
 from plaudit.store import Store
@@ -51,7 +51,7 @@ def create_app(
     app.state.arenas = dict(arenas or {})
     app.state.figures = AllFigures(store)
     app.state.rate = Rate()
-    for part in (accounts, work, arena, research):
+    for part in (accounts, work, arena_pages, research):
         app.include_router(part.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     app.add_exception_handler(HTTPException, _explain)

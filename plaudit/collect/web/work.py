@@ -17,7 +17,7 @@ from plaudit.collect import assignment as assignments
 from plaudit.collect import judging
 from plaudit.collect.assignment import Assignment, Screening, screening_of
 from plaudit.collect.campaigns import Campaign, all_campaigns, find_campaign
-from plaudit.collect.judging import FLAGS, Judgment, NotYours, TooLate
+from plaudit.collect.judging import FLAGS, NotYours, Submission, TooLate
 from plaudit.collect.web.accounts import see
 from plaudit.collect.web.rendering import page
 from plaudit.collect.web.security import Annotator, field, form_of, store_of
@@ -39,7 +39,7 @@ class Standing:
     campaign: Campaign
     judged: int
     screening: Screening
-    newest: Judgment | None
+    newest: Submission | None
     """The one that can be opened again."""
 
 
@@ -56,11 +56,11 @@ class TaskView:
     messages: list[dict[str, str]]
     texts: list[str]
     """The answers in the order shown."""
-    newest: Judgment | None
+    newest: Submission | None
     """The one that can be opened again."""
 
     @property
-    def earlier(self) -> Judgment | None:
+    def earlier(self) -> Submission | None:
         """The judgment that this page corrects."""
         return self.newest if self.assignment.state == assignments.SUBMITTED else None
 
@@ -253,7 +253,7 @@ async def undo(request: Request, campaign: str, session: Annotator) -> Response:
     """Open the newest judgment again; it stands until another one is handed in."""
     await form_of(request, session)
 
-    def newest() -> Judgment | None:
+    def newest() -> Submission | None:
         with store_of(request).database.reading() as connection:
             return judging.newest_judgment(connection, session.person.annotator, campaign)
 
@@ -267,14 +267,14 @@ async def undo(request: Request, campaign: str, session: Annotator) -> Response:
 async def mine(request: Request, campaign: str, session: Annotator) -> Response:
     """One's own judgments, the newest first."""
 
-    def read() -> tuple[Campaign, list[Judgment], Judgment | None]:
+    def read() -> tuple[Campaign, list[Submission], Submission | None]:
         with store_of(request).database.reading() as connection:
             found = find_campaign(connection, campaign)
             own = (_judgments.annotator == session.person.annotator, _judgments.campaign == campaign)
             query = select(tables.judgments).where(*own).order_by(_judgments.number.desc()).limit(200)
             rows = connection.execute(query).mappings().all()
             newest = judging.newest_judgment(connection, session.person.annotator, campaign)
-            return found, [Judgment(**row) for row in rows], newest
+            return found, [Submission(**row) for row in rows], newest
 
     try:
         found, judgments, newest = await run_in_threadpool(read)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from plaudit.errors import DataError, nearest
-from plaudit.store.formats import arena, attributes, hh, labelling_tools, open_assistant
+from plaudit.store.formats import attributes, hh, labelling_tools, lmarena, open_assistant
 from plaudit.store.formats.files import RowFile, open_rows
 from plaudit.store.formats.format import Format, LeftOut
 from plaudit.store.rows import COLUMNS, Kind, Notes, could_hold_prompt, keys_within
@@ -18,7 +18,7 @@ FORMATS = {
     for found in (
         hh.FORMAT,
         open_assistant.FORMAT,
-        arena.FORMAT,
+        lmarena.FORMAT,
         attributes.HELPSTEER,
         attributes.ULTRAFEEDBACK,
         labelling_tools.ARGILLA,

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from plaudit.errors import DataError
 from plaudit.records import Comparison
-from plaudit.training.data.judged_prompts import JudgedPrompt, Judgment
+from plaudit.training.data.judged_prompts import JudgedPrompt, PairJudgment
 
 Pair = tuple[str, str, str]
 """Criterion, and the two responses in order."""
@@ -39,7 +39,7 @@ def combine_annotators(
         place = {response: i for i, response in enumerate(prompt.response_ids)}
         pairs = sorted({_pair(c) for c in prompt.comparisons})
         judgments = [
-            Judgment(
+            PairJudgment(
                 place[first],
                 place[second],
                 preferences[pair],

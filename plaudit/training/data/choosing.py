@@ -13,7 +13,7 @@ from plaudit.records import DESIRABLE, SAFE, Comparison, Label
 from plaudit.references import SNAPSHOT
 from plaudit.references import is_of as is_reference
 from plaudit.store import Store
-from plaudit.store.database import snapshot
+from plaudit.store.database import fingerprint
 from plaudit.workspace import Run, Workspace
 
 Row = TypeVar("Row", Comparison, Label)
@@ -190,8 +190,8 @@ def _sources(
 
 def data_snapshot(comparisons: Sequence[Comparison], labels: Sequence[Label] = ()) -> dict[str, Any]:
     """Counts and digests of what a run learns from."""
-    data = snapshot("comparisons", (c.id for c in comparisons))
-    return data | (snapshot("labels", (label.id for label in labels)) if labels else {})
+    data = fingerprint("comparisons", (c.id for c in comparisons))
+    return data | (fingerprint("labels", (label.id for label in labels)) if labels else {})
 
 
 def labels_of_run(workspace: Workspace, run: Run) -> list[Label]:

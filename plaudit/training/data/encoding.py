@@ -16,7 +16,7 @@ from plaudit.store import Store
 from plaudit.text.chat import TokenSequence
 from plaudit.text.prompts import encode_prompts
 from plaudit.training.data.choosing import data_snapshot, labels_of_run, ratings_of
-from plaudit.training.data.judged_prompts import JudgedPrompt, Judgment, LabelledResponse, Rating
+from plaudit.training.data.judged_prompts import JudgedPrompt, LabelledResponse, PairJudgment, Rating
 from plaudit.workspace import Run, Workspace
 
 
@@ -95,7 +95,7 @@ def _judged_prompts(
         dropped += len(rated[prompt_id]) - len(values) if ratings else len(judged) - len(usable)
         if usable or values:
             judgments = [
-                Judgment(place[c.first], place[c.second], c.preference_first, c.grade, c.ranking, c.criterion)
+                PairJudgment(place[c.first], place[c.second], c.preference_first, c.grade, c.ranking, c.criterion)
                 for c in usable
             ]
             known = tuple(safe.get(r) for r in kept)

@@ -15,7 +15,7 @@ from plaudit.text.batches import by_token_budget, packed_size
 from plaudit.text.chat import TokenSequence
 
 
-class Judgment(NamedTuple):
+class PairJudgment(NamedTuple):
     """Which of two responses of a prompt is better.
 
     first, second   their places among the prompt's responses
@@ -53,7 +53,7 @@ class JudgedPrompt:
     prompt_id: str
     response_ids: list[str]
     sequences: list[TokenSequence]
-    judgments: list[Judgment]
+    judgments: list[PairJudgment]
     comparisons: list[Comparison]
     safe: tuple[bool | None, ...] = ()
     ratings: tuple[Rating, ...] = ()
