@@ -74,8 +74,8 @@ class FusedStep:
         for layer, slots in zip(self.layers, caches, strict=True):
             with machine_code.in_use():
                 query, key, value = layer.rotated(layer.states.whole(layer.before(x, np.empty_like(x))), cos, sin)
-            stride = [part.view(1, len(part), layer.groups, layer.width).transpose(1, 2) for part in (key, value)]
-            slots.update(*stride)
+            heads_first = [part.view(1, len(part), layer.groups, layer.width).transpose(1, 2) for part in (key, value)]
+            slots.update(*heads_first)
             parts = [query, key, value]
             mixture = rows.attend_tokens(parts, layer.heads, scale=float(layer.scale), window=layer.window)
             if layer is self.layers[-1]:  # of whose states no more is wanted

@@ -162,7 +162,7 @@ class _FusedProduct(ABC):
     def one(self, place: int, x: Tensor) -> Tensor:
         """[..., in] -> [..., out] of one layer."""
         if self.seen is not x:
-            self.seen, self.result = x, self.stride(x.to(self.dtype))
+            self.seen, self.result = x, self.outputs_of(x.to(self.dtype))
         assert self.result is not None
         part = self.result.split(self.sizes, dim=-1)[place]
         if place == len(self.sizes) - 1:
@@ -170,7 +170,7 @@ class _FusedProduct(ABC):
         return part
 
     @abstractmethod
-    def stride(self, x: Tensor) -> Tensor:
+    def outputs_of(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., all outputs], to be kept for as long as it is wanted."""
 
     @abstractmethod
@@ -191,7 +191,7 @@ class _Rearranged(_FusedProduct):
         operations: Any = torch.ops.mkldnn
         self.product = partial(_product, operations._reorder_linear_weight(torch.cat(weights), ROWS), bias)
 
-    def stride(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    def outputs_of(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """[..., in] -> [..., all outputs]."""
         if self.halves is None:
             return self.product(x, residual)
@@ -205,7 +205,7 @@ class _Rearranged(_FusedProduct):
     def whole(self, x: Any, residual: Any | None = None) -> Any:
         """[B, in] -> [B, all outputs]."""
         added = None if residual is None else machine_code.tensor_of(residual)
-        return machine_code.plain_array(self.stride(machine_code.tensor_of(x), added))
+        return machine_code.plain_array(self.outputs_of(machine_code.tensor_of(x), added))
 
 
 def _product(weight: Tensor, bias: Tensor | None, x: Tensor, residual: Tensor | None) -> Tensor:
@@ -235,7 +235,7 @@ class ByKernel(_FusedProduct):
             return self.own[place](x)
         return super().one(place, x)
 
-    def stride(self, x: Tensor) -> Tensor:
+    def outputs_of(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., all outputs]."""
         flat = x.reshape(-1, x.shape[-1]).contiguous()
         with machine_code.in_use():

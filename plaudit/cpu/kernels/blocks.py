@@ -71,17 +71,17 @@ def _finish_row(context: Any, transposed: Any, bias: Any, residual: Any, result:
 
 @generated
 def _finish_tile(
-    context: Any, sums: Any, bias: Any, residual: Any, residual_apart: Any, result: Any, result_stride: Any
+    context: Any, sums: Any, bias: Any, residual: Any, residual_stride: Any, result: Any, result_stride: Any
 ) -> Any:
     """16 outputs of 16 rows."""
 
     def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
-        sums, bias, residual, residual_apart, result, result_stride = given
+        sums, bias, residual, residual_stride, result, result_stride = given
         added = _halves(builder, bias)
         for row in _columns(builder, sums):
             whole = builder.fadd(builder.fadd(row, added), _halves(builder, residual))
             vectors.store_rounded(builder, whole, result)
-            residual = builder.add(residual, residual_apart)
+            residual = builder.add(residual, residual_stride)
             result = builder.add(result, result_stride)
         return context.get_dummy_value()
 
@@ -134,7 +134,7 @@ def finish_pair(
     rows, outputs = result.shape
     adds = len(residual) > 0
     bias_at, result_at = np.int64(bias.ctypes.data), np.int64(result.ctypes.data)
-    residual_at, residual_apart = np.int64(residual.ctypes.data), 2 * outputs if adds else 0
+    residual_at, residual_stride = np.int64(residual.ctypes.data), 2 * outputs if adds else 0
     for block in range(2):
         column = pair[COLUMN] + SIDE * block
         width = min(SIDE, pair[WIDTH] - SIDE * block)
@@ -143,10 +143,10 @@ def finish_pair(
         for which in range(tiles):
             sums = scratch + SUMS + TILE * (2 * block + which)
             row = SIDE * (tile + which)
-            added = residual_at + residual_apart * row + 2 * column if adds else scratch + ZEROS
+            added = residual_at + residual_stride * row + 2 * column if adds else scratch + ZEROS
             written = result_at + 2 * (outputs * row + column)
             if width == SIDE and row + SIDE <= rows:
-                _finish_tile(sums, bias_at + 2 * column, added, residual_apart, written, 2 * outputs)
+                _finish_tile(sums, bias_at + 2 * column, added, residual_stride, written, 2 * outputs)
                 continue
             _transpose_into(sums, scratch)
             for b in range(min(SIDE, rows - row)):
@@ -154,7 +154,7 @@ def finish_pair(
                     _finish_row(
                         scratch + 4 * SIDE * b,
                         bias_at + 2 * column,
-                        added + residual_apart * b,
+                        added + residual_stride * b,
                         written + 2 * outputs * b,
                     )
                     continue

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import prange, types
-from numba.core import cgutils
 
 from plaudit.cpu.kernels import vectors
 from plaudit.cpu.kernels.linear_table import (
@@ -35,7 +34,17 @@ from plaudit.cpu.kernels.linear_table import (
     WEIGHT0,
     WIDTH,
 )
-from plaudit.cpu.kernels.machine_code import array_at, called, compiled, composed, generated, inlined, narrow, wide
+from plaudit.cpu.kernels.machine_code import (
+    array_at,
+    called,
+    compiled,
+    composed,
+    generated,
+    inlined,
+    narrow,
+    unpack_tuple,
+    wide,
+)
 from plaudit.cpu.kernels.vectors import LANES
 
 WIDEST = 2 * SIDE
@@ -95,7 +104,7 @@ def _of_four(adapted: bool) -> Any:
 
             def of_weights(k: Any, sums: list[Any]) -> list[Any]:
                 numbers, results = numbers_at(moved(x, k, 4)), []
-                for i, begin in enumerate(cgutils.unpack_tuple(builder, rows)):
+                for i, begin in enumerate(unpack_tuple(builder, rows)):
                     row = moved(begin, k, size)
                     vectors.prefetch(builder, builder.add(row, ir.Constant(vectors.LONG, AHEAD)), STEP * size // 64)
                     results += plus_step(sums[2 * i : 2 * i + 2], row, numbers)
@@ -103,7 +112,7 @@ def _of_four(adapted: bool) -> Any:
 
             def of_adapters(k: Any, sums: list[Any]) -> list[Any]:
                 results = []
-                places = zip(cgutils.unpack_tuple(builder, ups), cgutils.unpack_tuple(builder, lows), strict=True)
+                places = zip(unpack_tuple(builder, ups), unpack_tuple(builder, lows), strict=True)
                 for i, (up, low) in enumerate(places):
                     results += plus_step(sums[2 * i : 2 * i + 2], moved(up, k, size), numbers_at(moved(low, k, 4)))
                 return results

@@ -21,6 +21,7 @@ import torch
 from filelock import FileLock
 from llvmlite import ir
 from numba import carray, njit, types
+from numba.core.cgutils import unpack_tuple as unpack_tuple  # of an address each; not of its public interface
 from numba.extending import intrinsic
 from torch import Tensor
 
@@ -30,6 +31,8 @@ LEAST, MOST = np.float32(-87.0), np.float32(88.0)
 """exp of less is taken as 0, where it would be 1.6e-38; of more as 1.7e38."""
 SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
 """Hash of all code that a kernel may consist of: what was compiled from other code is not used."""
+PRIVATE = "_source_stamp", "_cache_path", "_load_index", "load", "save"
+"""Attributes of Numba's file of machine code that are used here, and nowhere else; looked for before they are."""
 _lock = threading.Lock()
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -58,7 +61,10 @@ def _kept(function: F, parallel: bool) -> F:
     except RuntimeError:  # neither beside the code nor in the user's own
         made: F = njit(**_OPTIONS, parallel=parallel)(function)
         return made
-    file = kept._cache._cache_file
+    file: Any = getattr(getattr(kept, "_cache", None), "_cache_file", None)
+    if not all(hasattr(file, name) for name in PRIVATE):  # another version of Numba: nothing is kept, all is compiled
+        unkept: F = njit(**_OPTIONS, parallel=parallel)(function)
+        return unkept
     file._source_stamp = SOURCES  # its own would be of the function's file alone
     file.load, file.save = _alone(file, file.load), _alone(file, file.save)
     return cast(F, kept)
@@ -81,7 +87,7 @@ def _alone(file: Any, use: Callable[..., Any]) -> Callable[..., Any]:
 def is_kept(function: Callable[..., Any]) -> bool:
     """Whether machine code of a compiled function lies on disk, or has no place there."""
     file = getattr(getattr(function, "_cache", None), "_cache_file", None)
-    return file is None or bool(file._load_index())
+    return file is None or not all(hasattr(file, name) for name in PRIVATE) or bool(file._load_index())
 
 
 def inlined(function: F) -> F:

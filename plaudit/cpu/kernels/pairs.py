@@ -39,16 +39,16 @@ def _of_rows(tiles: int, begun: bool) -> Callable[..., None]:
     places = [4 * SIDE * output + TILE * tile for output in range(TOGETHER) for tile in range(tiles)]
 
     @generated
-    def add_up(context: Any, weight: Any, stride: Any, x: Any, x_apart: Any, steps: Any, asked: Any, to: Any) -> Any:
+    def add_up(context: Any, weight: Any, stride: Any, x: Any, x_stride: Any, steps: Any, asked: Any, to: Any) -> Any:
         def generate(context: Any, builder: Any, _: Any, given: Any) -> Any:
-            weight, stride, x, x_apart, steps, asked, to = given
+            weight, stride, x, x_stride, steps, asked, to = given
 
             def moved(address: Any, steps: Any, size: Any) -> Any:
                 size = ir.Constant(LONG, size) if isinstance(size, int) else size
                 return builder.add(address, builder.mul(steps, size))
 
             def of_a_step(k: Any, sums: list[Any]) -> list[Any]:
-                columns, first = moved(x, k, x_apart), moved(weight, k, 2 * STEP)
+                columns, first = moved(x, k, x_stride), moved(weight, k, 2 * STEP)
                 soon = moved(asked, k, 2 * STEP * TOGETHER)
 
                 def of_some_pairs(part: Any, sums: list[Any]) -> list[Any]:
@@ -94,7 +94,7 @@ def _multiply(
     While a block is computed with the first rows of x, the one after it is asked for.
     """
     rows, tiles = len(result), -(-len(result) // SIDE)
-    stride, up_apart, x_apart = (
+    stride, up_stride, x_stride = (
         2 * STEP * steps,
         2 * STEP * up_steps,
         TILE * tiles,
@@ -111,7 +111,7 @@ def _multiply(
         for i in range(begin, end):
             pair = table[i]
             asked = table[i + 1, WEIGHT0] if i + 1 < end else following[len(following) * thread // threads, WEIGHT0]
-            low_of_pair = low_at + x_apart * pair[LOW]
+            low_of_pair = low_at + x_stride * pair[LOW]
             ups = up_steps if pair[UP0] != 0 else 0
             for tile in range(0, tiles, 2):
                 x_of_tile, low_of_tile = x_at + TILE * tile, low_of_pair + TILE * tile
@@ -119,17 +119,17 @@ def _multiply(
                     block, output = part // 2, part % 2 * TOGETHER
                     weight, up = (pair[WEIGHT0], pair[UP0]) if block == 0 else (pair[WEIGHT1], pair[UP1])
                     soon = pair[WEIGHT1] if block == 0 else asked
-                    weight, soon, up = weight + stride * output, soon + stride * output, up + up_apart * output
+                    weight, soon, up = weight + stride * output, soon + stride * output, up + up_stride * output
                     soon = soon if tile == 0 else weight  # which is near by now
                     sums = mine + SUMS + 2 * TILE * block + 4 * SIDE * output
                     if tile + 1 < tiles:
-                        _two_tiles(weight, stride, x_of_tile, x_apart, steps, soon, sums)
+                        _two_tiles(weight, stride, x_of_tile, x_stride, steps, soon, sums)
                         if ups > 0:
-                            _more_of_two_tiles(up, up_apart, low_of_tile, x_apart, ups, up, sums)
+                            _more_of_two_tiles(up, up_stride, low_of_tile, x_stride, ups, up, sums)
                     else:
-                        _one_tile(weight, stride, x_of_tile, x_apart, steps, soon, sums)
+                        _one_tile(weight, stride, x_of_tile, x_stride, steps, soon, sums)
                         if ups > 0:
-                            _more_of_one_tile(up, up_apart, low_of_tile, x_apart, ups, up, sums)
+                            _more_of_one_tile(up, up_stride, low_of_tile, x_stride, ups, up, sums)
                 finish_pair(pair, tile, min(2, tiles - tile), mine, bias, residual, result, numbers)
 
 

@@ -142,7 +142,7 @@ def _address(array: Any, row: int) -> Any:
 
 @called
 def _products(
-    left: int, left_apart: int, left_step: int, right: Any, first: int, width: int, count: int, result: Any, row: int
+    left: int, left_stride: int, left_step: int, right: Any, first: int, width: int, count: int, result: Any, row: int
 ) -> None:
     """Added to `FEW` rows of the result from this one on: sums of rows of `right` from `first` on, weighted by `left`.
 
@@ -152,7 +152,7 @@ def _products(
     of_row, of_result = 4 * right.shape[1], 4 * result.shape[1]
     for column in range(0, 4 * width, 4 * WIDE):
         mixture(
-            FEW, WIDE, right, _address(right, first) + column, of_row, left, left_apart, left_step, count,
+            FEW, WIDE, right, _address(right, first) + column, of_row, left, left_stride, left_step, count,
             _address(result, row) + column, of_result, 1,
         )  # fmt: skip
 

@@ -97,7 +97,7 @@ def _add_step(context: Any, upper: Any, lower: Any, stride: Any, columns: Any) -
 @called
 def _square(
     rows: int, far: int, stride: int, row_step: int, columns: int, column_step: int, steps: int, sums: int,
-    sums_apart: int, added: bool,
+    sums_stride: int, added: bool,
 ) -> None:  # fmt: skip
     """A square of sums, float32, over steps: written, or added to what is there.
 
@@ -105,13 +105,13 @@ def _square(
     columns  address of two tiles of pairs, side by side, and bytes to their next step
     """
     if added:
-        _begin_with(sums, sums_apart)
+        _begin_with(sums, sums_stride)
     else:
         _begin()
     for k in range(steps):
         upper = rows + row_step * k
         _add_step(upper, upper + far, stride, columns + column_step * k)
-    _end(sums, sums_apart)
+    _end(sums, sums_stride)
 
 
 @inlined

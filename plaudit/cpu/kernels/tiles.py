@@ -111,7 +111,7 @@ def _of_a_pair(tiles: int) -> Callable[..., None]:
 
     @inlined
     def compute(
-        pair: Any, stride: int, x: int, x_apart: int, steps: int, up_apart: int, low: int, up_steps: int, asked: int,
+        pair: Any, stride: int, x: int, x_stride: int, steps: int, up_stride: int, low: int, up_steps: int, asked: int,
         times: int, scratch: int,
     ) -> None:  # fmt: skip
         weight0, weight1, up0, up1 = pair[WEIGHT0], pair[WEIGHT1], pair[UP0], pair[UP1]
@@ -119,18 +119,18 @@ def _of_a_pair(tiles: int) -> Callable[..., None]:
         if times == EVERY:
             for k in range(steps):
                 at = 2 * STEP * k
-                all_of_it(weight0 + at, weight1 + at, stride, x + x_apart * k, asked + 64 * ASKED * EVERY * k)
+                all_of_it(weight0 + at, weight1 + at, stride, x + x_stride * k, asked + 64 * ASKED * EVERY * k)
         elif times > 0:
             for k in range(steps):
                 at = 2 * STEP * k
-                half_of_it(weight0 + at, weight1 + at, stride, x + x_apart * k, asked + 64 * ASKED * EVERY // 2 * k)
+                half_of_it(weight0 + at, weight1 + at, stride, x + x_stride * k, asked + 64 * ASKED * EVERY // 2 * k)
         else:
             for k in range(steps):
                 at = 2 * STEP * k
-                nothing(weight0 + at, weight1 + at, stride, x + x_apart * k, asked)
+                nothing(weight0 + at, weight1 + at, stride, x + x_stride * k, asked)
         for k in range(up_steps):
             at = 2 * STEP * k
-            nothing(up0 + at, up1 + at, up_apart, low + x_apart * k, asked)
+            nothing(up0 + at, up1 + at, up_stride, low + x_stride * k, asked)
         end(scratch)
 
     return compute
@@ -157,7 +157,7 @@ def _multiply(
     scratch    as of `workplace`
     """
     rows, tiles = len(result), -(-len(result) // SIDE)
-    stride, up_apart, x_apart = (
+    stride, up_stride, x_stride = (
         2 * STEP * steps,
         2 * STEP * up_steps,
         TILE * tiles,
@@ -175,7 +175,7 @@ def _multiply(
         for i in range(begin, end):
             pair = table[i]
             asked = table[i + 1, WEIGHT0] if i + 1 < end else following[len(following) * thread // threads, WEIGHT0]
-            low_of_pair = low_at + x_apart * pair[LOW]
+            low_of_pair = low_at + x_stride * pair[LOW]
             ups = up_steps if pair[UP0] != 0 else 0
             times = EVERY if tiles <= 2 else EVERY // 2  # for more rows, by the first and by the second two tiles
             for tile in range(0, tiles, 2):
@@ -183,11 +183,11 @@ def _multiply(
                 times = times if tile <= 2 else 0
                 if tile + 1 < tiles:
                     _with_two_tiles(
-                        pair, stride, x_of_tile, x_apart, steps, up_apart, low_of_tile, ups, asked, times, mine
+                        pair, stride, x_of_tile, x_stride, steps, up_stride, low_of_tile, ups, asked, times, mine
                     )  # fmt: skip
                 else:
                     _with_one_tile(
-                        pair, stride, x_of_tile, x_apart, steps, up_apart, low_of_tile, ups, asked, times, mine
+                        pair, stride, x_of_tile, x_stride, steps, up_stride, low_of_tile, ups, asked, times, mine
                     )  # fmt: skip
                 asked += 64 * ASKED * times * steps
                 finish_pair(pair, tile, min(2, tiles - tile), mine, bias, residual, result, numbers)
