@@ -123,7 +123,8 @@ def table(rows: list[dict[str, Any]], baseline: dict[str, float]) -> str:
     """Markdown, best win rate first."""
     fastest = min(row["seconds"] for row in rows if row["seconds"])
     lines = [
-        "| | win rate by the taste | by the reward model | KL, nats | tokens | finished | perplexity | time |",
+        "| | win rate by the guideline preference | by the reward model | KL, nats | tokens | finished | perplexity "
+        "| time |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in sorted(rows, key=lambda row: -row["win_rate"]["value"]):
@@ -155,7 +156,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     left.set_yticks(range(len(ordered)), [f"{row['name']}   {rank[row['name']]:2d}" for row in ordered])
     left.axvline(0.5, color="#888", linestyle="--", linewidth=1)
     left.set_xlabel(
-        "win rate on held-out prompts\n(dot with 95 % interval: by the taste; diamond: by the reward model)"
+        "win rate on held-out prompts\n(dot with 95 % interval: by the guideline preference; "
+        "diamond: by the reward model)"
     )
     known = [row for row in rows if row["kl"]]
     for row in known:
@@ -167,7 +169,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         right.annotate(str(rank[row["name"]]), (x, won["value"]), (5, 4), textcoords="offset points", fontsize=8)
     right.axhline(0.5, color="#888", linestyle="--", linewidth=1)
     right.set_xlabel("√KL from the fine-tuned policy (√nats a response)\nnumbers as on the left")
-    right.set_ylabel("win rate by the taste")
+    right.set_ylabel("win rate by the guideline preference")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)

@@ -2,13 +2,15 @@
 
     python benchmarks/feedback.py WORK [--only NAME ...] [--seeds N]
 
-accuracy   one annotator who chooses as the taste does, but for a share of choices turned round: 50 (a coin), 60,
+accuracy   one annotator who chooses as the guideline preference does, but for a share of choices turned round: 50 (a
+           coin), 60,
            70, 80 and 90 % right. All learn from the same samples of the same fine-tuned policy.
 recipes    rlaif, direct-rlaif and constitutional-ai as they ship, in workspaces of their own; of the model that judges
            there, how good it is, beside simulated people on the same pairs.
 
-Every policy is judged by the taste on the held-out prompts, against the fine-tuned model. What is complete in WORK is
-kept. Writes feedback.json, feedback.md and feedback.png beside this file. About an hour and a half on two cores.
+Every policy is judged by the guideline preference on the held-out prompts, against the fine-tuned model. What is
+complete in WORK is kept. Writes feedback.json, feedback.md and feedback.png beside this file. About an hour and a half
+on two cores.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ import plaudit
 from plaudit import Run, Workspace
 from plaudit.config import recipe_file, resolve
 from plaudit.evaluation.judge_quality import judge_quality
-from plaudit.judges.taste import utility
+from plaudit.judges.guideline_preference import utility
 from plaudit.statistics.intervals import share
 from plaudit.store.database import Store
 
@@ -39,13 +41,16 @@ PEOPLE = ("careful", "average", "hasty")
 
 
 def right_choices(workspace: Workspace, run: str, annotator: str | None = None) -> dict[str, Any] | None:
-    """Share of the judgments of a run that are as the taste has it, with interval; without ties and equal utilities."""
+    """Share of the judgments of a run that are as the guideline preference has it, with interval; without ties and
+    equal utilities."""
     store: Store = workspace.store
     responses = {response.id: response for response in store.responses()}
     prompts = {prompt.id: prompt for prompt in store.prompts()}
-    taste = workspace.config().evaluate.taste
+    guideline_preference = workspace.config().evaluate.guideline_preference
     liked = {
-        name: utility(prompts[one.prompt_id].text, one.text, finished=one.finished, taste=taste)
+        name: utility(
+            prompts[one.prompt_id].text, one.text, finished=one.finished, guideline_preference=guideline_preference
+        )
         for name, one in responses.items()
     }
     right, clusters = [], []
@@ -127,8 +132,8 @@ def interval(found: dict[str, float] | None) -> str:
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
     lines = [
-        "| whose judgments | seed | judgments | right by the taste | reward model, held-out judgments | "
-        "win rate by the taste | KL, nats | tokens | finished | tone | perplexity |",
+        "| whose judgments | seed | judgments | right by the guideline preference | reward model, held-out judgments | "
+        "win rate by the guideline preference | KL, nats | tokens | finished | tone | perplexity |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
@@ -155,8 +160,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         text = r["name"] if one or r["name"] == QUICKSTART else ""
         axes.annotate(text, (right["value"], won["value"]), (6, 6), textcoords="offset points", fontsize=8)
     axes.axhline(0.5, color="#888", linestyle="--", linewidth=1)
-    axes.set_xlabel("share of judgments that are as the taste would have them")
-    axes.set_ylabel("win rate of the policy by the taste\n(held-out prompts, 95 % interval)")
+    axes.set_xlabel("share of judgments that are as the guideline preference would have them")
+    axes.set_ylabel("win rate of the policy by the guideline preference\n(held-out prompts, 95 % interval)")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     figure.savefig(path, dpi=110)

@@ -10,6 +10,7 @@ from plaudit.workspace import CONFIG_NAME, Workspace
 
 OLD = {
     "seed": 3,
+    "judge": {"taste": {"tone": 3.0}, "utility": "taste"},
     "rl": {
         "algorithm": "online-dpo",
         "kl_coefficient": 0.2,
@@ -64,6 +65,8 @@ def test_what_was_so_under_old_names_stays_so():
     found, _ = translated(OLD)
     rl = resolve(values=found).rl
     assert (rl.kl_price, rl.online_dpo.beta, rl.clip, rl.grpo.scale_by_std) == (0.2, 0.2, None, True)
+    judge = resolve(values=found).judge
+    assert (judge.guideline_preference.tone, judge.utility) == (3.0, "guideline")
     assert yaml.safe_dump(OLD) == before
     assert translated(found) == (found, [])
     assert RlSettings(clip=0.2).clip_range == RlSettings().clip_range == (0.2, 0.2)

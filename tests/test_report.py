@@ -475,7 +475,7 @@ def test_a_value_without_an_interval_says_so_wherever_it_is_printed():
     law = {"value": None, "low": None, "high": None}
     assert list(result_lines({"limit": law})) == ["  limit: none (no interval)"]
     assert list(result_lines({"rate": ALONE | {"low": 0.5, "high": 1.0}})) == ["  rate: 1 (95 % 0.5 to 1)"]
-    assert "no interval" in win_rate_plot({"by the taste": ALONE}).svg
+    assert "no interval" in win_rate_plot({"by the guideline preference": ALONE}).svg
     assert _alpha(ALONE) == "1.00, 95 %: no interval of one"
     assert rendering.share(ALONE) == "1.00 (no interval)"
     assert rendering.share(ALONE | {"low": 0.25, "high": 1.0}) == "1.00 (0.25 to 1.00)"

@@ -53,6 +53,7 @@ from plaudit.config.simulated import (
 from plaudit.config.stages import (
     DataSettings,
     EvaluateSettings,
+    GuidelinePreference,
     JudgeSettings,
     LoraSettings,
     ModelSettings,
@@ -63,7 +64,6 @@ from plaudit.config.stages import (
     RewardSettings,
     SampleSettings,
     SftSettings,
-    TasteSettings,
 )
 
 __all__ = [
@@ -75,6 +75,7 @@ __all__ = [
     "EpisodeSettings",
     "EvaluateSettings",
     "GrpoSettings",
+    "GuidelinePreference",
     "JudgeSettings",
     "LagrangianSettings",
     "LoraSettings",
@@ -103,7 +104,6 @@ __all__ = [
     "SimulatedAnnotatorSettings",
     "StageKind",
     "StageSettings",
-    "TasteSettings",
     "describe",
     "merge",
     "recipe_file",

@@ -34,6 +34,8 @@ RENAMED = (
     Renamed("rl.kl_estimator", "rl.kl_term", "reward, or k2 or k3 to add that estimate to the loss"),
     Renamed("rl.top_p", says="policies are trained on samples of their whole distribution, as they always were"),
     Renamed("rl.grpo.divide_by_deviation", "rl.grpo.scale_by_std"),
+    Renamed("judge.taste", "judge.guideline_preference"),
+    Renamed("evaluate.taste", "evaluate.guideline_preference"),
 )
 
 
@@ -51,6 +53,9 @@ def translated(kept: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     values = {setting.old: _take(found, setting.old) for setting in old}
     if "rl.kl_placement" in values or "rl.kl_estimator" in values:
         _from_two_settings_of_kl(found["rl"], values)
+    judge = found.get("judge")
+    if isinstance(judge, dict) and judge.get("utility") == "taste":
+        judge["utility"] = "guideline"
     for setting in old:
         if setting.new and setting.new != "rl.kl_term":
             _put(found, setting.new, values[setting.old])

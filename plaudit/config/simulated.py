@@ -21,7 +21,8 @@ class RuleSettings(Section):
     """One rule that adds to the utility of an answer: a weight on a fact of it, or on a pattern that it has."""
 
     fact: Literal["words", "finished", "answers", "tone", "length", "repetition"] | None = None
-    """`words`: their number; the others are the taste's, as under `judge.taste`; null for a rule on a pattern."""
+    """`words`: their number; the others are the guideline preference's, as under `judge.guideline_preference`; null
+    for a rule on a pattern."""
     pattern: str | None = None
     """A regular expression, small and large letters alike: 1 where the answer has it, else 0."""
     weight: float
@@ -54,7 +55,7 @@ class SimulatedAnnotatorSettings(Section):
     """Standard deviation of what the annotator alone adds to a response's utility, nats; the same whenever asked."""
     own_weights: NotNegativeNumber = 0.0
     """Standard deviation of the logarithms of the factors by which the annotator's own weights differ from those of the
-    taste or the rules."""
+    guideline preference or the rules."""
     flip_rate: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Share of choices turned the other way round; 0.25 is a fair coin in every other judgment (AlpacaFarm)."""
     position_bias: float = 0.0

@@ -166,7 +166,7 @@ class SampleSettings(Section):
     """Responses that are sampled side by side."""
 
 
-class TasteSettings(Section):
+class GuidelinePreference(Section):
     """What simulated annotators like: a sum of five facts about an answer that anybody can check.
 
     utility = finished * [ended by itself] + answers * (share of the question's content words taken up)
@@ -207,10 +207,11 @@ class JudgeSettings(Section):
     """The sampling run whose responses are judged."""
     form: Literal["comparisons", "rankings", "ratings"] = "comparisons"
     """Every pair of responses to a prompt; all of them ranked (best first, kept as pairs); or each rated by itself."""
-    taste: TasteSettings = TasteSettings()
+    guideline_preference: GuidelinePreference = GuidelinePreference()
     """What all annotators have in common."""
-    utility: str | list[RuleSettings] = "taste"
-    """`taste` for the above; function:FILE.py:NAME as for `rl.reward`; a reward run or reward-model folder, in its raw
+    utility: str | list[RuleSettings] = "guideline"
+    """`guideline` for the above; function:FILE.py:NAME as for `rl.reward`; a reward run or reward-model folder, in its
+    raw
     scores; or a list of rules, as in [{fact: words, weight: -0.05}, {pattern: "thank", weight: 1}]."""
     annotators: Annotated[list[SimulatedAnnotatorSettings], BeforeValidator(expand_presets)] = Field(default=[])
     """Simulated annotators, which are not people: each of them judges everything. preset:NAME, alone or in the list,
@@ -458,7 +459,7 @@ class EvaluateSettings(Section):
     baseline: str | None = None
     """What it is compared with; null for what the policy started from."""
     reward: str | None = "latest:reward"
-    """A reward model whose verdict is shown beside the taste's; null for none."""
+    """A reward model whose verdict is shown beside the guideline preference's; null for none."""
     reward_head: str | None = None
     """Which criterion, for a reward model of several."""
     best_of: Positive = 1
@@ -475,7 +476,7 @@ class EvaluateSettings(Section):
     """Length limit of a response, tokens."""
     perplexity_text: str | None = None
     """JSONL file with a `text` column for the perplexity; null takes the prose that ships with Plaudit."""
-    taste: TasteSettings = TasteSettings()
+    guideline_preference: GuidelinePreference = GuidelinePreference()
     """The judge of the win rate."""
 
     @model_validator(mode="after")

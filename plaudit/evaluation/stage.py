@@ -15,7 +15,7 @@ import torch
 from plaudit.config import Config
 from plaudit.errors import ConfigError, DataError
 from plaudit.files import write_text
-from plaudit.judges.taste import taste_facts, utility
+from plaudit.judges.guideline_preference import guideline_facts, utility
 from plaudit.methods import METRICS
 from plaudit.models.loading import LoadedModel, check_head, load_causal, load_reward, one_head
 from plaudit.models.named import named_policy, named_reward
@@ -57,10 +57,10 @@ def evaluate(workspace: Workspace, config: Config | None = None, *, keep: bool =
 
     Both answer each prompt `evaluate.samples_per_prompt` times at the same temperature and limit; the i-th
     answers are compared. The run's result has, each with a 95 % interval where it is an estimate:
-    `win_rate` by the taste, `win_rate_by_reward`, `kl` (nats a response, k1; none for best-of-n, whose
+    `win_rate` by the guideline preference, `win_rate_by_reward`, `kl` (nats a response, k1; none for best-of-n, whose
     `best_of_kl_bound` is from the policy itself), `rouge_l` of both against the held-out demonstrations,
     `perplexity` of both on plain text and their ratio, lengths (tokens), finished rates, and the mean of each fact
-    of the taste. `samples.jsonl` has the answers side by side.
+    of the guideline preference. `samples.jsonl` has the answers side by side.
 
     Raises DataError without held-out prompts, WorkspaceError when policy or baseline is missing.
     """
@@ -190,10 +190,11 @@ def _compare(
     scores: tuple[list[float], list[float]] | None,
     config: Config,
 ) -> dict[str, Any]:
-    taste = config.evaluate.taste
+    guideline_preference = config.evaluate.guideline_preference
     ids = [answer.prompt.id for answer in ours]
     utilities = [
-        [utility(a.prompt.text, a.text, finished=a.finished, taste=taste) for a in side] for side in (ours, theirs)
+        [utility(a.prompt.text, a.text, finished=a.finished, guideline_preference=guideline_preference) for a in side]
+        for side in (ours, theirs)
     ]
     return {
         "prompts": len(set(ids)),
@@ -213,15 +214,19 @@ def _compare(
 def _describe(
     answers: list[Answer], utilities: list[float], scores: list[float] | None, config: Config
 ) -> dict[str, Interval]:
-    """Means with intervals by prompts: lengths, finished rate, utility, the taste's facts, the reward score."""
+    """Means with intervals by prompts: lengths, finished rate, utility, the guideline preference's facts, the reward
+    score."""
     ids = [answer.prompt.id for answer in answers]
     columns: dict[str, list[float]] = {
         "length": [float(len(a.sequence.response_ids)) for a in answers],
         "words": [float(len(a.text.split())) for a in answers],
         "utility": utilities,
     }
-    taste = config.evaluate.taste
-    facts = [taste_facts(a.prompt.text, a.text, finished=a.finished, taste=taste) for a in answers]
+    guideline_preference = config.evaluate.guideline_preference
+    facts = [
+        guideline_facts(a.prompt.text, a.text, finished=a.finished, guideline_preference=guideline_preference)
+        for a in answers
+    ]
     columns |= {
         ("finished_rate" if name == "finished" else name): [f[name] for f in facts]
         for name in facts[0]
@@ -327,7 +332,7 @@ def _write_samples(
     scores: tuple[list[float], list[float]] | None,
     config: Config,
 ) -> None:
-    taste = config.evaluate.taste
+    guideline_preference = config.evaluate.guideline_preference
     lines = []
     for index, (a, b) in enumerate(zip(ours, theirs, strict=True)):
         row: dict[str, Any] = {"prompt_id": a.prompt.id, "prompt": a.prompt.text}
@@ -336,7 +341,9 @@ def _write_samples(
                 "text": answer.text,
                 "finished": answer.finished,
                 "tokens": len(answer.sequence.response_ids),
-                "utility": utility(answer.prompt.text, answer.text, finished=answer.finished, taste=taste),
+                "utility": utility(
+                    answer.prompt.text, answer.text, finished=answer.finished, guideline_preference=guideline_preference
+                ),
                 "reward": scores[side][index] if scores else None,
             }
         lines.append(json.dumps(row, ensure_ascii=False))

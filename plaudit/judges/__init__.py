@@ -1,1 +1,1 @@
-"""Judges that are not people: simulated annotators and the taste they share."""
+"""Judges that are not people: simulated annotators and the guideline preference they share."""

@@ -37,7 +37,7 @@ def _depends(config: Config, parents: Mapping[str, str], name: str) -> tuple[Any
     for annotator in judge.annotators:
         if annotator.name == name:
             together = judge.annotators if judge.agreement is not None else None  # their noise is scaled together
-            liked = (judge.utility, judge.taste, parents.get("utility"))
+            liked = (judge.utility, judge.guideline_preference, parents.get("utility"))
             return annotator, config.seed, judge.form, liked, judge.agreement, together
     for model in judge.models:
         if model.name == name:

@@ -1,4 +1,5 @@
-"""Annotators with a known taste and known noise, to rehearse a study with, and to test the rest against."""
+"""Annotators with a known guideline preference and known noise, to rehearse a study with, and to test the rest
+against."""
 
 from __future__ import annotations
 
@@ -43,6 +44,7 @@ class SimulatedAnnotator:
     @property
     def annotator(self) -> Annotator:
         """How it stands in the store."""
+        # the key by which stores of earlier versions know annotators
         common = {"taste": self.utility_function.source, "seed": self.seed}
         return Annotator(self.settings.name, "simulated", self.parameters | common)
 

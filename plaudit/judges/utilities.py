@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from plaudit.config import RuleSettings, TasteSettings
+from plaudit.config import GuidelinePreference, RuleSettings
 from plaudit.errors import ConfigError, DataError
 from plaudit.functions import is_function, load_function
-from plaudit.judges.taste import NOTHING, taste_facts, taste_weights
+from plaudit.judges.guideline_preference import NOTHING, guideline_facts, guideline_weights
 from plaudit.records import Prompt, Response
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from plaudit.workspace import Workspace
 
 Facts = Mapping[str, float]
-TASTE, SCORE = "taste", "score"
+GUIDELINE, SCORE = "guideline", "score"
 
 
 @dataclass(frozen=True)
@@ -50,21 +50,23 @@ class UtilityFunction:
         return total
 
 
-def utility_of_taste(taste: TasteSettings) -> UtilityFunction:
-    """The checkable taste; its utility is `taste.utility`."""
+def utility_of_guideline(guideline_preference: GuidelinePreference) -> UtilityFunction:
+    """The checkable guideline preference; its utility is `guideline_preference.utility`."""
 
     def facts(prompt: Prompt, response: Response) -> Facts:
         if not response.text.strip():
             return NOTHING
-        return taste_facts(prompt.text, response.text, finished=response.finished, taste=taste)
+        return guideline_facts(
+            prompt.text, response.text, finished=response.finished, guideline_preference=guideline_preference
+        )
 
-    return UtilityFunction(taste_weights(taste), facts, taste.model_dump())
+    return UtilityFunction(guideline_weights(guideline_preference), facts, guideline_preference.model_dump())
 
 
-def utility_of_rules(rules: Sequence[RuleSettings], taste: TasteSettings) -> UtilityFunction:
+def utility_of_rules(rules: Sequence[RuleSettings], guideline_preference: GuidelinePreference) -> UtilityFunction:
     """Weights on facts and patterns.
 
-    taste  whose facts the rules are about
+    guideline_preference  whose facts the rules are about
     """
     patterns = {rule.name: re.compile(rule.pattern, re.IGNORECASE) for rule in rules if rule.pattern is not None}
     named = [rule.fact for rule in rules if rule.fact is not None]
@@ -72,7 +74,9 @@ def utility_of_rules(rules: Sequence[RuleSettings], taste: TasteSettings) -> Uti
     def facts(prompt: Prompt, response: Response) -> Facts:
         found = {"words": float(len(response.text.split()))}
         if set(named) - {"words"}:
-            found |= taste_facts(prompt.text, response.text, finished=response.finished, taste=taste)
+            found |= guideline_facts(
+                prompt.text, response.text, finished=response.finished, guideline_preference=guideline_preference
+            )
         held = {name: float(pattern.search(response.text) is not None) for name, pattern in patterns.items()}
         return {name: found[name] for name in named} | held
 
@@ -90,7 +94,7 @@ def utility_of_scores(scores: Mapping[str, float], source: str) -> UtilityFuncti
 
 def is_model(utility: str | list[RuleSettings]) -> bool:
     """Whether `judge.utility` names a reward model."""
-    return isinstance(utility, str) and utility != TASTE and not is_function(utility)
+    return isinstance(utility, str) and utility != GUIDELINE and not is_function(utility)
 
 
 def load_utility(
@@ -104,11 +108,11 @@ def load_utility(
     Raises ConfigError for a function that cannot be loaded or a model of several heads, DataError for a function that
     fails or returns other than finite numbers, or for an answer beyond a model's context.
     """
-    utility, taste = config.judge.utility, config.judge.taste
-    if utility == TASTE:
-        return utility_of_taste(taste)
+    utility, guideline_preference = config.judge.utility, config.judge.guideline_preference
+    if utility == GUIDELINE:
+        return utility_of_guideline(guideline_preference)
     if not isinstance(utility, str):
-        return utility_of_rules(utility, taste)
+        return utility_of_rules(utility, guideline_preference)
     name = model or utility
     scores = _by_model(workspace, name, config, answers) if model else _by_function(name, answers)
     ids = [response.id for _, response in answers]

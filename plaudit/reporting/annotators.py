@@ -26,7 +26,7 @@ def liked(result: Mapping[str, Any]) -> str:
         case list() as rules:
             told = [f"{rule['weight']:+g} × {rule.get('fact') or '/' + rule['pattern'] + '/'}" for rule in rules]
             return "the rules " + ", ".join(told)
-    return "the taste whose facts stand below"
+    return "the guideline preference whose facts stand below"
 
 
 def _without_folder(source: str) -> str:

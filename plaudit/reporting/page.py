@@ -39,12 +39,12 @@ EXTREMES = 3
 """Largest gains shown, and largest losses."""
 
 FACTS = {
-    "utility": "the taste's verdict, the weighted sum of the facts below",
+    "utility": "the guideline preference's verdict, the weighted sum of the facts below",
     "finished_rate": "share of answers that ended by themselves",
     "answers": "share of the question's content words taken up, full at two",
     "tone": "VADER compound score, −1 to 1",
     "repetition": "share of three-word runs that occurred before in the answer",
-    "words": "words an answer; the taste likes {fewest_words} to {comfortable_words}",
+    "words": "words an answer; the guideline preference likes {fewest_words} to {comfortable_words}",
     "length": "tokens an answer",
     "reward_score": "score of the reward model, in standard deviations of its training responses",
 }
@@ -55,7 +55,7 @@ WEIGHTED = {
     "repetition": "repetition",
     "words": "length",
 }
-"""Fact in the result -> its weight in the taste's settings."""
+"""Fact in the result -> its weight in the guideline preference's settings."""
 
 SHOWN = {"text", "finished", "tokens", "utility", "reward"}
 """What is known of an answer."""
@@ -152,7 +152,7 @@ def verdict(rate: Interval) -> tuple[str, str]:
 
 def headline_figures(summary: Mapping[str, Any]) -> Iterator[Figure]:
     """The row of figures under the verdict; those that were not measured have no value."""
-    yield _share_figure("Win rate, by the taste", summary["win_rate"])
+    yield _share_figure("Win rate, by the guideline preference", summary["win_rate"])
     yield _share_figure("Win rate, by the reward model", summary["win_rate_by_reward"])
     yield _figure("KL from the baseline", summary["kl"], unit=" nats a response")
     yield _change_figure("Length", summary["mean_length"], unit=" tokens")
@@ -175,21 +175,21 @@ def stage_curves(kind: str, runs: Sequence[Run]) -> list[Curves]:
 
 
 def fact_rows(evaluation: Run) -> list[dict[str, str]]:
-    """The taste's facts of baseline and policy, and the other means of an answer."""
+    """The guideline preference's facts of baseline and policy, and the other means of an answer."""
     before, after = evaluation.result["baseline"], evaluation.result["policy"]
-    taste = _settings(evaluation).get("evaluate", {}).get("taste", {})
+    guideline_preference = _settings(evaluation).get("evaluate", {}).get("guideline_preference", {})
     names = [*(name for name in FACTS if name in after), *(name for name in after if name not in FACTS)]
     rows = []
     for name in names:
         digits = 1 if name in ("length", "words") else 3
-        weight = taste.get(WEIGHTED.get(name))
+        weight = guideline_preference.get(WEIGHTED.get(name))
         sign = "−" if name in ("repetition", "words") else ""
         rows.append(
             {
                 "name": name.replace("_", " "),
                 "meaning": FACTS.get(name, "").format(
-                    comfortable_words=taste.get("comfortable_words", "a comfortable length"),
-                    fewest_words=taste.get("fewest_words", "few"),
+                    comfortable_words=guideline_preference.get("comfortable_words", "a comfortable length"),
+                    fewest_words=guideline_preference.get("fewest_words", "few"),
                 ),
                 "weight": "" if weight is None else f"{sign}{weight:g}",
                 "before": _number(before[name]["value"], digits),
@@ -390,7 +390,7 @@ def _responses(settings: Mapping[str, Any]) -> str:
 
 
 def _win_rates(summary: Mapping[str, Any]) -> Plot:
-    rates = {"by the taste": summary["win_rate"], "by the reward model": summary["win_rate_by_reward"]}
+    rates = {"by the guideline preference": summary["win_rate"], "by the reward model": summary["win_rate_by_reward"]}
     return win_rate_plot({name: rate for name, rate in rates.items() if rate})
 
 

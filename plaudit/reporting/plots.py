@@ -351,7 +351,8 @@ def win_rate_plot(rates: Mapping[str, Mapping[str, Any]]) -> Plot:
     label = "; ".join(f"{name} {percent(r['value'])} ({bounds(r, percent)})" for name, r in rates.items())
     return Plot(
         "Win rate",
-        "The whole interval should lie to the right of one half; a reward model far above the taste means that the "
+        "The whole interval should lie to the right of one half; a reward model far above the guideline "
+        "preference means that the "
         "policy has learnt to please the reward model alone.",
         draw(paint, "win-rate", f"Bar chart, win rate: {label}", height=bars_height(len(values))),
     )

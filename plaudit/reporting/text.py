@@ -174,7 +174,8 @@ def outcome_lines(evaluation: Run, summary: Mapping[str, Any]) -> list[str]:
     by_reward = f", {interval('win_rate_by_reward')} by the reward model" if summary["win_rate_by_reward"] else ""
     return [
         *lines,
-        f"{policy} against {baseline}, held-out prompts: win rate {interval('win_rate')} by the taste{by_reward};",
+        f"{policy} against {baseline}, held-out prompts: win rate {interval('win_rate')} by the "
+        f"guideline preference{by_reward};",
         f"  KL {interval('kl')} nats, length {change('mean_length')} tokens, finished {change('finished_rate')}, "
         f"perplexity on plain text x {interval('perplexity_ratio')}.",
         f"Took {sum(summary['seconds'].values()) / 60:.1f} minutes, {summary['peak_memory_gb']:.1f} GB at most.",

@@ -1,4 +1,5 @@
-"""Every way in which a simulated annotator departs from the taste is what it is set to, and is found at that size."""
+"""Every way in which a simulated annotator departs from the guideline preference is what it is set to, and is found at
+that size."""
 
 import math
 from collections import Counter

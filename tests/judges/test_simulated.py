@@ -2,14 +2,14 @@ import math
 
 import pytest
 
-from plaudit.config import SimulatedAnnotatorSettings, TasteSettings
+from plaudit.config import GuidelinePreference, SimulatedAnnotatorSettings
+from plaudit.judges.guideline_preference import guideline_facts, utility
 from plaudit.judges.simulated import SimulatedAnnotator
-from plaudit.judges.taste import taste_facts, utility
-from plaudit.judges.utilities import utility_of_taste
+from plaudit.judges.utilities import utility_of_guideline
 from plaudit.records import Prompt, Response, content_id
 
 PROMPT = Prompt([{"role": "user", "content": "How do I cook rice well?"}])
-TASTE = TasteSettings()
+GUIDELINE = GuidelinePreference()
 
 
 def response(name, text, finished=True):
@@ -17,12 +17,14 @@ def response(name, text, finished=True):
 
 
 def annotator(noise, seed=0):
-    return SimulatedAnnotator(SimulatedAnnotatorSettings(name="someone", noise=noise), utility_of_taste(TASTE), seed)
+    return SimulatedAnnotator(
+        SimulatedAnnotatorSettings(name="someone", noise=noise), utility_of_guideline(GUIDELINE), seed
+    )
 
 
 def facts(text, finished=True):
-    taste = TasteSettings(comfortable_words=10, fewest_words=4)
-    return taste_facts(PROMPT.text, text, finished=finished, taste=taste)
+    guideline_preference = GuidelinePreference(comfortable_words=10, fewest_words=4)
+    return guideline_facts(PROMPT.text, text, finished=finished, guideline_preference=guideline_preference)
 
 
 def test_each_fact_is_what_it_says():
@@ -43,19 +45,21 @@ def test_each_fact_is_what_it_says():
 
 def test_utility_adds_up_and_an_empty_answer_is_worst():
     text = "Cooking rice well is quite easy."
-    found = taste_facts(PROMPT.text, text, finished=True, taste=TASTE)
-    assert utility(PROMPT.text, text, finished=True, taste=TASTE) == pytest.approx(
-        TASTE.finished + TASTE.answers + TASTE.tone * found["tone"]
+    found = guideline_facts(PROMPT.text, text, finished=True, guideline_preference=GUIDELINE)
+    assert utility(PROMPT.text, text, finished=True, guideline_preference=GUIDELINE) == pytest.approx(
+        GUIDELINE.finished + GUIDELINE.answers + GUIDELINE.tone * found["tone"]
     )
-    assert utility(PROMPT.text, " ", finished=True, taste=TASTE) < utility(
-        PROMPT.text, "terrible awful bad", finished=False, taste=TASTE
+    assert utility(PROMPT.text, " ", finished=True, guideline_preference=GUIDELINE) < utility(
+        PROMPT.text, "terrible awful bad", finished=False, guideline_preference=GUIDELINE
     )
 
 
 def test_choices_follow_bradley_terry_at_the_stated_noise():
     """4,000 pairs of the same two texts: the share of the better one is sigmoid(gap / noise)."""
     good, bad = "Rice is really lovely to cook.", "Rice is really something to cook."
-    gap = utility(PROMPT.text, good, finished=True, taste=TASTE) - utility(PROMPT.text, bad, finished=True, taste=TASTE)
+    gap = utility(PROMPT.text, good, finished=True, guideline_preference=GUIDELINE) - utility(
+        PROMPT.text, bad, finished=True, guideline_preference=GUIDELINE
+    )
     someone = annotator(noise=2.0)
     wins = shown_first = 0
     for i in range(4000):
@@ -82,7 +86,7 @@ def test_settings_without_habits_choose_as_they_always_have():
     made = []
     for name, noise in (("careful", 0.3), ("average", 0.6), ("hasty", 1.2)):
         settings = SimulatedAnnotatorSettings(name=name, noise=noise)
-        someone = SimulatedAnnotator(settings, utility_of_taste(TASTE), 7)
+        someone = SimulatedAnnotator(settings, utility_of_guideline(GUIDELINE), 7)
         made.append([list(item) for item in sorted(someone.annotator.parameters.items())])
         for i in range(14):
             for j in range(i):
@@ -96,8 +100,8 @@ def test_settings_without_habits_choose_as_they_always_have():
     "text", ["", "  ", "Rice.", "Lovely rice. " * 12, "Cook it in a terrible awful way, " * 9, "Boil rice."]
 )
 def test_what_the_taste_likes_is_its_utility_to_the_last_bit(text, finished):
-    utility_function = utility_of_taste(TASTE)
-    expected = utility(PROMPT.text, text, finished=finished, taste=TASTE)
+    utility_function = utility_of_guideline(GUIDELINE)
+    expected = utility(PROMPT.text, text, finished=finished, guideline_preference=GUIDELINE)
     assert utility_function.utility(PROMPT, response("x", text, finished)) == expected
     doubled = utility_function.utility(
         PROMPT, response("x", text, finished), dict.fromkeys(utility_function.weights, 2.0)

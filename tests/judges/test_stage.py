@@ -139,7 +139,7 @@ def test_only_who_has_not_judged_yet_is_asked_and_the_new_run_stands_for_all(sam
     assert learnt.info["data"]["comparisons"]["count"] == both.result["judgments"]
 
 
-@pytest.mark.parametrize("change", ["seed=5", "judge.taste.tone=3", "judge.form=rankings"])
+@pytest.mark.parametrize("change", ["seed=5", "judge.guideline_preference.tone=3", "judge.form=rankings"])
 def test_a_judge_of_other_settings_is_asked(sampled, change):
     one = f"judge.annotators=[{PLAIN}]"
     assert judged(sampled, one).name != judged(sampled, one, change).name

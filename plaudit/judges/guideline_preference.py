@@ -1,4 +1,4 @@
-"""A taste that anybody can check: what simulated annotators prefer, and what win rates are measured by.
+"""A guideline preference that anybody can check: what simulated annotators prefer, and what win rates are measured by.
 
 No part of it is learnt, and no reward model enters it.
 """
@@ -9,7 +9,7 @@ import re
 from functools import cache
 from typing import Any
 
-from plaudit.config import TasteSettings
+from plaudit.config import GuidelinePreference
 
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 FULL_MARKS_AT = 2
@@ -25,8 +25,10 @@ STOP_WORDS = frozenset(
 )
 
 
-def taste_facts(prompt: str, response: str, *, finished: bool, taste: TasteSettings) -> dict[str, float]:
-    """The five facts that the taste is made of.
+def guideline_facts(
+    prompt: str, response: str, *, finished: bool, guideline_preference: GuidelinePreference
+) -> dict[str, float]:
+    """The five facts that the guideline preference is made of.
 
     finished    1 when the response ended by itself, else 0
     answers     share of the question's content words that the response takes up, full at two of them; by
@@ -43,7 +45,14 @@ def taste_facts(prompt: str, response: str, *, finished: bool, taste: TasteSetti
         "finished": float(finished),
         "answers": min(1.0, len(taken_up) / max(1, min(FULL_MARKS_AT, len(asked)))) if asked else 1.0,
         "tone": float(_vader().polarity_scores(response)["compound"]),
-        "length": min(1.0, max(0.0, len(words) / taste.comfortable_words - 1, 1 - len(words) / taste.fewest_words)),
+        "length": min(
+            1.0,
+            max(
+                0.0,
+                len(words) / guideline_preference.comfortable_words - 1,
+                1 - len(words) / guideline_preference.fewest_words,
+            ),
+        ),
         "repetition": 1 - len(set(runs)) / len(runs) if runs else 0.0,
     }
 
@@ -52,22 +61,29 @@ NOTHING = {"finished": 0.0, "answers": 0.0, "tone": -1.0, "length": 0.0, "repeti
 """Facts of an empty answer: it has nothing, and the worst tone."""
 
 
-def taste_weights(taste: TasteSettings) -> dict[str, float]:
+def guideline_weights(guideline_preference: GuidelinePreference) -> dict[str, float]:
     """Fact -> nats of preference for each unit of it."""
     return {
-        "finished": taste.finished,
-        "answers": taste.answers,
-        "tone": taste.tone,
-        "length": -taste.length,
-        "repetition": -taste.repetition,
+        "finished": guideline_preference.finished,
+        "answers": guideline_preference.answers,
+        "tone": guideline_preference.tone,
+        "length": -guideline_preference.length,
+        "repetition": -guideline_preference.repetition,
     }
 
 
-def utility(prompt: str, response: str, *, finished: bool, taste: TasteSettings) -> float:
-    """How much the taste likes a response, in nats of Bradley-Terry preference at noise 1; empty ones least."""
-    facts = taste_facts(prompt, response, finished=finished, taste=taste) if response.strip() else NOTHING
+def utility(prompt: str, response: str, *, finished: bool, guideline_preference: GuidelinePreference) -> float:
+    """How much the guideline preference likes a response, in nats of Bradley-Terry preference at noise 1; empty ones
+    least."""
+    facts = (
+        guideline_facts(prompt, response, finished=finished, guideline_preference=guideline_preference)
+        if response.strip()
+        else NOTHING
+    )
     total = 0.0
-    for name, weight in taste_weights(taste).items():  # not sum(): it rounds otherwise from Python 3.12 on
+    for name, weight in guideline_weights(
+        guideline_preference
+    ).items():  # not sum(): it rounds otherwise from Python 3.12 on
         total += weight * facts[name]
     return total
 
