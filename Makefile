@@ -1,6 +1,7 @@
 # make quickstart   the whole loop once, on a real model
 # make test         the tests
 # make check        style and types
+# make test-plain   the numeric tests on PyTorch alone, without the CPU engine
 # make test-slow    the tests that take minutes
 # make bench        speed against TRL, in environments of its own (about two hours; run nothing beside it);
 #                   on a GPU, where there is one, with a model of 1.5 billion weights
@@ -20,7 +21,7 @@ TORCH_INDEX ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test test-slow check bench mutants clean install install-dev
+.PHONY: quickstart test test-slow test-plain check bench mutants clean install install-dev
 
 quickstart: install
 	$(BIN)/plaudit quickstart --workspace $(WORKSPACE) --seed $(SEED)
@@ -30,6 +31,9 @@ test: install-dev
 
 test-slow: install-dev
 	$(BIN)/python -m pytest -q -m slow
+
+test-plain: install-dev
+	PLAUDIT_CPU_KERNELS=off $(BIN)/python -m pytest -q -n 2 tests/objectives tests/algorithms tests/text tests/models tests/sampling tests/training
 
 check: install-dev
 	$(BIN)/ruff check .
