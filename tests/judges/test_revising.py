@@ -31,7 +31,7 @@ def settings(workspace, *more):
 
 
 def test_revisions_become_demonstrations_of_the_run_and_sft_can_learn_from_them_alone(sampled, monkeypatch):
-    monkeypatch.setattr("plaudit.judges.models.LocalSpeaker", Backend)
+    monkeypatch.setattr("plaudit.judges.models.LocalBackend", Backend)
     run = plaudit.revise(sampled, settings(sampled))
     drafts = {r.prompt_id: r.text for r in sampled.store.responses() if r.text.strip()}
     found = [d for d in sampled.store.demonstrations() if d.source == run.name]
@@ -51,7 +51,7 @@ def test_revisions_become_demonstrations_of_the_run_and_sft_can_learn_from_them_
 
 
 def test_only_the_last_revision_is_kept_when_asked(sampled, monkeypatch):
-    monkeypatch.setattr("plaudit.judges.models.LocalSpeaker", Backend)
+    monkeypatch.setattr("plaudit.judges.models.LocalBackend", Backend)
     run = plaudit.revise(sampled, settings(sampled, "revise.keep=last"))
     found = [d for d in sampled.store.demonstrations() if d.source == run.name]
     assert len(found) == run.result["drafts"] > 0
@@ -67,7 +67,7 @@ def test_revising_goes_on_where_it_stopped(sampled, monkeypatch):
                 raise KeyboardInterrupt
             return super().say(asked, **more)
 
-    monkeypatch.setattr("plaudit.judges.models.LocalSpeaker", lambda *a: speakers.append(Stops()) or speakers[-1])
+    monkeypatch.setattr("plaudit.judges.models.LocalBackend", lambda *a: speakers.append(Stops()) or speakers[-1])
     with pytest.raises(KeyboardInterrupt):
         plaudit.revise(sampled, settings(sampled))
     (run,) = sampled.runs("revise")
@@ -90,8 +90,8 @@ def test_a_model_that_revises_nothing_and_a_bad_constitution_are_refused(sampled
         def say(self, asked, **more):
             return [None for _ in asked]
 
-    monkeypatch.setattr("plaudit.judges.models.LocalSpeaker", Silent)
-    with pytest.raises(DataError, match="made no revision"):
+    monkeypatch.setattr("plaudit.judges.models.LocalBackend", Silent)
+    with pytest.raises(DataError, match="revised none of"):
         plaudit.revise(sampled, settings(sampled))
     with pytest.raises(ConfigError, match="cannot be read"):
         plaudit.revise(sampled, settings(sampled, f"revise.constitution={tmp_path / 'none.yaml'}"))

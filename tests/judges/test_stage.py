@@ -70,7 +70,7 @@ def test_rankings_are_kept_as_pairs_and_ratings_as_labels_that_a_reward_model_ca
     [
         ("judge.utility=[]", "needs rules"),
         ("judge.utility=[{weight: 1}]", "one of the two"),
-        ("judge.utility=[{pattern: '(', weight: 1}]", "no regular expression"),
+        ("judge.utility=[{pattern: '(', weight: 1}]", "not a regular expression"),
         ("judge.annotators=[{name: a, noise: 1, flip_rate: 0.6}]", "less than or equal to 0.5"),
         ("judge.annotators=[{name: a, noise: 1, grade_thresholds: [1, 3, 2]}]", "must grow"),
         ("judge={form: rankings, annotators: [{name: a, noise: 1, tie_band: 1}]}", "not of rankings"),

@@ -164,7 +164,7 @@ def test_without_a_checkpoint_nothing_of_the_run_is_left_and_one_that_goes_on_sa
     assert "begins again" not in capsys.readouterr().err
     run.update(resumed=["now"])
     load_checkpoint(run, {"policy": (body, optimiser(10, body))})
-    assert f"{run.name} has no checkpoint yet: it begins again" in capsys.readouterr().err
+    assert f"{run.name} has no checkpoint yet: it starts again" in capsys.readouterr().err
 
 
 def test_a_checkpoint_is_gone_once_it_is_dropped_and_none_need_be_there(run):
