@@ -48,6 +48,11 @@ def test_an_old_name_is_refused_with_the_new_one_wherever_it_is_typed(setting, t
         resolve(file)
 
 
+def test_a_value_with_a_new_name_is_refused_with_it():
+    with pytest.raises(ConfigError, match="taste is now called guideline"):
+        resolve(overrides=["judge.utility=taste"])
+
+
 @pytest.mark.parametrize(
     ("placement", "estimator", "term"),
     [("reward", "k1", "reward"), ("loss", "k2", "k2"), ("loss", "k3", "k3"), (None, "k1", "reward")],

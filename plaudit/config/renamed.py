@@ -42,6 +42,9 @@ RENAMED = (
 def refuse(given: dict[str, Any]) -> None:
     """Raise ConfigError for old names, with the new ones. Whatever else is wrong with them is not looked at."""
     found = [setting.advice for setting in RENAMED if _holds(given, setting.old)]
+    judge = given.get("judge")
+    if isinstance(judge, dict) and judge.get("utility") == "taste":
+        found.append("`judge.utility`: taste is now called guideline")
     if found:
         raise ConfigError("; ".join(dict.fromkeys(found)) + ".")
 
