@@ -44,7 +44,8 @@ def folder(tmp_path):
 
 @pytest.fixture
 def started(monkeypatch):
-    """The processes, which are none."""
+    """The processes, which are none; the engine is on, whatever the suite is run with."""
+    monkeypatch.setenv(cpu.VARIABLE, "auto")
     processes = []
 
     class Process:

@@ -62,7 +62,10 @@ def test_the_size_of_micro_batches_changes_nothing(judged, loss):
     """KTO's reference point included, which a micro-batch alone would get wrong."""
     whole = train(judged, f"prefer.loss={loss}", "prefer.epochs=1", "model.tokens_per_micro_batch=100000")
     small = train(judged, f"prefer.loss={loss}", "prefer.epochs=1", "model.tokens_per_micro_batch=40")
-    assert small.metrics()[0] == pytest.approx(whole.metrics()[0], rel=2e-3, abs=1e-5)
+    first, expected = small.metrics()[0], whole.metrics()[0]
+    if PREFERENCE_LOSSES[loss].reference:  # the policy is the reference yet: which side leads is rounding
+        assert first.pop("accuracy", 0.5) == pytest.approx(expected.pop("accuracy", 0.5), abs=0.5)
+    assert first == pytest.approx(expected, rel=2e-3, abs=1e-5)
     for name, value in weights(small).items():
         torch.testing.assert_close(value, weights(whole)[name], atol=3e-3, rtol=2e-2)
 

@@ -90,7 +90,7 @@ def test_a_learning_rate_of_1_is_said_to_have_ruined_the_policy(four_answers):
 
 
 def test_fine_tuning_that_ends_above_guessing_is_said(workspace):
-    changes = ["sft.optimiser={learning_rate: 30.0, schedule: constant}", "model.lora=null", "sft.epochs=4"]
+    changes = ["sft.optimiser={learning_rate: 3.0, schedule: constant}", "model.lora=null", "sft.epochs=4"]
     run = plaudit.sft(workspace, workspace.config(overrides=changes))
     assert any("above that of guessing every token" in warning for warning in run.warnings)
 
