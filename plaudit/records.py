@@ -129,7 +129,7 @@ class Demonstration:
     annotator: str | None = None
     """Who wrote it, where that is known."""
     judgment: str | None = None
-    """What was handed in on the pages for people, if it came from there."""
+    """What was submitted on the pages for people, if it came from there."""
 
     @property
     def id(self) -> str:
@@ -199,7 +199,7 @@ class Comparison:
     ranking: str | None = None
     """Ranking of several responses that a pair is part of."""
     judgment: str | None = None
-    """What was handed in on the pages for people, if it came from there; a correction comes from another."""
+    """What was submitted on the pages for people, if it came from there; a correction comes from another."""
 
     @property
     def id(self) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from plaudit.workspace import Workspace
 
 campaign_app = group("What people are asked: make campaigns, add gold, set the order, watch.")
-people_app = group("Who may come in to the pages for people, and whose judgments count.")
+people_app = group("Who may log in to the pages for people, and whose judgments count.")
 audit_app = group("Who did what: the chain of records.")
 CampaignName = Annotated[str, typer.Argument(help="Name of the campaign.", metavar="CAMPAIGN")]
 Annotator = Annotated[str, typer.Argument(help="Name under which your judgments are kept.", metavar="ANNOTATOR")]
@@ -188,7 +188,7 @@ def list_(workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: Json = False)
 
 @campaign_app.command("close")
 def close(name: CampaignName, workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: Json = False) -> None:
-    """Give no more tasks out. What is in hand may still be handed in."""
+    """Give no more tasks out. What is in progress may still be submitted."""
     _set_open(workspace, name, False, as_json)
 
 

@@ -136,4 +136,4 @@ def _check(conversation: list[Message]) -> None:
     if len(said) > MOST_CHARACTERS:
         raise DataError(f"The message has {len(said)} characters; at most {MOST_CHARACTERS} can be sent.")
     if len(conversation) > MOST_TURNS:
-        raise DataError("This conversation is long enough. Begin another.")
+        raise DataError("This conversation is long enough. Start another.")

@@ -214,7 +214,7 @@ def add_gold(
 
 
 def set_open(connection: Connection, campaign: str, is_open: bool, *, actor: str) -> None:
-    """Open a campaign, or close it: no task is given out, but what is held may still be handed in."""
+    """Open a campaign, or close it: no task is given out, but what is held may still be submitted."""
     connection.execute(update(tables.campaigns).where(tables.campaigns.c.name == campaign).values(is_open=is_open))
     audit.record(connection, actor, "campaign opened" if is_open else "campaign closed", campaign=campaign)
 

@@ -1,4 +1,4 @@
-"""Who may come in, and as whom: invitations, passwords, sessions.
+"""Who may log in, and as whom: invitations, passwords, sessions.
 
 A person has a pseudonym, which stands in every judgment and export, and a login, which stands in one table and can be
 removed. Passwords are kept as argon2id hashes; of sessions and invitations only a SHA-256 is kept, so that a copy of

@@ -18,7 +18,7 @@ class Progress:
     slots: int
     """Judgments that were asked for: people times tasks."""
     judgments: int
-    """Slots whose judgment has been handed in."""
+    """Slots whose judgment has been submitted."""
     leased: int
     """Slots in somebody's hands."""
 

@@ -52,7 +52,7 @@ class LoadedPolicies:
             limit = model.prompt_limit(1 << 30, self._max_new_tokens)
             prompt = model.format.encode_prompt(conversation, limit=limit)
         except (DataError, ModelError):
-            raise DataError("This conversation has become too long for the models. Begin another.") from None
+            raise DataError("This conversation has become too long for the models. Start another.") from None
         with self._turn:
             ((completion,),) = sample(
                 model.network, [prompt], stops=model.format.stops, max_new_tokens=self._max_new_tokens, seed=seed,

@@ -1,4 +1,4 @@
-"""The store into files: the training set that the standing judgments make, and the log of all that people handed in.
+"""The store into files: the training set that the standing judgments make, and the log of all that people submitted.
 
 The training set is in TRL's columns, with Plaudit's own beside them, and `plaudit import` reads it back. The log has
 every judgment, corrected and taken back ones too. Annotators go by their pseudonyms throughout, never by an e-mail
@@ -80,7 +80,7 @@ def export_data(
     format    trl: JSONL of TRL's columns alone, which cannot hold ties or what was asked; of training prompts
     held_out  of trl: write what is on held-out prompts too, to files of their own (`held_out_comparisons.jsonl`, ...)
 
-    Rows are in the order of their ids (rankings: of the rankings' ids; judgments: as handed in), so equal stores give
+    Rows are in the order of their ids (rankings: of the rankings' ids; judgments: as submitted), so equal stores give
     equal files. What cannot be written is counted in the manifest's `left_out`.
 
     Raises DataError when the folder is there already, or nothing of the kind can be written so.

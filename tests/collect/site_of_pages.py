@@ -44,7 +44,7 @@ def make_app(store: Store, **more) -> FastAPI:
 
 @dataclass
 class Site:
-    """An application, and who may come in."""
+    """An application, and who may log in."""
 
     store: Store
     app: FastAPI

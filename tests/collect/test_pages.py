@@ -211,7 +211,7 @@ def by_pointer(act):
         if kind in ("demonstrate", "edit"):
             press(page.locator("textarea[name=text]"))
             page.locator("textarea[name=text]").fill("Roses, mostly.")
-        press(page.get_by_role("button", name="Hand in"))
+        press(page.get_by_role("button", name="Submit"))
 
     return answer
 
@@ -340,8 +340,8 @@ def test_the_focus_goes_through_the_page_in_order_and_can_be_seen(visit, store, 
     assert end == "end"
     assert [step for step in steps if step[1:] != [True, "solid", True]] == []
     names = [step[0] for step in steps]
-    assert names[:2] == ["To the content", "Plaudit"]
-    for needed in ("What is asked G", "Comment or flag C", "Hand in ↵" if kind != "edit" else "Hand in Ctrl ↵"):
+    assert names[:2] == ["Jump to content", "Plaudit"]
+    for needed in ("Instructions G", "Comment or flag C", "Submit ↵" if kind != "edit" else "Submit Ctrl ↵"):
         assert needed in names
 
 
@@ -434,7 +434,7 @@ def test_two_clicks_hand_in_once_without_scripts_too(visit, store, ann):
     name = ask(store, "compare", tasks=1)
     one = visit(ann, java_script_enabled=False).go(f"/work/{name}")
     one.page.locator(".choice").first.click()
-    one.page.get_by_role("button", name="Hand in").dblclick()
+    one.page.get_by_role("button", name="Submit").dblclick()
     one.page.get_by_role("heading", name="All done").wait_for()
     assert len(one.rows(tables.judgments, campaign=name)) == 1
 
@@ -506,7 +506,7 @@ def test_the_last_answer_can_be_opened_and_corrected(visit, store, ann):
     with one.leaving():
         one.press("u")
     check_page(one)
-    assert one.page.get_by_role("heading", name="Your last answer, again").is_visible()
+    assert one.page.get_by_role("heading", name="Your last answer, reopened").is_visible()
     assert one.page.locator("[name=verdict]:checked").input_value() == "0:4"
     assert one.page.locator("[name=comment]").input_value() == "first thought"
     one.press("9")
@@ -586,7 +586,7 @@ def test_a_draft_survives_a_reload_with_its_time_and_is_gone_when_handed_in(visi
     page.reload()
     assert page.locator("[name=text]").input_value() == "half an answer"
     assert page.get_by_role("checkbox", name="unsafe").is_checked()
-    assert page.get_by_role("status").inner_text() == "What you had begun is here again."
+    assert page.get_by_role("status").inner_text() == "Your draft was restored."
     with store.database.writing() as connection:
         mine = tables.assignments.c.id == held
         connection.execute(update(tables.assignments).where(mine).values(created=time.time() - 1000))
@@ -607,7 +607,7 @@ def test_a_draft_survives_the_end_of_the_session(visit, store, somebody, site):
     one.context.clear_cookies()
     with one.leaving():
         one.press("Control+Enter")
-    assert one.page.get_by_role("heading", name="Come in").is_visible()
+    assert one.page.get_by_role("heading", name="Log in").is_visible()
     token = people.open_session(store, somebody)
     one.context.add_cookies([{"name": "plaudit", "value": token, "url": site}])
     one.go(f"/work/{ask(store, 'demonstrate', tasks=1)}")
@@ -655,11 +655,11 @@ def test_the_page_holds_its_task_and_says_when_it_cannot(visit, store, somebody)
     one.page.get_by_text("held for too long").wait_for()
     one.context.set_offline(True)
     one.page.clock.run_for(21_000)
-    one.page.get_by_text("The server does not answer").wait_for()
+    one.page.get_by_text("The server is not answering").wait_for()
     one.context.set_offline(False)
     one.context.clear_cookies()
     one.page.clock.run_for(21_000)
-    one.page.get_by_text("You are not logged in any more").wait_for()
+    one.page.get_by_text("You are no longer logged in").wait_for()
 
 
 # What goes wrong
@@ -673,7 +673,7 @@ def test_an_answer_that_is_refused_stays_in_the_form(visit, store, ann):
     page.locator("#more summary").click()
     page.locator("[name=comment]").fill("\nkept")
     page.get_by_role("checkbox", name="spam").check()
-    page.get_by_role("button", name="Hand in").click()
+    page.get_by_role("button", name="Submit").click()
     assert page.get_by_role("alert").inner_text() == "The answer is empty; write one, or skip the task."
     assert page.locator("[name=comment]").input_value() == "\nkept"
     assert page.get_by_role("checkbox", name="spam").is_checked()
@@ -782,27 +782,27 @@ def test_joining_leaving_coming_in_and_another_password(visit, store, scripts):
         check_page(one, phone=True)
     page.get_by_label("Name or e-mail address").fill(login)
     page.get_by_label("Password").fill(login)
-    page.get_by_role("button", name="Make the account").click()
+    page.get_by_role("button", name="Create the account").click()
     assert page.get_by_role("alert").is_visible()
     assert page.get_by_label("Name or e-mail address").input_value() == login
     page.get_by_label("Password").fill(PASSWORD)
-    page.get_by_role("button", name="Make the account").click()
+    page.get_by_role("button", name="Create the account").click()
     page.get_by_role("heading", name="Your work").wait_for()
     page.get_by_role("link", name=login).click()
     if scripts:
         check_page(one, phone=True)
-    page.get_by_label("The old one").fill("not this at all")
-    page.get_by_label("The new one").fill("another horse battery")
+    page.get_by_label("Current password").fill("not this at all")
+    page.get_by_label("New password").fill("another horse battery")
     page.get_by_role("button", name="Change it").click()
     assert page.get_by_role("alert").inner_text() == "The old password is not right."
-    page.get_by_label("The old one").fill(PASSWORD)
-    page.get_by_label("The new one").fill("another horse battery")
+    page.get_by_label("Current password").fill(PASSWORD)
+    page.get_by_label("New password").fill("another horse battery")
     page.get_by_role("button", name="Change it").click()
     page.get_by_role("button", name="Leave").click()
     for password in (PASSWORD, "another horse battery"):
         page.get_by_label("Name").fill(login)
         page.get_by_label("Password").fill(password)
-        page.get_by_role("button", name="Come in").click()
+        page.get_by_role("button", name="Log in").click()
         if password == PASSWORD:
             assert page.get_by_role("alert").inner_text() == "This name and password do not belong together."
             assert page.get_by_label("Name").input_value() == login
@@ -906,7 +906,7 @@ def test_names_of_people_are_text(visit, store):
     one.go("/login")
     one.page.get_by_label("Name").fill('"><script>window.ran=1</script>')
     one.page.get_by_label("Password").fill("whatever it is")
-    one.page.get_by_role("button", name="Come in").click()
+    one.page.get_by_role("button", name="Log in").click()
     assert one.page.get_by_label("Name").input_value() == '"><script>window.ran=1</script>'
     assert one.page.evaluate("window.ran") is None
 
@@ -935,9 +935,9 @@ def test_answers_that_markdown_would_make_alike_are_shown_as_written_and_spaces_
     alike, spaces = ["1. a\n2. b", "1) a\n2) b"], ["a b", "a\nb"]
     one = visit(ann).go(f"/work/{ask(store, 'compare', texts=alike)}")
     assert sorted(one.page.locator(".candidate .plain").all_inner_texts()) == sorted(alike)
-    assert one.page.get_by_text("in spaces and line breaks alone").count() == 0
+    assert one.page.get_by_text("only in spaces and line breaks").count() == 0
     one.go(f"/work/{ask(store, 'compare', texts=spaces)}")
-    assert one.page.get_by_text("in spaces and line breaks alone").count() == 1
+    assert one.page.get_by_text("only in spaces and line breaks").count() == 1
 
 
 def test_a_table_keeps_its_words_whole(visit, store, ann):

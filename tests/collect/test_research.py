@@ -221,7 +221,7 @@ def test_the_pages_show_the_figures(tmp_path):
     assert answer.status_code == 303
     page = rhea.get("/research/compare").text
     assert "too quick" in page
-    assert "does not train" in page
+    assert "not learnt from" in page
     assert [c.annotator for c in site.store.comparisons()] == [site.people["bob"]]
     assert site.post(rhea, "/research/compare/state", {"open": "no"}).status_code == 303
     assert "closed" in rhea.get("/research").text

@@ -195,7 +195,7 @@ def test_nobody_gets_past_their_role(site, login):
         elif ("{assignment}" in path or "undo" in path) and login in ("rhea", "ada"):
             assert answer.status_code == 404, (method, path)  # a task is its annotator's alone, whatever one's role
         else:
-            # 409, 410: what an earlier turn of this loop handed in already
+            # 409, 410: what an earlier turn of this loop submitted already
             assert answer.status_code in (200, 204, 303, 409, 410), (method, path, answer.text)
             assert answer.headers.get("location") != "/login"
             continue

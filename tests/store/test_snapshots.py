@@ -48,7 +48,7 @@ def leave_out(store, annotator):
 
 
 def correct(store):
-    """Take back what ann handed in as j0, and say something else as j1."""
+    """Take back what ann submitted as j0, and say something else as j1."""
     with store.database.writing() as connection:
         connection.execute(
             text(

@@ -59,7 +59,7 @@ async def _checked_form(request: Request) -> dict[str, str]:
 
 @router.get("/login")
 async def login_page(request: Request, session: Annotated[Session | None, Depends(visitor)]) -> Response:
-    """The form to come in by."""
+    """The form to log in with."""
     return see("/") if session else _open_form(request, "login.html", error="", login="")
 
 
@@ -112,7 +112,7 @@ async def join_page(request: Request, token: str) -> Response:
 
 @router.post("/join/{token}")
 async def join(request: Request, token: str) -> Response:
-    """Make the account, and come in."""
+    """Make the account, and log in."""
     said = await _checked_form(request)
     store = store_of(request)
     try:
@@ -135,7 +135,7 @@ async def account_page(request: Request, session: Annotator) -> Response:
 
 @router.post("/account/password")
 async def change_password(request: Request, session: Annotator) -> Response:
-    """Choose another password, which ends every session, and come in again."""
+    """Choose another password, which ends every session, and log in again."""
     form = await form_of(request, session)
     who, store = session.person.annotator, store_of(request)
     try:

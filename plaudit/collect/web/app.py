@@ -60,7 +60,7 @@ def create_app(
 
 
 async def _explain(request: Request, error: Exception) -> Response:
-    """A page that says what is wrong; the way to come in for who has not."""
+    """A page that says what is wrong; the way to log in for who has not."""
     assert isinstance(error, HTTPException)
     if error.status_code == 401:
         return accounts.see("/login")

@@ -1,4 +1,4 @@
-"""The researcher's pages: how the work goes, whose judgments count, and who may come in."""
+"""The researcher's pages: how the work goes, whose judgments count, and who may log in."""
 
 from __future__ import annotations
 

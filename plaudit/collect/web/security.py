@@ -199,7 +199,7 @@ def store_of(request: Request) -> Store:
 
 
 async def visitor(request: Request) -> Session | None:
-    """Who asks, if they have come in."""
+    """Who asks, if they are logged in."""
     token = request.cookies.get(cookie_name(request))
     session = await run_in_threadpool(people.session_of, store_of(request), token) if token else None
     request.state.session = session
@@ -207,7 +207,7 @@ async def visitor(request: Request) -> Session | None:
 
 
 def at_least(role: Role) -> Callable[..., Any]:
-    """A dependency: somebody with this role. Others do not learn what there is: 404, or the way to come in."""
+    """A dependency: somebody with this role. Others do not learn what there is: 404, or the way to log in."""
 
     async def needed(request: Request, session: Annotated[Session | None, Depends(visitor)]) -> Session:
         if session is None:
@@ -252,5 +252,5 @@ def field(form: FormData, name: str) -> str:
 
 
 def new_form_token() -> str:
-    """For forms of visitors who have not come in yet; it is their cookie too."""
+    """For forms of visitors who are not logged in yet; it is their cookie too."""
     return secrets.token_urlsafe(24)

@@ -250,7 +250,7 @@ async def renew(request: Request, assignment: str, session: Annotator) -> Respon
 
 @router.post("/undo/{campaign}")
 async def undo(request: Request, campaign: str, session: Annotator) -> Response:
-    """Open the newest judgment again; it stands until another one is handed in."""
+    """Open the newest judgment again; it stands until another one is submitted."""
     await form_of(request, session)
 
     def newest() -> Submission | None:

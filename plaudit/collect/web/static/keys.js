@@ -1,4 +1,4 @@
-// On every page of the work: a key presses the button that bears it, and drafts of what was handed in are forgotten.
+// On every page of the work: a key presses the button that bears it, and drafts of what was submitted are forgotten.
 
 export const inText = (target) => Boolean(target.closest?.("textarea, select, input:not([type=radio], [type=checkbox])"));
 

@@ -20,7 +20,7 @@ document.addEventListener("visibilitychange", () => {
 });
 const seconds = () => (watched + (since === null ? 0 : performance.now() - since)) / 1000;
 
-// What was said is kept in this browser until it has been handed in.
+// What was said is kept in this browser until it has been submitted.
 const OURS = ["form_token", "submission", "seconds"];
 const written = () => JSON.stringify([...form.querySelectorAll("textarea")].map((area) => area.value));
 const beginning = written();
@@ -52,7 +52,7 @@ function restoreDraft() {
     else input.value = values[0] ?? input.value;
   }
   if (kept.said.comment?.[0] || kept.said.flags) document.getElementById("more").open = true;
-  status.textContent = "What you had begun is here again.";
+  status.textContent = "Your draft was restored.";
 }
 
 function changed() {
@@ -66,7 +66,7 @@ form.addEventListener("input", changed);
 let sent = false;
 form.addEventListener("submit", (event) => {
   const skips = event.submitter?.name === "reason";
-  // A second click or key press meant for the page before must not hand in what this one was filled with.
+  // A second click or key press meant for the page before must not submit what this one was filled with.
   const isMeant = skips || touched || performance.now() - opened > 1000;
   const isLost = skips && written() !== beginning;
   if (sent || !isMeant || (isLost && !confirm("Skip this task and throw away what you wrote?"))) {
@@ -246,12 +246,12 @@ async function renew() {
   try {
     const answer = await fetch(`/task/${form.dataset.assignment}/renew`, { method: "POST", body });
     if (answer.redirected || answer.status === 403) {
-      status.textContent = "You are not logged in any more. What you wrote is kept in this browser: come in again.";
+      status.textContent = "You are no longer logged in. What you wrote is kept in this browser. Log in again.";
     } else if (answer.status === 410) {
-      status.textContent = "This task was held for too long. Hand it in: it is kept if nobody else has taken it.";
+      status.textContent = "This task was held for too long. Submit it: it is kept unless somebody else has taken the task.";
     }
   } catch {
-    status.textContent = "The server does not answer. What you write is kept in this browser.";
+    status.textContent = "The server is not answering. What you write is kept in this browser.";
   }
 }
 if (!("again" in form.dataset)) setInterval(renew, Math.max(20, (form.dataset.lease * 60) / 3) * 1000);
